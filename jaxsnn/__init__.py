@@ -1,0 +1,1 @@
+"""From a trained ReLU network to a spiking one."""
