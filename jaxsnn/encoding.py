@@ -1,0 +1,38 @@
+"""How pixels drive the first layer: one function from a key and probabilities to an input.
+
+An encoding gets the key of one sample and one step and the probabilities pixel·max_rate·dt of that
+sample, and returns what the input neurons send in this step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+from jaxtyping import Array, Float
+
+Encoding = Callable[[Array, Array], Array]
+
+
+def poisson(key: Array, probability: Float[Array, ...]) -> Float[Array, ...]:
+    """Spikes of 0 or 1, drawn in each step with the given probability (Diehl et al. 2015).
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxsnn
+        >>> jaxsnn.poisson(jax.random.key(0), jnp.array([0.0, 1.0])).tolist()
+        [0.0, 1.0]
+    """
+    drawn = jax.random.uniform(key, probability.shape, probability.dtype)
+    return (drawn < probability).astype(probability.dtype)
+
+
+def constant(key: Array, probability: Float[Array, ...]) -> Float[Array, ...]:
+    """The mean of the Poisson input in every step: a constant current (Rueckauer et al. 2017).
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxsnn
+        >>> jaxsnn.constant(jax.random.key(0), jnp.array([0.0, 0.5])).tolist()
+        [0.0, 0.5]
+    """
+    del key
+    return probability

@@ -1,0 +1,334 @@
+"""The network between the rooms: linear operations, each layer of them followed by a ReLU.
+
+A `Network` is what the reader makes of a trained model, what the scale rules measure and what the
+simulator runs. It is an immutable pytree whose leaves are the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any, ClassVar, Protocol, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.core import Tracer
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+Shape = tuple[int, ...]
+
+
+def _static():
+    """A field that belongs to the structure of the pytree and not to its leaves."""
+    return field(metadata={"static": True})
+
+
+class Operation(Protocol):
+    """A linear map of a batch `[B, ...]`, always keeping the batch axis first.
+
+    A *weighted* operation has exactly one leaf, its weights; the others (average pooling, reshape,
+    transpose) have none.
+    """
+
+    weighted: ClassVar[bool]
+
+    def __call__(self, x: Array) -> Array:
+        """Return the operation's value for a batch."""
+        ...
+
+    def sum_inputs(self, weights: Array) -> Array:
+        """Sum weights like those of the operation over the inputs of each output."""
+        ...
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Dense:
+    """y[..., j] = Σᵢ x[..., i] · kernel[i, j]."""
+
+    kernel: Float[Array, "in out"]
+    weighted: ClassVar[bool] = True
+
+    def __call__(self, x: Array) -> Array:
+        # Full precision: the default of GPUs and TPUs rounds weights to 10 or 7 bits.
+        return jnp.matmul(x, self.kernel, precision=lax.Precision.HIGHEST)
+
+    def sum_inputs(self, weights: Array) -> Array:
+        """Sum over the inputs of each output."""
+        return weights.sum(0)
+
+    def __str__(self) -> str:
+        return "Dense {} → {}".format(*self.kernel.shape)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Convolution:
+    """`jax.lax.conv_general_dilated` in the layout of the model it was read from."""
+
+    kernel: Float[Array, ...]
+    strides: Shape = _static()
+    padding: tuple[tuple[int, int], ...] = _static()
+    input_dilation: Shape = _static()
+    kernel_dilation: Shape = _static()
+    groups: int = _static()
+    dimension_numbers: lax.ConvDimensionNumbers = _static()
+    weighted: ClassVar[bool] = True
+
+    def __call__(self, x: Array) -> Array:
+        return lax.conv_general_dilated(
+            x,
+            self.kernel,
+            self.strides,
+            self.padding,
+            self.input_dilation,
+            self.kernel_dilation,
+            self.dimension_numbers,
+            self.groups,
+            precision=lax.Precision.HIGHEST,
+        )
+
+    def sum_inputs(self, weights: Array) -> Array:
+        """Sum over the whole kernel of each output map."""
+        maps = self.dimension_numbers.rhs_spec[0]
+        return weights.sum(tuple(axis for axis in range(weights.ndim) if axis != maps))
+
+    def __str__(self) -> str:
+        maps, _, *window = (self.kernel.shape[axis] for axis in self.dimension_numbers.rhs_spec)
+        return f"Convolution {'x'.join(map(str, window))}, {maps} maps"
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Multiply:
+    """y = x · factor: one synapse from each input to its own neuron."""
+
+    factor: Float[Array, ...]
+    weighted: ClassVar[bool] = True
+
+    def __call__(self, x: Array) -> Array:
+        return x * self.factor
+
+    def sum_inputs(self, weights: Array) -> Array:
+        """Each output has one input."""
+        return weights
+
+    def __str__(self) -> str:
+        return "Multiply"
+
+
+class _Unweighted:
+    weighted: ClassVar[bool] = False
+
+    def sum_inputs(self, weights: Array) -> Array:
+        raise TypeError(f"{self} has no weights to sum.")
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class AveragePooling(_Unweighted):
+    """Mean over windows; `window`, `strides` and `padding` have one entry for each feature axis.
+
+    With `count_padding` the mean divides by the size of the window, otherwise by the number of
+    inputs that the window really covers.
+    """
+
+    window: Shape = _static()
+    strides: Shape = _static()
+    padding: tuple[tuple[int, int], ...] = _static()
+    count_padding: bool = _static()
+
+    def __call__(self, x: Array) -> Array:
+        if self.count_padding:
+            return self.sum(x) / prod(self.window)
+        return self.sum(x) / self.counts(x.shape[1:])
+
+    def sum(self, x: Array) -> Array:
+        """Sum over each window."""
+        return lax.reduce_window(
+            x,
+            np.zeros((), x.dtype)[()],
+            lax.add,
+            (1, *self.window),
+            (1, *self.strides),
+            ((0, 0), *self.padding),
+        )
+
+    def counts(self, shape: Shape) -> Array:
+        """How many inputs each window covers, for inputs of this shape."""
+        return self.sum(jnp.ones((1, *shape)))
+
+    def __str__(self) -> str:
+        return f"AveragePooling {'x'.join(str(size) for size in self.window if size > 1)}"
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Reshape(_Unweighted):
+    """Features reshaped in row-major order, such as flatten."""
+
+    shape: Shape = _static()
+
+    def __call__(self, x: Array) -> Array:
+        return x.reshape(x.shape[0], *self.shape)
+
+    def __str__(self) -> str:
+        return f"Reshape to {self.shape}"
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Transpose(_Unweighted):
+    """Axes reordered as by `jax.numpy.transpose`; the first stays the batch."""
+
+    axes: Shape = _static()
+
+    def __call__(self, x: Array) -> Array:
+        return x.transpose(self.axes)
+
+    def __str__(self) -> str:
+        return f"Transpose {self.axes}"
+
+
+def with_weights(operation: Operation, weights: Array) -> Operation:
+    """The same operation with other weights."""
+    return jax.tree.unflatten(jax.tree.structure(operation), [weights])
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Layer:
+    """The linear operations in front of one ReLU, or of one layer of spiking neurons.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsnn.network import Dense, Layer
+        >>> layer = Layer((Dense(jnp.array([[1.0], [2.0]])),))
+        >>> layer(jnp.array([[1.0, 1.0]])).tolist(), layer.weighted, str(layer)
+        ([[3.0]], True, 'Dense 2 → 1')
+    """
+
+    operations: tuple[Operation, ...]
+
+    def __call__(self, x: Array) -> Array:
+        for operation in self.operations:
+            x = operation(x)
+        return x
+
+    @property
+    def weighted(self) -> bool:
+        """Whether the layer has weights; average poolings and reshapes alone have none."""
+        return any(operation.weighted for operation in self.operations)
+
+    @property
+    def weights(self) -> list[Array]:
+        """The weights of the layer's operations, in order."""
+        return jax.tree.leaves(self)
+
+    def times(self, factor: ArrayLike) -> Layer:
+        """The layer with its first weights multiplied by a factor; without weights, as it is."""
+        operations = list(self.operations)
+        for index, operation in enumerate(operations):
+            if operation.weighted:
+                (weights,) = jax.tree.leaves(operation)
+                operations[index] = with_weights(operation, weights * factor)
+                break
+        return Layer(tuple(operations))
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.operations))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Network:
+    """A bias-free ReLU network: layers of linear operations, each followed by a ReLU.
+
+    Attributes:
+        layers: the layers, in the order of the data.
+        input_shape: shape of one image, such as (28, 28, 1).
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxsnn
+        >>> weights = jnp.array([[1.0, -1.0], [0.5, 2.0]])
+        >>> network = jaxsnn.read_network(lambda x: jax.nn.relu(x @ weights), jnp.zeros((1, 2)))
+        >>> network(jnp.array([[1.0, 0.25]])).tolist()
+        [[1.125, 0.0]]
+        >>> print(network)
+        Network with inputs (2,)
+          layer 1: Dense 2 → 2 → (2,)
+    """
+
+    layers: tuple[Layer, ...]
+    input_shape: Shape = _static()
+
+    def __call__(self, images: ArrayLike) -> Float[Array, "batch ..."]:
+        """The outputs of the last ReLU, for a batch of images."""
+        return self.activations(images)[-1]
+
+    def activations(self, images: ArrayLike) -> list[Float[Array, "batch ..."]]:
+        """The outputs of every ReLU, one array for each layer."""
+        x = self.check_images(images)
+        activations = []
+        for layer in self.layers:
+            x = jnp.maximum(layer(x), 0)
+            activations.append(x)
+        return activations
+
+    @property
+    def shapes(self) -> list[Shape]:
+        """Shape of the neurons of each layer, without the batch axis."""
+        one = jax.ShapeDtypeStruct((1, *self.input_shape), jnp.float32)
+        return [a.shape[1:] for a in jax.eval_shape(lambda n, x: n.activations(x), self, one)]
+
+    def check_images(self, images: ArrayLike) -> Array:
+        """Return the images as a float array, or raise ValueError where their shape is wrong."""
+        images = jnp.asarray(images)
+        if images.ndim == 0 or images.shape[1:] != self.input_shape:
+            raise ValueError(
+                f"images have shape {images.shape}, but this network takes a batch of images of "
+                f"shape {self.input_shape}: [B, {', '.join(map(str, self.input_shape))}]. "
+                "A single image needs a batch axis: images[None]."
+            )
+        if not jnp.issubdtype(images.dtype, jnp.floating):
+            raise ValueError(
+                f"images have dtype {images.dtype}, but pixels are floats in [0, 1]: "
+                "divide 8-bit pixels by 255."
+            )
+        return images
+
+    def name(self, index: int) -> str:
+        """What error messages call a layer: its number, counted from 1, and its operations."""
+        return f"layer {index + 1} of {len(self.layers)} ({self.layers[index]})"
+
+    def __str__(self) -> str:
+        lines = [f"Network with inputs {self.input_shape}"]
+        for number, (layer, shape) in enumerate(zip(self.layers, self.shapes, strict=True), 1):
+            lines.append(f"  layer {number}: {layer} → {shape}")
+        return "\n".join(lines)
+
+
+def is_known(value: object) -> bool:
+    """Whether a value can be looked at: under `jit`, `vmap` or `grad` it may be a tracer."""
+    return not isinstance(value, Tracer)
+
+
+def per_layer(network: Network, values: ArrayLike | Sequence[ArrayLike], what: str) -> list[Array]:
+    """One value for each layer: a scalar serves all layers, a sequence has one entry for each.
+
+    Raises:
+        ValueError: the sequence has another length than the network has layers.
+    """
+    layers = len(network.layers)
+    one_for_all = not isinstance(values, Sequence) and np.ndim(values) == 0
+    entries: list[Any] = [values] * layers if one_for_all else list(cast(Any, values))
+    if len(entries) != layers:
+        raise ValueError(
+            f"{what}: {len(entries)} values for {layers} layers; give one value for all layers, or "
+            "one for each."
+        )
+    return [jnp.asarray(entry, jnp.result_type(float, entry)) for entry in entries]

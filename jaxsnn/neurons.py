@@ -1,0 +1,165 @@
+"""The integrate-and-fire neuron: its state, one pure step, resets and the spike function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+Reset = Callable[[Array, Array, Array], Array]
+Spike = Callable[[Array, Array], Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class NeuronState:
+    """What a layer of integrate-and-fire neurons carries from step to step.
+
+    ==============  ==========  ====================================================
+    field           shape       meaning
+    ==============  ==========  ====================================================
+    potential       [B, ...]    membrane potential
+    refractory      [B, ...]    steps for which input is still ignored, or None if
+                                there is no refractory period longer than one step
+    ==============  ==========  ====================================================
+    """
+
+    potential: Float[Array, ...]
+    refractory: Int[Array, ...] | None
+
+
+def integrate_and_fire(
+    state: NeuronState,
+    current: Float[Array, ...],
+    threshold: Float[Array, ...],
+    *,
+    reset: Reset,
+    spike: Spike,
+    refractory_steps: Int[Array, ""] | int = 0,
+) -> tuple[NeuronState, Float[Array, ...]]:
+    """One step of a layer of neurons.
+
+        V ← V + current        S = 1 where V ≥ θ, else 0        V ← reset(V, S, θ)
+
+    A neuron that spiked in step t ignores its input in the steps t+1 … t+r-1, where r is
+    `refractory_steps`: two spikes of it are at least r steps apart. There is no leak, and V has no
+    lower bound.
+
+    Source: Diehl et al. 2015 and the authors' code.
+
+    Args:
+        state: potentials and refractory counters `[B, ...]`.
+        current: weighted sum of the input spikes of this step `[B, ...]`.
+        threshold: θ, broadcasting to `[B, ...]`.
+        reset: `reset(V, S, θ)`, the potentials after the spikes.
+        spike: `spike(V, θ)`, 1 where a neuron spikes; it may have a surrogate gradient.
+        refractory_steps: r; without effect if the state has no counters.
+
+    Returns:
+        The new state and the spikes S, 0 or 1, in the dtype of the potentials.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsnn import neurons
+        >>> state = neurons.NeuronState(jnp.array([[0.5, 0.5]]), None)
+        >>> state, spikes = neurons.integrate_and_fire(
+        ...     state, jnp.array([[0.25, 0.75]]), jnp.ones(()),
+        ...     reset=neurons.reset_by_subtraction, spike=neurons.heaviside)
+        >>> spikes.tolist(), state.potential.tolist()
+        ([[0.0, 1.0]], [[0.75, 0.25]])
+    """
+    if state.refractory is None:
+        potential = state.potential + current
+        spikes = spike(potential, threshold)
+        return NeuronState(reset(potential, spikes, threshold), None), spikes
+    ready = state.refractory == 0
+    potential = state.potential + jnp.where(ready, current, 0)
+    spikes = jnp.where(ready, spike(potential, threshold), 0)
+    waiting = jnp.where(spikes > 0, refractory_steps - 1, jnp.maximum(state.refractory - 1, 0))
+    refractory = waiting.astype(state.refractory.dtype)
+    return NeuronState(reset(potential, spikes, threshold), refractory), spikes
+
+
+# -- Resets ----------------------------------------------------------------------------------------
+
+
+def reset_to_zero(potential: Array, spikes: Array, threshold: Array) -> Array:
+    """V ← 0 after a spike; what exceeded the threshold is lost (Diehl et al. 2015).
+
+    Example:
+        >>> import jax.numpy as jnp, jaxsnn
+        >>> jaxsnn.reset_to_zero(jnp.array([1.25, 0.5]), jnp.array([1.0, 0.0]), 1.0).tolist()
+        [0.0, 0.5]
+    """
+    del threshold
+    return potential * (1 - spikes)
+
+
+def reset_by_subtraction(potential: Array, spikes: Array, threshold: Array) -> Array:
+    """V ← V - θ after a spike; what exceeded the threshold is kept (Rueckauer et al. 2017).
+
+    Example:
+        >>> import jax.numpy as jnp, jaxsnn
+        >>> jaxsnn.reset_by_subtraction(jnp.array([1.25, 0.5]), jnp.array([1.0, 0.0]), 1.0).tolist()
+        [0.25, 0.5]
+    """
+    return potential - spikes * threshold
+
+
+# -- Spikes with a gradient ------------------------------------------------------------------------
+
+
+@lru_cache
+def fast_sigmoid(slope: float = 10.0) -> Callable[[Array], Array]:
+    """Surrogate derivative 1 / (1 + slope·|x|)², with x = V/θ - 1.
+
+    Source: Zenke and Ganguli 2018, "SuperSpike".
+
+    Example:
+        >>> import jaxsnn
+        >>> jaxsnn.fast_sigmoid(10.0)(0.1)
+        0.25
+    """
+    return lambda x: 1 / (1 + slope * abs(x)) ** 2
+
+
+@lru_cache
+def step_function(surrogate: Callable[[Array], Array]) -> Spike:
+    """The spike S = 1 where V ≥ θ, else 0, with the gradient of a smooth function.
+
+    Forward it is the step, exactly. Backward dS = surrogate(x)·dx, with x = V/θ - 1, the distance
+    to the threshold relative to it, so that weight form and threshold form have the same gradients.
+
+    Args:
+        surrogate: the derivative to be used, a function of x such as `fast_sigmoid()`. Equal
+            functions give the same spike function, so that nothing is compiled again.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxsnn
+        >>> spike = jaxsnn.step_function(jaxsnn.fast_sigmoid(10.0))
+        >>> spike(jnp.array([0.9, 1.0]), jnp.ones(())).tolist()
+        [0.0, 1.0]
+        >>> float(jax.grad(spike)(jnp.array(1.0), jnp.array(1.0)))
+        1.0
+    """
+
+    @jax.custom_jvp
+    def spike(potential: Array, threshold: Array) -> Array:
+        return (potential >= threshold).astype(potential.dtype)
+
+    @spike.defjvp
+    def _(primals, tangents):
+        potential, threshold = primals
+        d_potential, d_threshold = tangents
+        ratio = potential / threshold
+        dx = (d_potential - ratio * d_threshold) / threshold
+        return spike(potential, threshold), surrogate(ratio - 1) * dx
+
+    return spike
+
+
+heaviside = step_function(fast_sigmoid())

@@ -1,0 +1,87 @@
+"""What the network says in a step: one function from the output layer so far to a class.
+
+Classes count from 0; a sample that is not decided yet has class -1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Output:
+    """The output layer after a step.
+
+    ==================  ================  ==================================================
+    field               shape             meaning
+    ==================  ================  ==================================================
+    spike_counts        [B, classes]      spikes of each output neuron so far
+    potential           [B, classes]      membrane potentials
+    threshold           [] or [classes]   firing thresholds
+    first_spike_class   [B]               neuron that spiked first, or -1
+    ==================  ================  ==================================================
+    """
+
+    spike_counts: Float[Array, "batch classes"]
+    potential: Float[Array, "batch classes"]
+    threshold: Float[Array, ...]
+    first_spike_class: Int[Array, " batch"]
+
+
+Readout = Callable[[Output], Int[Array, " batch"]]
+
+
+def spike_count(output: Output) -> Int[Array, " batch"]:
+    """The neuron with the most spikes, ties to the lowest index (Diehl et al. 2015).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsnn import readout
+        >>> counts = jnp.array([[1.0, 2.0, 2.0], [0.0, 0.0, 0.0]])
+        >>> first = jnp.array([0, -1])
+        >>> readout.spike_count(readout.Output(counts, counts, jnp.ones(()), first)).tolist()
+        [1, -1]
+    """
+    return _largest(output.spike_counts)
+
+
+def first_spike(output: Output) -> Int[Array, " batch"]:
+    """The neuron that spiked first, ties to the lowest index.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsnn import readout
+        >>> counts = jnp.array([[1.0, 2.0, 2.0], [0.0, 0.0, 0.0]])
+        >>> first = jnp.array([0, -1])
+        >>> readout.first_spike(readout.Output(counts, counts, jnp.ones(()), first)).tolist()
+        [0, -1]
+    """
+    return output.first_spike_class
+
+
+def membrane_potential(output: Output) -> Int[Array, " batch"]:
+    """The neuron that received most: V + θ·(its spikes), its potential had it never been reset.
+
+    This holds for the reset by subtraction; after a reset to zero it is a lower bound.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsnn import readout
+        >>> counts = jnp.array([[1.0, 1.0]])
+        >>> potential = jnp.array([[0.25, 0.5]])
+        >>> output = readout.Output(counts, potential, jnp.ones(()), jnp.array([0]))
+        >>> readout.membrane_potential(output).tolist()
+        [1]
+    """
+    return _largest(output.potential + output.threshold * output.spike_counts)
+
+
+def _largest(scores: Float[Array, "batch classes"]) -> Int[Array, " batch"]:
+    decided = scores.max(1) > 0
+    return jnp.where(decided, scores.argmax(1), -1).astype(jnp.int32)

@@ -1,0 +1,348 @@
+"""Scale factors: one function for each published rule.
+
+The scale factor λ of a layer is the ReLU activation that one spike in every step stands for; the
+input's is 1. Every rule maps a network (and images) to one λ for each layer. A layer without
+weights, such as an average pooling, takes the λ of the layer before it under every rule, since its
+values cannot exceed its inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from math import ceil, floor, prod
+from typing import TypeVar, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+from tqdm.auto import tqdm
+
+from jaxsnn.network import Convolution, Layer, Network, Operation
+
+Scales = Float[Array, "layers"]
+Result = TypeVar("Result")
+
+
+def model_based_scales(network: Network) -> Scales:
+    """Scale factors from the weights alone, so that no neuron gets over its threshold in a step.
+
+        λₗ = λₗ₋₁ · maxⱼ Σᵢ max(0, wᵢⱼ),   λ₀ = 1
+
+    For a convolution the sum goes over the whole kernel of an output map. Where several weighted
+    operations stand in one layer, their largest possible result takes the place of the sum.
+
+    Source: Diehl et al. 2015, Algorithm 1.
+
+    Args:
+        network: the ReLU network.
+
+    Returns:
+        One λ for each layer.
+
+    Raises:
+        ValueError: a layer has no positive weight and so never spikes; the message names it.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxsnn
+        >>> weights = jnp.array([[2.0, 1.0], [2.0, -1.0]])
+        >>> network = jaxsnn.read_network(lambda x: jax.nn.relu(x @ weights), jnp.zeros((1, 2)))
+        >>> jaxsnn.model_based_scales(network).tolist()
+        [4.0]
+    """
+
+    def rule(index: int, previous: float) -> float:
+        return previous * _largest_output(network.layers[index])
+
+    return _scale_layers(network, rule)
+
+
+def data_based_scales(
+    network: Network, images: ArrayLike, *, batch_size: int = 500, progress: bool | None = None
+) -> Scales:
+    """Scale factors from the largest activation that calibration images cause.
+
+        λₗ = max(maxᵢⱼ wᵢⱼ, max over images and neurons of the ReLU activation)
+
+    Source: Diehl et al. 2015, Algorithm 2.
+
+    Args:
+        network: the ReLU network.
+        images: calibration images `[N, ...]`, usually the training set; any number of them.
+        batch_size: how many images are computed at a time; the result does not depend on it, but
+            for the rounding of float32 sums.
+        progress: whether to show a bar; by default where there is more than a second of work.
+
+    Returns:
+        One λ for each layer.
+
+    Raises:
+        ValueError: there are no images, they have the wrong shape or NaN pixels, or a layer is
+            dead (its largest activation is 0); the message names the layer.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxsnn
+        >>> weights = jnp.array([[2.0, 1.0], [2.0, -1.0]])
+        >>> network = jaxsnn.read_network(lambda x: jax.nn.relu(x @ weights), jnp.zeros((1, 2)))
+        >>> jaxsnn.data_based_scales(network, jnp.array([[0.5, 1.0], [1.0, 0.25]])).tolist()
+        [3.0]
+    """
+    largest = largest_activations(network, images, batch_size=batch_size, progress=progress)
+    return _scale_layers(network, lambda index, _: _published_scale(network, largest, index))
+
+
+def data_based_scales_of_authors_code(
+    network: Network, images: ArrayLike, *, batch_size: int = 500, progress: bool | None = None
+) -> Scales:
+    """Data-based scale factors as the authors' MATLAB code computes them.
+
+    With sₗ = max(largest weight, largest activation) as in `data_based_scales`, the code divides
+    the weights of layer l by fₗ = sₗ / fₗ₋₁ (f₀ = 1) and not by sₗ / sₗ₋₁, so that
+
+        λₗ = λₗ₋₁ · fₗ
+
+    which differs from the paper's rule from the third weighted layer on. In a network with
+    convolutions the code leaves the output layer alone: its f is 1.
+
+    Source: the code published with Diehl et al. 2015.
+
+    Args:
+        network: the ReLU network.
+        images: calibration images `[N, ...]`.
+        batch_size: how many images are computed at a time.
+        progress: whether to show a bar; by default where there is more than a second of work.
+
+    Returns:
+        One λ for each layer.
+
+    Raises:
+        ValueError: as `data_based_scales`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxsnn
+        >>> def model(x):
+        ...     for _ in range(3):
+        ...         x = jax.nn.relu(2 * x)
+        ...     return x
+        >>> network = jaxsnn.read_network(model, jnp.zeros((1, 1)))
+        >>> images = jnp.ones((1, 1))
+        >>> jaxsnn.data_based_scales(network, images).tolist()
+        [2.0, 4.0, 8.0]
+        >>> jaxsnn.data_based_scales_of_authors_code(network, images).tolist()
+        [2.0, 4.0, 16.0]
+    """
+    largest = largest_activations(network, images, batch_size=batch_size, progress=progress)
+    convolutional = any(
+        isinstance(operation, Convolution)
+        for layer in network.layers
+        for operation in layer.operations
+    )
+    untouched = len(network.layers) - 1 if convolutional else None
+    applied = 1.0
+
+    def rule(index: int, previous: float) -> float:
+        nonlocal applied
+        if index == untouched:
+            return previous
+        applied = _published_scale(network, largest, index) / applied
+        return previous * applied
+
+    return _scale_layers(network, rule)
+
+
+def percentile_scales(
+    network: Network,
+    images: ArrayLike,
+    *,
+    percentile: float = 99.9,
+    batch_size: int = 500,
+    progress: bool | None = None,
+) -> Scales:
+    """Scale factors from a percentile of the activations, which a few outliers do not raise.
+
+        λₗ = the percentile of all activations of layer l, zeros included
+
+    Ranks are interpolated linearly, as in `numpy.percentile`. The value is exact at any number of
+    images and takes no more memory for more of them.
+
+    Source: Rueckauer et al. 2017, "Conversion of continuous-valued deep networks to efficient
+    event-driven networks for image classification".
+
+    Args:
+        network: the ReLU network.
+        images: calibration images `[N, ...]`.
+        percentile: between 0 and 100.
+        batch_size: how many images are computed at a time.
+        progress: whether to show a bar; by default where there is more than a second of work.
+
+    Returns:
+        One λ for each layer.
+
+    Raises:
+        ValueError: as `data_based_scales`, or the percentile is out of range, or it is 0 in a
+            layer; the message names the layer.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxsnn
+        >>> network = jaxsnn.read_network(lambda x: jax.nn.relu(2 * x), jnp.zeros((1, 1)))
+        >>> images = jnp.linspace(0, 1, 101)[:, None]
+        >>> jaxsnn.percentile_scales(network, images, percentile=75).tolist()
+        [1.5]
+    """
+    if not 0 < percentile <= 100:
+        raise ValueError(f"percentile={percentile}; it must be above 0 and at most 100.")
+    values = _percentiles(network, images, percentile, batch_size, progress)
+
+    def rule(index: int, _previous: float) -> float:
+        return values[index]
+
+    return _scale_layers(network, rule)
+
+
+def largest_activations(
+    network: Network, images: ArrayLike, *, batch_size: int = 500, progress: bool | None = None
+) -> Scales:
+    """The largest ReLU activation of each layer over all images.
+
+    Args:
+        network: the ReLU network.
+        images: images `[N, ...]`.
+        batch_size: how many images are computed at a time.
+        progress: whether to show a bar; by default where there is more than a second of work.
+
+    Returns:
+        One value for each layer, which is 0 for a dead layer.
+
+    Raises:
+        ValueError: there are no images, or they have the wrong shape or NaN pixels.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxsnn
+        >>> network = jaxsnn.read_network(lambda x: jax.nn.relu(2 * x), jnp.zeros((1, 1)))
+        >>> jaxsnn.largest_activations(network, jnp.array([[0.25], [0.75]])).tolist()
+        [1.5]
+    """
+    largest = None
+    for maxima in _over_batches(network, images, _maxima, batch_size, progress):
+        largest = maxima if largest is None else jnp.maximum(largest, maxima)
+    return cast(Array, largest)
+
+
+def _scale_layers(network: Network, rule: Callable[[int, float], float]) -> Scales:
+    """λ of each layer; `rule(index, λ of the layer before)` gives those of weighted layers."""
+    scales, previous = [], 1.0
+    for index, layer in enumerate(network.layers):
+        if layer.weighted:
+            previous = float(rule(index, previous))
+            if not previous > 0:
+                raise ValueError(
+                    f"{network.name(index)} is dead: its scale factor is {previous}, so it would "
+                    "never spike. Check its weights and the calibration images, or train again."
+                )
+        scales.append(previous)
+    return jnp.asarray(scales, jnp.result_type(float))
+
+
+def _published_scale(network: Network, largest: Scales, index: int) -> float:
+    """max(largest weight, largest activation); a layer whose activations are all 0 is dead."""
+    activation = float(largest[index])
+    if activation == 0:
+        return 0.0
+    return max(activation, *(float(w.max()) for w in network.layers[index].weights))
+
+
+# -- Bounds ----------------------------------------------------------------------------------------
+
+
+def _largest_output(layer: Layer) -> float:
+    """The largest value that inputs in [0, 1] can give."""
+    low, high = 0.0, 1.0
+    for operation in layer.operations:
+        if operation.weighted:
+            low, high = _bounds(operation, low, high)
+    return high
+
+
+def _bounds(operation: Operation, low: float, high: float) -> tuple[float, float]:
+    """Interval of a weighted operation's outputs, for inputs in [low, high] with 0 in it."""
+    (weights,) = jax.tree.leaves(operation)
+    positive = operation.sum_inputs(jnp.maximum(weights, 0))
+    negative = operation.sum_inputs(jnp.minimum(weights, 0))
+    lowest = (positive * low + negative * high).min()
+    highest = (positive * high + negative * low).max()
+    return float(lowest), float(highest)
+
+
+# -- Streaming over images -------------------------------------------------------------------------
+
+
+@jax.jit
+def _maxima(network: Network, images: Array) -> Array:
+    return jnp.stack([activation.max() for activation in network.activations(images)])
+
+
+@jax.jit
+def _bits(network: Network, images: Array) -> list[Array]:
+    """Activations as integers that are ordered as they are: the bits of non-negative floats."""
+    return [
+        jax.lax.bitcast_convert_type(activation.astype(jnp.float32).ravel(), jnp.uint32)
+        for activation in network.activations(images)
+    ]
+
+
+def _over_batches(
+    network: Network,
+    images: ArrayLike,
+    function: Callable[[Network, Array], Result],
+    batch_size: int,
+    progress: bool | None,
+) -> Iterator[Result]:
+    """The function's values over batches of images, after a check of all images."""
+    images = np.asarray(images)
+    network.check_images(images[:1])
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}; it must be at least 1.")
+    if len(images) == 0:
+        raise ValueError("there are no calibration images; give some, such as train.images.")
+    bad = int(np.sum(~np.isfinite(images)))
+    if bad:
+        raise ValueError(f"{bad} pixels of the calibration images are NaN or infinite.")
+    starts = range(0, len(images), batch_size)
+    delay = {None: 1.0, True: 0.0}.get(progress, 0.0)
+    for start in tqdm(starts, "activations", disable=progress is False, delay=delay, leave=False):
+        yield function(network, jnp.asarray(images[start : start + batch_size]))
+
+
+def _percentiles(
+    network: Network, images: ArrayLike, percentile: float, batch_size: int, progress: bool | None
+) -> list[float]:
+    """Percentile of every layer's activations by radix selection: 16 bits of them at a time.
+
+    Two passes, each counting 65,536 bins, find an order statistic exactly, whatever the order of
+    the images; sorting would need all activations at once.
+    """
+    sizes = [len(np.asarray(images)) * prod(shape) for shape in network.shapes]
+    positions = [percentile / 100 * (size - 1) for size in sizes]
+    # Each layer's percentile lies between two neighbours in the order of its activations.
+    wanted = [(layer, rank(p)) for layer, p in enumerate(positions) for rank in (floor, ceil)]
+
+    def count(select: Callable[[int, np.ndarray], np.ndarray]) -> np.ndarray:
+        counts = np.zeros((len(wanted), 1 << 16), np.int64)
+        for batch in _over_batches(network, images, _bits, batch_size, progress):
+            arrays = [np.asarray(bits) for bits in batch]
+            for index, (layer, _) in enumerate(wanted):
+                counts[index] += np.bincount(select(index, arrays[layer]), minlength=1 << 16)
+        return counts
+
+    upper = count(lambda _, bits: bits >> 16)
+    high = [np.searchsorted(np.cumsum(c), r, "right") for c, (_, r) in zip(upper, wanted)]
+    below = [int(counts[:bin].sum()) for counts, bin in zip(upper, high)]
+    lower = count(lambda index, bits: bits[bits >> 16 == high[index]] & 0xFFFF)
+    low = [
+        np.searchsorted(np.cumsum(c), rank - b, "right")
+        for c, (_, rank), b in zip(lower, wanted, below)
+    ]
+    bits = np.array(high, np.uint32) << 16 | np.array(low, np.uint32)
+    pairs = bits.view(np.float32).reshape(-1, 2)
+    return [float(np.interp(p % 1, (0, 1), pair)) for p, pair in zip(positions, pairs)]
