@@ -9,7 +9,7 @@ A trained model goes through five rooms, and each can be used alone:
     labels   --metrics, plotting-->      accuracy, latency, operations; pictures
 """
 
-from jaxsnn import encoding, metrics, network, neurons, readout
+from jaxsnn import encoding, metrics, network, networks, neurons, readout
 from jaxsnn.balancing import SpikingNetwork, balance_thresholds, normalize_weights
 from jaxsnn.encoding import constant, poisson
 from jaxsnn.network import Network

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from jaxsnn.network import AveragePooling, Layer, Network, with_weights
 
 
-def accuracy(predictions: ArrayLike, labels: ArrayLike) -> Float[Array, ...]:
+def accuracy(predictions: ArrayLike | Sequence, labels: ArrayLike | Sequence) -> Float[Array, ...]:
     """Fraction of samples, the last axis, whose prediction is the label.
 
     A sample that is undecided (-1) is wrong.
@@ -42,7 +42,7 @@ def accuracy(predictions: ArrayLike, labels: ArrayLike) -> Float[Array, ...]:
     return (predictions == labels).mean(-1)
 
 
-def latency(accuracies: ArrayLike, *, within: float = 0.003, dt: float = 1e-3) -> float:
+def latency(accuracies: ArrayLike | Sequence, *, within: float = 0.003, dt: float = 1e-3) -> float:
     """Time from which on the accuracy stays close to its final value.
 
     Args:

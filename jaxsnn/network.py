@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any, ClassVar, Protocol, cast
+from typing import Any, ClassVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -27,27 +27,27 @@ def _static():
     return field(metadata={"static": True})
 
 
-class Operation(Protocol):
+class Operation:
     """A linear map of a batch `[B, ...]`, always keeping the batch axis first.
 
     A *weighted* operation has exactly one leaf, its weights; the others (average pooling, reshape,
     transpose) have none.
     """
 
-    weighted: ClassVar[bool]
+    weighted: ClassVar[bool] = False
 
     def __call__(self, x: Array) -> Array:
         """Return the operation's value for a batch."""
-        ...
+        raise NotImplementedError
 
     def sum_inputs(self, weights: Array) -> Array:
         """Sum weights like those of the operation over the inputs of each output."""
-        ...
+        raise TypeError(f"{self} has no weights to sum.")
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Dense:
+class Dense(Operation):
     """y[..., j] = Σᵢ x[..., i] · kernel[i, j]."""
 
     kernel: Float[Array, "in out"]
@@ -67,7 +67,7 @@ class Dense:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Convolution:
+class Convolution(Operation):
     """`jax.lax.conv_general_dilated` in the layout of the model it was read from."""
 
     kernel: Float[Array, ...]
@@ -104,7 +104,7 @@ class Convolution:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Multiply:
+class Multiply(Operation):
     """y = x · factor: one synapse from each input to its own neuron."""
 
     factor: Float[Array, ...]
@@ -121,16 +121,9 @@ class Multiply:
         return "Multiply"
 
 
-class _Unweighted:
-    weighted: ClassVar[bool] = False
-
-    def sum_inputs(self, weights: Array) -> Array:
-        raise TypeError(f"{self} has no weights to sum.")
-
-
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class AveragePooling(_Unweighted):
+class AveragePooling(Operation):
     """Mean over windows; `window`, `strides` and `padding` have one entry for each feature axis.
 
     With `count_padding` the mean divides by the size of the window, otherwise by the number of
@@ -168,7 +161,7 @@ class AveragePooling(_Unweighted):
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Reshape(_Unweighted):
+class Reshape(Operation):
     """Features reshaped in row-major order, such as flatten."""
 
     shape: Shape = _static()
@@ -182,7 +175,7 @@ class Reshape(_Unweighted):
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Transpose(_Unweighted):
+class Transpose(Operation):
     """Axes reordered as by `jax.numpy.transpose`; the first stays the batch."""
 
     axes: Shape = _static()
@@ -272,7 +265,7 @@ class Network:
 
     def activations(self, images: ArrayLike) -> list[Float[Array, "batch ..."]]:
         """The outputs of every ReLU, one array for each layer."""
-        x = self.check_images(images)
+        x = self.check_images(images).astype(self.dtype)
         activations = []
         for layer in self.layers:
             x = jnp.maximum(layer(x), 0)
@@ -280,9 +273,14 @@ class Network:
         return activations
 
     @property
+    def dtype(self) -> jnp.dtype:
+        """The floating-point type of the weights."""
+        return jnp.result_type(jnp.float32, *jax.tree.leaves(self))
+
+    @property
     def shapes(self) -> list[Shape]:
         """Shape of the neurons of each layer, without the batch axis."""
-        one = jax.ShapeDtypeStruct((1, *self.input_shape), jnp.float32)
+        one = jax.ShapeDtypeStruct((1, *self.input_shape), self.dtype)
         return [a.shape[1:] for a in jax.eval_shape(lambda n, x: n.activations(x), self, one)]
 
     def check_images(self, images: ArrayLike) -> Array:

@@ -8,6 +8,7 @@ from functools import lru_cache
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 Reset = Callable[[Array, Array, Array], Array]
@@ -39,7 +40,7 @@ def integrate_and_fire(
     *,
     reset: Reset,
     spike: Spike,
-    refractory_steps: Int[Array, ""] | int = 0,
+    refractory_steps: ArrayLike = 0,
 ) -> tuple[NeuronState, Float[Array, ...]]:
     """One step of a layer of neurons.
 

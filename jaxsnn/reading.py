@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import flax
 import jax
@@ -291,7 +291,7 @@ def _dot_general(params: dict, lhs: Any, rhs: Any) -> _Signal:
     contracted = tuple(signal.axes[axis] for axis in contract)
     if batch or 0 in contracted:
         raise ReadingError("every image must meet the same weights, and no other image.")
-    kernel = jnp.asarray(kernel)
+    kernel = _weights(kernel)
     free = tuple(axis for axis in signal.axes if axis not in contracted)
     kernel_free = tuple(axis for axis in range(kernel.ndim) if axis not in kernel_contract)
     out_shape = tuple(kernel.shape[axis] for axis in kernel_free)
@@ -308,6 +308,11 @@ def _dot_general(params: dict, lhs: Any, rhs: Any) -> _Signal:
     return replace(result, axes=tuple(places + new if signal is lhs else new + places))
 
 
+def _weights(kernel: ArrayLike) -> jax.Array:
+    """Weights in float32 or better: potentials summed in half precision would drift."""
+    return jnp.asarray(kernel, jnp.promote_types(jnp.result_type(kernel), jnp.float32))
+
+
 def _convolution(params: dict, signal: Any, kernel: Any) -> _Signal:
     if isinstance(kernel, _Signal):
         raise ReadingError("the kernel depends on the images; that is not linear.")
@@ -316,7 +321,7 @@ def _convolution(params: dict, signal: Any, kernel: Any) -> _Signal:
         raise ReadingError("the batch must be the first axis of a convolution.")
     return signal.in_order().then(
         Convolution(
-            jnp.asarray(kernel),
+            _weights(kernel),
             strides=tuple(params["window_strides"]),
             padding=tuple(tuple(pair) for pair in params["padding"]),
             input_dilation=tuple(params["lhs_dilation"]),
@@ -328,18 +333,14 @@ def _convolution(params: dict, signal: Any, kernel: Any) -> _Signal:
 
 
 @dataclass(frozen=True)
-class _WindowSum:
+class _WindowSum(Operation):
     """The first half of an average pooling, until its division has been read."""
 
     pooling: AveragePooling
     counts: np.ndarray
-    weighted: ClassVar[bool] = False
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.pooling.sum(x)
-
-    def sum_inputs(self, weights: jax.Array) -> jax.Array:
-        return self.pooling.sum_inputs(weights)
 
     def divided(self, factor: np.ndarray) -> tuple[Operation, ...]:
         """The pooling whose sums are multiplied by this factor."""
@@ -386,7 +387,7 @@ def _multiply(_params: dict, x: Any, y: Any) -> _Signal:
     signal, factor = (x, y) if isinstance(x, _Signal) else (y, x)
     if isinstance(factor, _Signal):
         raise ReadingError("the product of two values that depend on the images is not linear.")
-    return _times(signal, np.asarray(factor))
+    return _times(signal, factor)
 
 
 def _divide(_params: dict, x: Any, y: Any) -> _Signal:
@@ -395,9 +396,10 @@ def _divide(_params: dict, x: Any, y: Any) -> _Signal:
     return _times(x, 1.0 / np.asarray(y, np.float64))
 
 
-def _times(signal: _Signal, factor: np.ndarray) -> _Signal:
+def _times(signal: _Signal, factor: ArrayLike) -> _Signal:
     """Multiply by a constant, which becomes as small as its own constancy allows."""
-    factor = np.broadcast_to(factor, signal.model_shape).transpose(np.argsort(signal.axes))
+    factor = np.broadcast_to(np.asarray(factor), signal.model_shape)
+    factor = factor.transpose(np.argsort(signal.axes))
     for axis in range(factor.ndim):
         first = factor.take([0], axis)
         if np.array_equal(np.broadcast_to(first, factor.shape), factor):
@@ -425,9 +427,7 @@ def _add(_params: dict, x: Any, y: Any) -> _Signal:
 
 
 def _subtract(params: dict, x: Any, y: Any) -> _Signal:
-    return (
-        _add(params, x, y) if isinstance(x, _Signal) else _times(_add(params, x, y), -np.ones(()))
-    )
+    return _add(params, x, y) if isinstance(x, _Signal) else _times(_add(params, x, y), -1.0)
 
 
 def _reshape(params: dict, signal: _Signal) -> _Signal:
@@ -482,7 +482,7 @@ _RULES: dict[str, Callable[..., _Signal]] = {
     "reduce_sum": _reduce_sum,
     "mul": _multiply,
     "div": _divide,
-    "neg": lambda params, x: _times(x, -np.ones(())),
+    "neg": lambda params, x: _times(x, -1.0),
     "add": _add,
     "add_any": _add,
     "sub": _subtract,

@@ -28,10 +28,10 @@ class Output:
     ==================  ================  ==================================================
     """
 
-    spike_counts: Float[Array, "batch classes"]
-    potential: Float[Array, "batch classes"]
+    spike_counts: Array
+    potential: Array
     threshold: Float[Array, ...]
-    first_spike_class: Int[Array, " batch"]
+    first_spike_class: Array
 
 
 Readout = Callable[[Output], Int[Array, " batch"]]

@@ -309,8 +309,14 @@ def _over_batches(
     if bad:
         raise ValueError(f"{bad} pixels of the calibration images are NaN or infinite.")
     starts = range(0, len(images), batch_size)
-    delay = {None: 1.0, True: 0.0}.get(progress, 0.0)
-    for start in tqdm(starts, "activations", disable=progress is False, delay=delay, leave=False):
+    bar = tqdm(
+        starts,
+        "activations",
+        disable=None if progress is None else not progress,
+        delay=0.0 if progress else 1.0,
+        leave=False,
+    )
+    for start in bar:
         yield function(network, jnp.asarray(images[start : start + batch_size]))
 
 

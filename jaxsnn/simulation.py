@@ -44,12 +44,12 @@ class State:
     ==================  =============  ========================================================
     """
 
-    step: Int[Array, ""]
+    step: Array
     neurons: list[neurons.NeuronState]
-    input_spike_counts: Float[Array, "batch ..."]
-    spike_counts: list[Float[Array, "batch ..."]]
-    first_spike_class: Int[Array, " batch"]
-    first_spike_step: Int[Array, " batch"]
+    input_spike_counts: Array
+    spike_counts: list[Array]
+    first_spike_class: Array
+    first_spike_step: Array
 
 
 @jax.tree_util.register_dataclass
@@ -67,10 +67,10 @@ class Step:
     ===========  ===========  ==================================================
     """
 
-    inputs: Float[Array, "batch ..."]
-    spikes: list[Float[Array, "batch ..."]]
-    potentials: list[Float[Array, "batch ..."]]
-    prediction: Int[Array, " batch"]
+    inputs: Array
+    spikes: list[Array]
+    potentials: list[Array]
+    prediction: Array
 
 
 @jax.tree_util.register_dataclass
@@ -100,21 +100,21 @@ class Simulation:
         (0.002, [1])
     """
 
-    predictions: Int[Array, "steps batch"]
-    first_spike_prediction: Int[Array, " batch"]
-    first_spike_time: Float[Array, " batch"]
-    spike_counts: list[Float[Array, "batch ..."]]
-    input_spike_counts: Float[Array, "batch ..."]
-    synaptic_operations: Float[Array, " batch"]
-    times: Float[Array, " steps"]
+    predictions: Array
+    first_spike_prediction: Array
+    first_spike_time: Array
+    spike_counts: list[Array]
+    input_spike_counts: Array
+    synaptic_operations: Array
+    times: Array
     records: PyTree
     state: State
 
-    def accuracy(self, labels: ArrayLike) -> Float[Array, " steps"]:
+    def accuracy(self, labels: ArrayLike | Sequence) -> Float[Array, " steps"]:
         """Fraction of the samples predicted rightly after every step; undecided ones are wrong."""
         return metrics.accuracy(self.predictions, labels)
 
-    def first_spike_accuracy(self, labels: ArrayLike) -> Float[Array, ""]:
+    def first_spike_accuracy(self, labels: ArrayLike | Sequence) -> Float[Array, ""]:
         """Fraction of the samples whose first output spike is of the right class."""
         return metrics.accuracy(self.first_spike_prediction, labels)
 
@@ -223,9 +223,9 @@ def simulate(
         total=len(images) * steps,
         unit="image-step",
         unit_scale=True,
-        delay=1.0,
+        delay=0.0 if progress else 1.0,
         leave=False,
-        disable=True if traced or progress is False else {None: None, True: False}[progress],
+        disable=traced or (None if progress is None else not progress),
     )
     with bar:
         for piece in pieces:
@@ -275,13 +275,13 @@ def _scan(
     probabilities: Array,
     keys: Array,
     state: State,
-    refractory_steps: int,
+    refractory_steps: ArrayLike,
     *,
     steps: int,
     rules: _Rules,
 ) -> tuple[State, tuple[Array, PyTree]]:
     """The next steps of one piece of the batch: the new state, predictions and records."""
-    dtype = state.input_spike_counts.dtype
+    dtype = network.network.dtype
     probabilities = probabilities.astype(dtype)
     thresholds = [threshold.astype(dtype) for threshold in network.thresholds]
     amplitudes = [amplitude.astype(dtype) for amplitude in network.amplitudes]
@@ -342,7 +342,7 @@ def _initial_state(
     network: SpikingNetwork, images: Array, potentials: list[Array], refractory_steps: int
 ) -> State:
     batch, shapes = len(images), network.network.shapes
-    dtype = jnp.result_type(*jax.tree.leaves(network.network), jnp.float32)
+    dtype = network.network.dtype
     start = []
     for index, (potential, shape) in enumerate(zip(potentials, shapes, strict=True)):
         try:

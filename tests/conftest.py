@@ -1,0 +1,23 @@
+"""Settings of all tests: checked array types, and where the data come from."""
+
+import os
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from jaxtyping import install_import_hook
+
+# Every annotated shape of the library is checked while the tests run.
+install_import_hook("jaxsnn", "typechecker.checked")
+
+matplotlib.use("Agg")
+
+SHARED_ARCHIVES = Path(__file__).parents[2] / "shared" / "data" / "mnist"
+if "JAXSNN_ARCHIVES" not in os.environ and SHARED_ARCHIVES.is_dir():
+    os.environ["JAXSNN_ARCHIVES"] = str(SHARED_ARCHIVES)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(20150712)

@@ -1,0 +1,249 @@
+"""Scale factors against NumPy, and the two views of them against each other."""
+
+import jax
+import jax.numpy as jnp
+import models
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import jaxsnn
+
+
+def calibration(rng, count=23):
+    return models.dyadic_images(rng, count, *models.IMAGE_SHAPE)
+
+
+def activations_by_numpy(layers, images):
+    samples = [models.reference.relu_activations(layers, image) for image in images]
+    return [np.stack(layer) for layer in zip(*samples, strict=True)]
+
+
+def test_model_based_is_the_largest_sum_of_positive_weights(rng):
+    first, second, last = models.convolution_weights(rng)
+    network, _ = models.convolution_network(rng=np.random.default_rng(20150712))
+    factors = [np.maximum(k, 0).sum((0, 1, 2)).max() for k in (first, second)]
+    factors.append(np.maximum(last, 0).sum(0).max())
+    expected = np.cumprod([factors[0], 1, factors[1], 1, factors[2]])
+    np.testing.assert_array_equal(jaxsnn.model_based_scales(network), expected.astype(np.float32))
+
+
+def test_data_based_is_the_largest_weight_or_activation(rng):
+    weights = models.convolution_weights(np.random.default_rng(20150712))
+    network, layers = models.convolution_network(np.random.default_rng(20150712))
+    images = calibration(rng)
+    largest = [a.max() for a in activations_by_numpy(layers, images)]
+    first, second, last = (
+        max(kernel.max(), largest[index]) for kernel, index in zip(weights, (0, 2, 4), strict=True)
+    )
+    np.testing.assert_array_equal(
+        jaxsnn.data_based_scales(network, images), np.float32([first, first, second, second, last])
+    )
+
+
+def test_the_largest_weight_counts_where_activations_are_smaller():
+    network = jaxsnn.read_network(lambda x: jax.nn.relu(4 * x), jnp.zeros((1, 1)))
+    assert jaxsnn.data_based_scales(network, jnp.full((1, 1), 0.25)).tolist() == [4.0]
+
+
+def test_authors_code_telescopes_no_further_than_two_layers(rng):
+    network, layers = models.dense_network(rng, (6, 8, 8, 8, 3))
+    images = models.dyadic_images(rng, 30, 6)
+    weights = [layer.weights[0].max() for layer in network.layers]
+    largest = [a.max() for a in activations_by_numpy(layers, images)]
+    s = [max(pair) for pair in zip(weights, largest, strict=True)]
+    previous, weights_divided_by = 1.0, []
+    for scale in s:  # the code, line by line
+        applied = scale / previous
+        weights_divided_by.append(applied)
+        previous = applied
+    np.testing.assert_allclose(
+        jaxsnn.data_based_scales_of_authors_code(network, images),
+        np.cumprod(weights_divided_by),
+        rtol=1e-6,  # two float32 divisions
+    )
+
+
+def test_authors_code_leaves_the_output_of_a_convolutional_network_alone(rng):
+    network, _ = models.convolution_network(rng)
+    images = calibration(rng)
+    scales = jaxsnn.data_based_scales_of_authors_code(network, images)
+    normalized = jaxsnn.normalize_weights(network, scales).network
+    np.testing.assert_array_equal(normalized.layers[-1].weights[0], network.layers[-1].weights[0])
+
+
+@pytest.mark.parametrize("percentile", [50, 90, 99.9, 100])
+def test_percentile_is_that_of_numpy(rng, percentile):
+    network, layers = models.convolution_network(rng)
+    images = calibration(rng)
+    expected = [np.percentile(a, percentile) for a in activations_by_numpy(layers, images)]
+    if min(expected) == 0:
+        with pytest.raises(ValueError, match="is dead"):
+            jaxsnn.percentile_scales(network, images, percentile=percentile)
+        return
+    scales = jaxsnn.percentile_scales(network, images, percentile=percentile)
+    # float32 interpolation between two exact neighbours
+    np.testing.assert_allclose(
+        scales[jnp.array([0, 2, 4])], np.array(expected)[[0, 2, 4]], rtol=1e-6
+    )
+    assert scales[1] == scales[0]
+    assert scales[3] == scales[2]
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        jaxsnn.data_based_scales,
+        jaxsnn.data_based_scales_of_authors_code,
+        jaxsnn.percentile_scales,
+        jaxsnn.largest_activations,
+    ],
+)
+def test_the_batch_size_does_not_matter(rng, rule):
+    network, _ = models.convolution_network(rng)
+    images = calibration(rng)
+    results = [rule(network, images, batch_size=size) for size in (1, 7, 23, 1000)]
+    for result in results[1:]:
+        np.testing.assert_array_equal(result, results[0])
+
+
+def test_after_model_based_normalisation_no_neuron_gets_over_its_threshold_in_a_step(rng):
+    network, _ = models.convolution_network(rng)
+    normalized = jaxsnn.normalize_weights(network, jaxsnn.model_based_scales(network)).network
+    for layer, shape in zip(
+        normalized.layers, [network.input_shape, *network.shapes[:-1]], strict=True
+    ):
+        for density in (0.1, 0.5, 0.9, 1.0):
+            spikes = jnp.asarray(rng.random((50, *shape)) < density, jnp.float32)
+            assert float(layer(spikes).max()) <= 1 + 1e-6  # rounding of the divided weights
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.lists(st.integers(-3, 3), min_size=5, max_size=5))
+def test_weight_form_is_threshold_form(seed, exponents):
+    """Exactly, for scale factors that are powers of two."""
+    rng = np.random.default_rng(seed)
+    network, _ = models.convolution_network(rng)
+    exponents[1], exponents[3] = exponents[0], exponents[2]
+    scales = jnp.asarray([2.0**exponent for exponent in exponents])
+    images = models.dyadic_images(rng, 2, *models.IMAGE_SHAPE)
+    runs = [
+        jaxsnn.simulate(form(network, scales), images, key=seed, duration=0.012)
+        for form in (jaxsnn.normalize_weights, jaxsnn.balance_thresholds)
+    ]
+    for one, two in zip(runs[0].spike_counts, runs[1].spike_counts, strict=True):
+        np.testing.assert_array_equal(one, two)
+    np.testing.assert_array_equal(runs[0].predictions, runs[1].predictions)
+
+
+def test_weight_form_of_a_layer_without_weights_keeps_its_spikes(rng):
+    """A pooling whose λ is not that before it has its threshold moved instead."""
+    network, _ = models.convolution_network(rng)
+    scales = jnp.array([2.0, 0.5, 1.0, 4.0, 0.25])
+    images = calibration(rng, 3)
+    one, two = (
+        jaxsnn.simulate(form(network, scales), images, key=1, duration=0.02)
+        for form in (jaxsnn.normalize_weights, jaxsnn.balance_thresholds)
+    )
+    assert float(one.spike_counts[-1].sum()) > 0
+    for a, b in zip(one.spike_counts, two.spike_counts, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_factor_for_each_channel(rng):
+    """One threshold for each map equals the network whose maps are divided by them."""
+    first, second, last = models.convolution_weights(rng)
+    factors = np.float32([0.5, 1, 2, 4])
+    network = jaxsnn.read_network(
+        models.convolution_function((first, second, last)), np.zeros((1, *models.IMAGE_SHAPE))
+    )
+    divided = jaxsnn.read_network(
+        models.convolution_function((first / factors, second * factors[:, None], last)),
+        np.zeros((1, *models.IMAGE_SHAPE)),
+    )
+    images = calibration(rng, 3)
+    one = jaxsnn.simulate(
+        jaxsnn.balance_thresholds(network, [factors, factors, 1.0, 1.0, 1.0]),
+        images,
+        key=0,
+        duration=0.02,
+    )
+    two = jaxsnn.simulate(jaxsnn.balance_thresholds(divided, 1.0), images, key=0, duration=0.02)
+    for a, b in zip(one.spike_counts, two.spike_counts, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+# -- Errors ----------------------------------------------------------------------------------------
+
+
+def relu_times(*factors):
+    def model(x):
+        for factor in factors:
+            x = jax.nn.relu(x @ jnp.full((2, 2), factor))
+        return x
+
+    return jaxsnn.read_network(model, jnp.zeros((1, 2)))
+
+
+def test_a_dead_layer_is_named():
+    network, images = relu_times(1.0, -1.0, 1.0), jnp.ones((3, 2))
+    for rule in (jaxsnn.data_based_scales, jaxsnn.data_based_scales_of_authors_code):
+        with pytest.raises(ValueError, match="layer 2 of 3 .*is dead"):
+            rule(network, images)
+    with pytest.raises(ValueError, match="layer 2 of 3 .*is dead"):
+        jaxsnn.model_based_scales(network)
+    with pytest.raises(ValueError, match="layer 2 of 3 .*is dead"):
+        jaxsnn.percentile_scales(network, images)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.zeros((0, 2), np.float32), "no calibration images"),
+        (np.full((3, 2), np.nan, np.float32), "6 pixels .* NaN"),
+        (np.zeros((3, 5), np.float32), "images have shape"),
+        (np.zeros(2, np.float32), "images have shape"),
+        (np.zeros((3, 2), np.uint8), "divide 8-bit pixels"),
+    ],
+)
+def test_bad_calibration_images(images, message):
+    with pytest.raises(ValueError, match=message):
+        jaxsnn.data_based_scales(relu_times(1.0), images)
+
+
+def test_bad_batch_size_and_percentile():
+    with pytest.raises(ValueError, match="batch_size=0"):
+        jaxsnn.data_based_scales(relu_times(1.0), jnp.ones((3, 2)), batch_size=0)
+    for percentile in (0.0, 101.0, float("nan")):
+        with pytest.raises(ValueError, match="percentile="):
+            jaxsnn.percentile_scales(relu_times(1.0), jnp.ones((3, 2)), percentile=percentile)
+
+
+@pytest.mark.parametrize("form", [jaxsnn.normalize_weights, jaxsnn.balance_thresholds])
+@pytest.mark.parametrize(
+    ("scales", "message"),
+    [
+        (0.0, "layer 1 of 2 .*scale factor 0; it must be positive"),
+        ([1.0, -2.0], "layer 2 of 2 .*scale factor -2"),
+        ([1.0, np.nan], "layer 2 of 2 .*nan"),
+        ([1.0, np.inf], "inf"),
+        ([1.0, 1.0, 1.0], "3 values for 2 layers"),
+        (np.ones(3), "3 values for 2 layers"),
+        ([np.ones(3), 1.0], "does not broadcast"),
+    ],
+)
+def test_bad_scale_factors(form, scales, message):
+    with pytest.raises(ValueError, match=message):
+        form(relu_times(1.0, 1.0), scales)
+
+
+def test_normalised_weights_take_one_factor_for_a_layer():
+    with pytest.raises(ValueError, match="balance_thresholds takes arrays"):
+        jaxsnn.normalize_weights(relu_times(1.0, 1.0), [np.ones(2), 1.0])
+
+
+def test_printing_tells_thresholds():
+    text = str(jaxsnn.balance_thresholds(relu_times(1.0, 1.0), [0.5, np.ones(2)]))
+    assert "threshold 0.5, spikes of 0.5" in text
+    assert "threshold of shape (2,)" in text

@@ -1,0 +1,526 @@
+"""The simulator: hand-computed spike trains, the NumPy oracle, and the invariants of the design."""
+
+import logging
+
+import jax
+import jax.numpy as jnp
+import models
+import numpy as np
+import pytest
+import reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import jaxsnn
+from jaxsnn import readout
+
+RESETS = {"zero": jaxsnn.reset_to_zero, "subtraction": jaxsnn.reset_by_subtraction}
+
+
+def everything(step):
+    return step.inputs, step.spikes
+
+
+def neuron(weight=1.0, threshold=1.0):
+    """One input, one neuron."""
+    kernel = jnp.full((1, 1), weight)
+    network = jaxsnn.read_network(lambda x: jax.nn.relu(x @ kernel), jnp.zeros((1, 1)))
+    return jaxsnn.balance_thresholds(network, threshold)
+
+
+def spike_train(snn, pixel, steps, **options):
+    """Spikes of a single neuron under a constant input, as a list of 0 and 1."""
+    run = jaxsnn.simulate(
+        snn,
+        jnp.full((1, 1), pixel),
+        key=0,
+        duration=steps * 1e-3,
+        encode=jaxsnn.constant,
+        record=lambda step: step.spikes[0],
+        **options,
+    )
+    return run.records.ravel().astype(int).tolist()
+
+
+def assert_equal_runs(one, two):
+    """The same in all but the rounding of times."""
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+# -- By hand ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        # V: .375 .75 1.125* 0 ...
+        ({}, [0, 0, 1, 0, 0, 1, 0, 0, 1]),
+        # V: .375 .75 1.125* -> .125 .5 .875 1.25* -> .25 .625 1.0* -> 0
+        ({"reset": jaxsnn.reset_by_subtraction}, [0, 0, 1, 0, 0, 1, 0, 1, 0]),
+        # V: .875 1.25* 0 .375 .75 1.125*
+        ({"initial_potential": 0.5}, [0, 1, 0, 0, 1, 0, 0, 1, 0]),
+        # After a spike in step t the inputs of t+1 and t+2 are ignored.
+        ({"refractory_period": 3e-3}, [0, 0, 1, 0, 0, 0, 0, 1, 0]),
+        # A period of one step ignores nothing: two spikes are one step apart anyhow.
+        ({"refractory_period": 1e-3}, [0, 0, 1, 0, 0, 1, 0, 0, 1]),
+        # V: 3.375* 2.75* 2.125* 1.5* .875 1.25* .625 1.0* .375
+        (
+            {"initial_potential": 3.0, "reset": jaxsnn.reset_by_subtraction},
+            [1, 1, 1, 1, 0, 1, 0, 1, 0],
+        ),
+    ],
+)
+def test_spike_trains_by_hand(options, expected):
+    assert spike_train(neuron(), 0.375, 9, **options) == expected
+
+
+def test_refractory_neurons_do_not_spike_even_far_above_threshold():
+    trains = spike_train(
+        neuron(),
+        0.5,
+        6,
+        initial_potential=10.0,
+        reset=jaxsnn.reset_by_subtraction,
+        refractory_period=2e-3,
+    )
+    assert trains == [1, 0, 1, 0, 1, 0]
+
+
+def test_threshold_is_reached_by_equality():
+    assert spike_train(neuron(), 0.5, 4) == [0, 1, 0, 1]
+
+
+def test_a_spike_reaches_all_layers_within_its_step():
+    identity = jnp.eye(2)
+    network = jaxsnn.read_network(
+        lambda x: jax.nn.relu(jax.nn.relu(jax.nn.relu(x @ identity) @ identity) @ identity),
+        jnp.zeros((1, 2)),
+    )
+    run = jaxsnn.simulate(
+        jaxsnn.balance_thresholds(network, 1.0), jnp.array([[1.0, 0.0]]), key=0, duration=1e-3
+    )
+    assert run.predictions.tolist() == [[0]]
+    assert run.first_spike_time.tolist() == pytest.approx([1e-3])
+    assert [counts.tolist() for counts in run.spike_counts] == [[[1.0, 0.0]]] * 3
+
+
+def test_potential_has_no_lower_bound():
+    kernel = jnp.array([[-1.0, 0.5]]).T
+    network = jaxsnn.read_network(lambda x: jax.nn.relu(x @ kernel), jnp.zeros((1, 2)))
+    run = jaxsnn.simulate(
+        jaxsnn.balance_thresholds(network, 1.0),
+        jnp.ones((1, 2)),
+        key=0,
+        duration=8e-3,
+        record=lambda step: step.potentials[0],
+    )
+    assert run.records.ravel().tolist() == [-0.5 * n for n in range(1, 9)]
+
+
+def test_undecided_ties_and_first_spikes():
+    kernel = jnp.array([[0.0, 0.5, 0.5, 0.75]])
+    network = jaxsnn.read_network(lambda x: jax.nn.relu(x @ kernel), jnp.zeros((1, 1)))
+    snn = jaxsnn.balance_thresholds(network, 1.0)
+    run = jaxsnn.simulate(snn, jnp.ones((2, 1)) * jnp.array([[1.0], [0.0]]), key=0, duration=6e-3)
+    # Neurons 1, 2 and 3 spike in every second step: a tie, for the lowest.
+    assert run.predictions[:, 0].tolist() == [-1, 1, 1, 1, 1, 1]
+    assert run.predictions[:, 1].tolist() == [-1] * 6
+    assert run.first_spike_prediction.tolist() == [1, -1]
+    np.testing.assert_allclose(run.first_spike_time, [2e-3, np.nan], rtol=1e-6)
+    assert run.accuracy([1, 0]).tolist() == [0.0, 0.5, 0.5, 0.5, 0.5, 0.5]
+    assert float(run.first_spike_accuracy([1, 0])) == 0.5
+    np.testing.assert_allclose(run.times, np.arange(1, 7) * 1e-3, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("read", "expected"),
+    [
+        (readout.spike_count, [-1, 1, 1, 1]),
+        (readout.first_spike, [-1, 1, 1, 1]),
+        # V + θ·count: .25 .5 .75 against .5 1. 1.5 against .5625 and so on: what was received.
+        (readout.membrane_potential, [2, 2, 2, 2]),
+    ],
+)
+def test_readouts(read, expected):
+    kernel = jnp.array([[0.25, 0.5, 0.5625]])
+    network = jaxsnn.read_network(lambda x: jax.nn.relu(x @ kernel), jnp.zeros((1, 1)))
+    run = jaxsnn.simulate(
+        jaxsnn.balance_thresholds(network, 1.0),
+        jnp.ones((1, 1)),
+        key=0,
+        duration=4e-3,
+        read=read,
+        reset=jaxsnn.reset_by_subtraction,
+    )
+    assert run.predictions[:, 0].tolist() == expected
+
+
+@given(
+    drive=st.integers(0, 64), threshold=st.integers(64, 256), steps=st.sampled_from([1, 7, 24, 60])
+)
+@settings(max_examples=40, deadline=None)
+def test_constant_drive_gives_the_floor_of_aT_over_threshold(drive, threshold, steps):
+    """Exact in binary fractions, whatever the drive up to the threshold."""
+    snn = neuron(threshold=threshold / 64)
+    train = spike_train(snn, drive / 64, steps, reset=jaxsnn.reset_by_subtraction)
+    assert sum(train) == drive * steps // threshold
+
+
+# -- The oracle ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("refractory_steps", [0, 3])
+@pytest.mark.parametrize("reset", RESETS)
+@pytest.mark.parametrize("build", [models.dense_network, models.convolution_network])
+def test_equal_to_the_oracle_spike_for_spike(rng, build, reset, refractory_steps):
+    network, layers = build(rng)
+    images = models.dyadic_images(rng, 3, *network.input_shape)
+    scales = [2.0 ** float(rng.integers(-1, 3)) for _ in network.layers]
+    run = jaxsnn.simulate(
+        jaxsnn.balance_thresholds(network, scales),
+        images,
+        key=7,
+        duration=0.03,
+        reset=RESETS[reset],
+        refractory_period=refractory_steps * 1e-3,
+        initial_potential=0.25,
+        record=everything,
+    )
+    inputs, spikes = jax.tree.map(np.asarray, run.records)
+    assert all(layer.sum() > 0 for layer in spikes)
+    for sample in range(3):
+        expected = reference.simulate(
+            layers,
+            inputs[:, sample],
+            scales,
+            scales,
+            reset=reset,
+            refractory_steps=refractory_steps,
+            initial_potential=0.25,
+        )
+        for mine, theirs in zip(spikes, expected, strict=True):
+            np.testing.assert_array_equal(mine[:, sample], theirs)
+        np.testing.assert_array_equal(
+            run.predictions[:, sample], reference.predictions(expected[-1])
+        )
+        for counts, theirs in zip(run.spike_counts, expected, strict=True):
+            np.testing.assert_array_equal(counts[sample], theirs.sum(0))
+    np.testing.assert_array_equal(run.input_spike_counts, inputs.sum(0))
+
+
+# -- Invariants ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 7, 64])
+def test_the_batch_size_does_not_matter(rng, batch_size):
+    network, _ = models.convolution_network(rng)
+    snn = jaxsnn.balance_thresholds(network, 2.0)
+    images = models.dyadic_images(rng, 11, *network.input_shape)
+    options = dict(key=3, duration=0.02, record=everything)
+    whole = jaxsnn.simulate(snn, images, **options)
+    assert float(whole.spike_counts[-1].sum()) > 0
+    assert_equal_runs(whole, jaxsnn.simulate(snn, images, batch_size=batch_size, **options))
+
+
+def test_a_sample_does_not_depend_on_the_others(rng):
+    network, _ = models.dense_network(rng)
+    snn = jaxsnn.balance_thresholds(network, 2.0)
+    images = models.dyadic_images(rng, 9, *network.input_shape)
+    whole = jaxsnn.simulate(snn, images, key=3, duration=0.02)
+    some = np.array([7, 2, 5])
+    part = jaxsnn.simulate(snn, images[some], key=3, duration=0.02, samples=some)
+    np.testing.assert_array_equal(part.predictions, whole.predictions[:, some])
+    np.testing.assert_array_equal(part.spike_counts[0], whole.spike_counts[0][some])
+    other = jaxsnn.simulate(snn, images, key=4, duration=0.02)
+    assert not np.array_equal(other.input_spike_counts, whole.input_spike_counts)
+    assert not np.array_equal(
+        *jaxsnn.simulate(snn, images[[0, 0]], key=3, duration=0.02).input_spike_counts
+    )
+
+
+@pytest.mark.parametrize("split", [1, 13, 29])
+@pytest.mark.parametrize("refractory_period", [0.0, 3e-3])
+def test_a_run_in_two_parts_is_the_whole_run(rng, split, refractory_period):
+    network, _ = models.dense_network(rng)
+    snn = jaxsnn.balance_thresholds(network, 2.0)
+    images = models.dyadic_images(rng, 5, *network.input_shape)
+    options = dict(key=3, record=everything, refractory_period=refractory_period)
+    whole = jaxsnn.simulate(snn, images, duration=0.03, **options)
+    first = jaxsnn.simulate(snn, images, duration=split * 1e-3, **options)
+    second = jaxsnn.simulate(
+        snn, images, duration=(30 - split) * 1e-3, state=first.state, batch_size=2, **options
+    )
+    assert_equal_runs(whole.state, second.state)
+    assert_equal_runs(whole.spike_counts, second.spike_counts)
+    for name in ("predictions", "records", "times"):
+        joined = jax.tree.map(
+            lambda a, b: jnp.concatenate([a, b]), getattr(first, name), getattr(second, name)
+        )
+        assert_equal_runs(joined, getattr(whole, name))
+    np.testing.assert_array_equal(second.first_spike_time, whole.first_spike_time)
+    np.testing.assert_array_equal(second.synaptic_operations, whole.synaptic_operations)
+
+
+def test_chunks_of_time_are_one_run(rng, monkeypatch):
+    network, _ = models.dense_network(rng)
+    snn = jaxsnn.balance_thresholds(network, 2.0)
+    images = models.dyadic_images(rng, 5, *network.input_shape)
+    whole = jaxsnn.simulate(snn, images, key=3, duration=0.06, record=everything)
+    monkeypatch.setattr("jaxsnn.simulation._STEPS_PER_CHUNK", 5)
+    assert_equal_runs(whole, jaxsnn.simulate(snn, images, key=3, duration=0.06, record=everything))
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**31), exponent=st.integers(-4, 4), layer=st.integers(0, 2))
+def test_a_power_of_two_on_weights_and_threshold_changes_nothing(seed, exponent, layer):
+    rng = np.random.default_rng(seed)
+    weights = models.dense_weights(rng)
+    images = models.dyadic_images(rng, 2, 12)
+    factor = 2.0**exponent
+
+    def spikes(factor):
+        scaled = [w * (factor if i == layer else 1) for i, w in enumerate(weights)]
+        network = jaxsnn.read_network(models.dense_function(scaled), images)
+        snn = jaxsnn.balance_thresholds(network, 1.0)
+        thresholds = [t * (factor if i == layer else 1) for i, t in enumerate(snn.thresholds)]
+        snn = jaxsnn.SpikingNetwork(network, thresholds, snn.amplitudes)
+        return jaxsnn.simulate(snn, images, key=seed, duration=0.01).spike_counts
+
+    assert_equal_runs(spikes(1.0), spikes(factor))
+
+
+def test_vmap_over_thresholds_is_a_loop_over_them(rng):
+    network, _ = models.dense_network(rng)
+    images = models.dyadic_images(rng, 5, *network.input_shape)
+
+    def run(scale, rate):
+        snn = jaxsnn.balance_thresholds(network, scale)
+        return jaxsnn.simulate(snn, images, key=3, duration=0.02, max_rate=rate)
+
+    scales, rates = jnp.array([0.5, 1.0, 2.0, 4.0]), jnp.array([1000.0, 500.0, 250.0, 125.0])
+    mapped = jax.vmap(run)(scales, rates)
+    for index in range(4):
+        one = run(float(scales[index]), float(rates[index]))
+        assert_equal_runs(jax.tree.map(lambda leaf: leaf[index], mapped), one)
+
+
+def compilations(caplog):
+    return [r.getMessage() for r in caplog.records if "Compiling jit(_scan)" in r.getMessage()]
+
+
+def test_nothing_compiles_twice(rng, caplog):
+    network, _ = models.dense_network(rng, (12, 21, 16, 4))
+    images = models.dyadic_images(rng, 13, *network.input_shape)
+
+    def run(scale=1.0, **options):
+        snn = jaxsnn.balance_thresholds(network, scale)
+        return jaxsnn.simulate(snn, images, **{"key": 0, "duration": 0.1, **options})
+
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        run()
+        assert len(compilations(caplog)) == 1
+        run()
+        run(2.0, max_rate=300.0, key=5, dt=5e-4, duration=0.05)
+        run(spike=jaxsnn.step_function(jaxsnn.fast_sigmoid()))
+        run(duration=0.5)  # five times the chunk of 0.1 s
+        assert len(compilations(caplog)) == 1
+        run(batch_size=5)
+        assert len(compilations(caplog)) == 2
+        run(batch_size=5, max_rate=10.0)
+        assert len(compilations(caplog)) == 2
+
+
+def test_memory_does_not_grow_with_the_duration(rng):
+    network, _ = models.dense_network(rng)
+    snn = jaxsnn.balance_thresholds(network, 1.0)
+    images = models.dyadic_images(rng, 8, *network.input_shape)
+    sizes = []
+    for duration in (0.1, 0.4):
+        run = jaxsnn.simulate(snn, images, key=0, duration=duration)
+        results = (run.state, run.spike_counts, run.synaptic_operations)
+        sizes.append(sum(leaf.nbytes for leaf in jax.tree.leaves(results)))
+        assert run.records is None
+        assert run.predictions.shape == (round(duration * 1000), 8)
+    assert sizes[0] == sizes[1]
+
+
+# -- Input -----------------------------------------------------------------------------------------
+
+
+def test_poisson_input_has_the_rate_asked_for():
+    network = jaxsnn.read_network(lambda x: jax.nn.relu(x @ jnp.ones((4, 2))), jnp.zeros((1, 4)))
+    pixels, steps, rate, batch = jnp.array([0.0, 0.25, 0.5, 1.0]), 500, 600.0, 40
+    run = jaxsnn.simulate(
+        jaxsnn.balance_thresholds(network, 1.0),
+        jnp.tile(pixels, (batch, 1)),
+        key=0,
+        duration=steps * 1e-3,
+        max_rate=rate,
+    )
+    probability = np.asarray(pixels) * rate * 1e-3
+    mean = np.asarray(run.input_spike_counts).mean(0) / steps
+    deviation = np.sqrt(probability * (1 - probability) / (steps * batch))
+    assert np.all(np.abs(mean - probability) <= 5 * deviation)
+    assert mean[0] == 0
+
+
+def test_a_pixel_of_one_at_the_highest_rate_spikes_in_every_step():
+    run = jaxsnn.simulate(neuron(), jnp.ones((3, 1)), key=0, duration=0.2)
+    assert run.input_spike_counts.tolist() == [[200.0]] * 3
+
+
+def test_constant_input_drives_as_much_as_poisson_input_on_average():
+    run = jaxsnn.simulate(
+        neuron(),
+        jnp.full((1, 1), 0.5),
+        key=0,
+        duration=0.2,
+        max_rate=500.0,
+        encode=jaxsnn.constant,
+        reset=jaxsnn.reset_by_subtraction,
+    )
+    assert run.spike_counts[0].tolist() == [[50.0]]
+
+
+@pytest.mark.parametrize(
+    "key", [0, jax.random.key(0), jax.random.PRNGKey(0), np.array([0, 0], np.uint32)]
+)
+def test_seeds_and_keys_are_one(rng, key):
+    network, _ = models.dense_network(rng)
+    snn = jaxsnn.balance_thresholds(network, 1.0)
+    images = models.dyadic_images(rng, 3, *network.input_shape)
+    assert_equal_runs(
+        jaxsnn.simulate(snn, images, key=jax.random.key(0), duration=0.01),
+        jaxsnn.simulate(snn, images, key=key, duration=0.01),
+    )
+
+
+def test_keys_of_generators_that_count_on_the_batch_are_safe(rng):
+    """`rbg` draws for a whole batch at once under vmap; samples must not depend on it."""
+    network, _ = models.dense_network(rng)
+    snn = jaxsnn.balance_thresholds(network, 1.0)
+    images = models.dyadic_images(rng, 6, *network.input_shape)
+    key = jax.random.key(1, impl="rbg")
+    assert_equal_runs(
+        jaxsnn.simulate(snn, images, key=key, duration=0.01),
+        jaxsnn.simulate(snn, images, key=key, duration=0.01, batch_size=2),
+    )
+
+
+# -- Costs -----------------------------------------------------------------------------------------
+
+
+def test_synaptic_operations_by_numpy(rng):
+    """Each spike counts the weights that are not zero and lead to a neuron that exists."""
+    first, second, last = models.convolution_weights(rng)
+    first[0, 0] = second[1, 1, 2] = last[3] = 0
+    network = jaxsnn.read_network(
+        models.convolution_function((first, second, last)), np.zeros((1, *models.IMAGE_SHAPE))
+    )
+    images = models.dyadic_images(rng, 2, *models.IMAGE_SHAPE)
+    run = jaxsnn.simulate(
+        jaxsnn.balance_thresholds(network, 1.0), images, key=0, duration=0.02, record=everything
+    )
+    inputs, spikes = jax.tree.map(np.asarray, run.records)
+    for sample in range(2):
+        expected = 0.0
+        for step in range(20):
+            # Binary inputs through binary weights: every output counts its operations.
+            layers = (inputs[step, sample], spikes[1][step, sample], spikes[3][step, sample])
+            expected += reference.convolution((first != 0) * 1.0)(layers[0]).sum()
+            expected += reference.convolution((second != 0) * 1.0)(layers[1]).sum()
+            expected += reference.dense((last != 0) * 1.0)(layers[2].reshape(-1)).sum()
+        assert float(run.synaptic_operations[sample]) == expected
+
+
+# -- Errors ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dt": 0.0}, "dt=0"),
+        ({"dt": -1e-3}, "dt=-0.001"),
+        ({"dt": float("nan")}, "dt=nan"),
+        ({"duration": 0.0}, "at least 1"),
+        ({"duration": -0.1}, "at least 1"),
+        ({"duration": 0.0105}, "10.5 steps"),
+        ({"duration": float("inf")}, "at least 1"),
+        ({"max_rate": -1.0}, "max_rate=-1"),
+        ({"max_rate": float("nan")}, "max_rate=nan"),
+        ({"max_rate": 1001.0}, "at most once in a step"),
+        ({"max_rate": 1000.0, "dt": 2e-3}, "max_rate <= 500"),
+        ({"refractory_period": -1e-3}, "refractory_period"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"initial_potential": [0.0, 0.0]}, "2 values for 1 layers"),
+        ({"initial_potential": [np.zeros(3)]}, "does not broadcast"),
+        ({"samples": np.arange(4)}, "one integer for each of the 2 images"),
+        ({"samples": np.zeros(2)}, "one integer"),
+        ({"key": jax.random.split(jax.random.key(0))}, "give one key"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        jaxsnn.simulate(neuron(), jnp.ones((2, 1)), **{"key": 0, "duration": 0.01, **options})
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.full((2, 1), 1.5), r"from 1.5 to 1.5.*\[0, 1\]"),
+        (np.full((2, 1), -0.1), "numbers in"),
+        (np.full((2, 1), np.nan), "numbers in"),
+        (np.ones((2, 1), np.uint8), "divide 8-bit pixels by 255"),
+        (np.ones((2, 3)), "batch of images of shape"),
+        (np.ones(1), "batch axis"),
+        (np.ones((0, 1)), "no images"),
+    ],
+)
+def test_bad_images(images, message):
+    with pytest.raises(ValueError, match=message):
+        jaxsnn.simulate(neuron(), images, key=0, duration=0.01)
+
+
+def test_output_neurons_need_one_axis():
+    network = jaxsnn.read_network(lambda x: jax.nn.relu(2 * x), jnp.zeros((1, 2, 2)))
+    with pytest.raises(ValueError, match="flatten"):
+        jaxsnn.simulate(
+            jaxsnn.balance_thresholds(network, 1.0), jnp.zeros((1, 2, 2)), key=0, duration=0.01
+        )
+
+
+def test_weights_and_thresholds_are_checked():
+    snn = neuron()
+    with pytest.raises(ValueError, match="thresholds must be positive"):
+        broken = jaxsnn.SpikingNetwork(snn.network, [jnp.array(0.0)], snn.amplitudes)
+        jaxsnn.simulate(broken, jnp.ones((1, 1)), key=0, duration=0.01)
+    with pytest.raises(ValueError, match="not all finite"):
+        broken = jax.tree.map(lambda leaf: leaf * jnp.nan, snn.network)
+        broken = jaxsnn.SpikingNetwork(broken, snn.thresholds, snn.amplitudes)
+        jaxsnn.simulate(broken, jnp.ones((1, 1)), key=0, duration=0.01)
+
+
+def test_a_state_of_another_run_is_refused():
+    run = jaxsnn.simulate(neuron(), jnp.ones((2, 1)), key=0, duration=0.01)
+    options = dict(key=0, duration=0.01, state=run.state)
+    with pytest.raises(ValueError, match="images of the earlier run"):
+        jaxsnn.simulate(neuron(), jnp.ones((3, 1)), **options)
+    with pytest.raises(ValueError, match="another refractory period"):
+        jaxsnn.simulate(neuron(), jnp.ones((2, 1)), refractory_period=5e-3, **options)
+
+
+@pytest.mark.parametrize("labels", [[1], [1, 0, 1], [[1, 0]], []])
+def test_labels_of_another_length(labels):
+    run = jaxsnn.simulate(neuron(), jnp.ones((2, 1)), key=0, duration=0.01)
+    with pytest.raises(ValueError, match="one label for each sample"):
+        run.accuracy(labels)
+
+
+def test_progress_is_shown_where_asked_for(capsys):
+    options = dict(key=0, duration=0.2, batch_size=1)
+    jaxsnn.simulate(neuron(), jnp.ones((2, 1)), progress=False, **options)
+    jaxsnn.simulate(neuron(), jnp.ones((2, 1)), **options)
+    assert capsys.readouterr().err == ""
+    jaxsnn.simulate(neuron(), jnp.ones((2, 1)), progress=True, **options)
+    assert "simulating" in capsys.readouterr().err
