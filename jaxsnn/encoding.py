@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 Encoding = Callable[[Array, Array], Array]
 
 
-def poisson(key: Array, probability: Float[Array, ...]) -> Float[Array, ...]:
+def poisson(key: Array, probability: Float[Array, "..."]) -> Float[Array, "..."]:
     """Spikes of 0 or 1, drawn in each step with the given probability (Diehl et al. 2015).
 
     Example:
@@ -26,7 +26,7 @@ def poisson(key: Array, probability: Float[Array, ...]) -> Float[Array, ...]:
     return (drawn < probability).astype(probability.dtype)
 
 
-def constant(key: Array, probability: Float[Array, ...]) -> Float[Array, ...]:
+def constant(key: Array, probability: Float[Array, "..."]) -> Float[Array, "..."]:
     """The mean of the Poisson input in every step: a constant current (Rueckauer et al. 2017).
 
     Example:

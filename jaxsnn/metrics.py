@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from jaxsnn.network import AveragePooling, Layer, Network, with_weights
 
 
-def accuracy(predictions: ArrayLike | Sequence, labels: ArrayLike | Sequence) -> Float[Array, ...]:
+def accuracy(predictions: ArrayLike | Sequence, labels: ArrayLike | Sequence) -> Float[Array, "..."]:
     """Fraction of samples, the last axis, whose prediction is the label.
 
     A sample that is undecided (-1) is wrong.
@@ -63,7 +63,7 @@ def latency(accuracies: ArrayLike | Sequence, *, within: float = 0.003, dt: floa
     return float(dt * (below[-1] + 2 if len(below) else 1))
 
 
-def fan_out(network: Network) -> list[Float[Array, ...]]:
+def fan_out(network: Network) -> list[Float[Array, "..."]]:
     """For each layer, how many synapses lead into it from each neuron of the layer before.
 
     A synapse is a weight that is not zero, counted for each output it really serves: a pixel at

@@ -20,6 +20,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 Shape = tuple[int, ...]
+AnyArray = Array | np.ndarray  # on a device, or in the memory of the host
 
 
 def _static():
@@ -70,7 +71,7 @@ class Dense(Operation):
 class Convolution(Operation):
     """`jax.lax.conv_general_dilated` in the layout of the model it was read from."""
 
-    kernel: Float[Array, ...]
+    kernel: Float[Array, "..."]
     strides: Shape = _static()
     padding: tuple[tuple[int, int], ...] = _static()
     input_dilation: Shape = _static()
@@ -107,7 +108,7 @@ class Convolution(Operation):
 class Multiply(Operation):
     """y = x · factor: one synapse from each input to its own neuron."""
 
-    factor: Float[Array, ...]
+    factor: Float[Array, "..."]
     weighted: ClassVar[bool] = True
 
     def __call__(self, x: Array) -> Array:

@@ -9,7 +9,9 @@ from functools import lru_cache
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
+
+from jaxsnn.network import AnyArray
 
 Reset = Callable[[Array, Array, Array], Array]
 Spike = Callable[[Array, Array], Array]
@@ -29,19 +31,19 @@ class NeuronState:
     ==============  ==========  ====================================================
     """
 
-    potential: Float[Array, ...]
-    refractory: Int[Array, ...] | None
+    potential: AnyArray
+    refractory: AnyArray | None
 
 
 def integrate_and_fire(
     state: NeuronState,
-    current: Float[Array, ...],
-    threshold: Float[Array, ...],
+    current: Float[Array, "..."],
+    threshold: Float[Array, "..."],
     *,
     reset: Reset,
     spike: Spike,
     refractory_steps: ArrayLike = 0,
-) -> tuple[NeuronState, Float[Array, ...]]:
+) -> tuple[NeuronState, Float[Array, "..."]]:
     """One step of a layer of neurons.
 
         V ← V + current        S = 1 where V ≥ θ, else 0        V ← reset(V, S, θ)
@@ -88,7 +90,7 @@ def integrate_and_fire(
 # -- Resets ----------------------------------------------------------------------------------------
 
 
-def reset_to_zero(potential: Array, spikes: Array, threshold: Array) -> Array:
+def reset_to_zero(potential: Array, spikes: Array, threshold: ArrayLike) -> Array:
     """V ← 0 after a spike; what exceeded the threshold is lost (Diehl et al. 2015).
 
     Example:
@@ -100,7 +102,7 @@ def reset_to_zero(potential: Array, spikes: Array, threshold: Array) -> Array:
     return potential * (1 - spikes)
 
 
-def reset_by_subtraction(potential: Array, spikes: Array, threshold: Array) -> Array:
+def reset_by_subtraction(potential: Array, spikes: Array, threshold: ArrayLike) -> Array:
     """V ← V - θ after a spike; what exceeded the threshold is kept (Rueckauer et al. 2017).
 
     Example:

@@ -30,7 +30,7 @@ class Output:
 
     spike_counts: Array
     potential: Array
-    threshold: Float[Array, ...]
+    threshold: Float[Array, "..."]
     first_spike_class: Array
 
 

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
 from functools import partial
 from math import ceil, prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, PyTree
 from tqdm.auto import tqdm
 
 from jaxsnn import encoding, metrics, neurons, readout
 from jaxsnn.balancing import SpikingNetwork
-from jaxsnn.network import is_known, per_layer
+from jaxsnn.network import AnyArray, is_known, per_layer
 
 # Potentials, counters and spikes of one piece of the batch; small pieces stay in a CPU's caches.
 _BYTES_PER_PIECE = {"cpu": 1 << 26}
@@ -44,12 +44,12 @@ class State:
     ==================  =============  ========================================================
     """
 
-    step: Array
+    step: AnyArray
     neurons: list[neurons.NeuronState]
-    input_spike_counts: Array
-    spike_counts: list[Array]
-    first_spike_class: Array
-    first_spike_step: Array
+    input_spike_counts: AnyArray
+    spike_counts: list[AnyArray]
+    first_spike_class: AnyArray
+    first_spike_step: AnyArray
 
 
 @jax.tree_util.register_dataclass
@@ -100,13 +100,13 @@ class Simulation:
         (0.002, [1])
     """
 
-    predictions: Array
-    first_spike_prediction: Array
-    first_spike_time: Array
-    spike_counts: list[Array]
-    input_spike_counts: Array
-    synaptic_operations: Array
-    times: Array
+    predictions: AnyArray
+    first_spike_prediction: AnyArray
+    first_spike_time: AnyArray
+    spike_counts: list[AnyArray]
+    input_spike_counts: AnyArray
+    synaptic_operations: AnyArray
+    times: AnyArray
     records: PyTree
     state: State
 
@@ -180,6 +180,7 @@ def simulate(
         samples: the number of each sample for the random draws `[B]`; by default 0, 1, …, B-1.
             Give it when you simulate a part of a set and want the spikes of the whole.
         batch_size: how many samples are computed at a time; by default as many as memory allows.
+            A run in several pieces returns NumPy arrays, which lie in the memory of the host.
         progress: whether to show a bar; by default on a terminal or in a notebook, for runs of
             more than a second.
 
@@ -213,11 +214,7 @@ def simulate(
     if batch_size is None:
         batch_size = len(images) if traced else _fitting_batch(network)
     pieces = _pieces(len(images), batch_size)
-    chunks = _chunks(steps)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(_counter_based(key), samples)
-    probabilities = images * (max_rate * dt)
-
-    done = []
     bar = tqdm(
         desc="simulating",
         total=len(images) * steps,
@@ -227,23 +224,41 @@ def simulate(
         leave=False,
         disable=traced or (None if progress is None else not progress),
     )
+    runs = []
     with bar:
         for piece in pieces:
-            part = _take((probabilities, keys, state), piece)
+            drive, piece_keys, start = _take((images * (max_rate * dt), keys, state), piece)
+            parts = _scan_in_chunks(
+                network, drive, piece_keys, start, refractory_steps, steps=steps, rules=rules
+            )
             outputs = []
-            for chunk in chunks:
-                new_state, output = _scan(
-                    network, *part, refractory_steps, steps=chunk, rules=rules
-                )
-                part = (*part[:2], new_state)
+            for end, output in parts:
                 outputs.append(output)
-                if not traced and len(pieces) * len(chunks) > 1:
-                    jax.block_until_ready(new_state)  # so that no more than one piece is in memory
-                bar.update(chunk * piece.size)
-            done.append((part[2], jax.tree.map(lambda *x: jnp.concatenate(x), *outputs)))
-    final_state = _join([state for state, _ in done], axis=0, size=len(images))
-    predictions, records = _join([output for _, output in done], axis=1, size=len(images))
-    return _result(network, final_state, predictions, records, dt)
+                if not bar.disable:
+                    jax.block_until_ready(end)
+                    bar.update(len(output[0]) * len(piece))
+            run = _result(network, end, *_concatenate(outputs, axis=0), dt)
+            # Finished pieces go to the host, so that a device holds no more than one.
+            runs.append(run if len(pieces) == 1 else jax.device_get(run))
+    return runs[0] if len(runs) == 1 else _join(runs, len(images))
+
+
+def _scan_in_chunks(
+    network: SpikingNetwork,
+    probabilities: Array,
+    keys: Array,
+    state: State,
+    refractory_steps: int,
+    *,
+    steps: int,
+    rules: _Rules,
+) -> Iterator[tuple[State, tuple[Array, PyTree]]]:
+    """The state, predictions and records after every chunk of steps of one piece."""
+    for chunk in _chunks(steps):
+        state, output = _scan(
+            network, probabilities, keys, state, refractory_steps, steps=chunk, rules=rules
+        )
+        yield state, output
 
 
 def _result(
@@ -415,16 +430,31 @@ def _take(tree: PyTree, indices: np.ndarray) -> PyTree:
     return jax.tree.map(lambda leaf: leaf[indices] if leaf.ndim else leaf, tree)
 
 
-def _join(pieces: Sequence[PyTree], *, axis: int, size: int) -> PyTree:
-    """The pieces of every leaf put together, without the repeated samples at the end."""
+def _concatenate(trees: Sequence[PyTree], axis: int) -> PyTree:
+    """The leaves of trees put together; scalars are the same in all."""
 
-    def join(*leaves: Array) -> Array:
-        if leaves[0].ndim <= axis:
+    def together(*leaves: Any) -> Any:
+        if len(leaves) == 1 or leaves[0].ndim == 0:
             return leaves[0]
-        joined = leaves[0] if len(leaves) == 1 else jnp.concatenate(leaves, axis)
-        return lax.slice_in_dim(joined, 0, size, axis=axis)
+        arrays = np if isinstance(leaves[0], np.ndarray) else jnp
+        return arrays.concatenate(leaves, axis)
 
-    return jax.tree.map(join, *pieces)
+    return jax.tree.map(together, *trees)
+
+
+def _join(runs: Sequence[Simulation], size: int) -> Simulation:
+    """The runs of all pieces as one, without the repeated samples at the end."""
+
+    def together(name: str) -> PyTree:
+        values = [getattr(run, name) for run in runs]
+        if name == "times":
+            return values[0]
+        if name in ("predictions", "records"):
+            return jax.tree.map(lambda leaf: leaf[:, :size], _concatenate(values, axis=1))
+        joined = _concatenate(values, axis=0)
+        return jax.tree.map(lambda leaf: leaf[:size] if leaf.ndim else leaf, joined)
+
+    return Simulation(**{field.name: together(field.name) for field in fields(Simulation)})
 
 
 # -- Checks ----------------------------------------------------------------------------------------
