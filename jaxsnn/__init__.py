@@ -2,19 +2,21 @@
 
 A trained model goes through five rooms, and each can be used alone:
 
-    model    --read_network-->           Network
-    Network  --..._scales-->             one scale factor per layer
-    Network  --balance_thresholds-->     SpikingNetwork
-    images   --simulate-->               Simulation
-    labels   --metrics, plotting-->      accuracy, latency, operations; pictures
+    model                    --read_network-->         Network
+    Network, images          --data_based_scales-->    one scale factor for each layer
+    Network, scale factors   --balance_thresholds-->   SpikingNetwork
+    SpikingNetwork, images   --simulate-->             Simulation
+    Simulation, labels       --accuracy, plotting-->   accuracy, latency, operations; pictures
 """
 
-from jaxsnn import encoding, metrics, network, networks, neurons, readout
+from jaxsnn import metrics, network, networks, neurons, plotting, readout, training
 from jaxsnn.balancing import SpikingNetwork, balance_thresholds, normalize_weights
+from jaxsnn.datasets import Dataset, DatasetError, load_dataset
 from jaxsnn.encoding import constant, poisson
 from jaxsnn.network import Network
 from jaxsnn.neurons import (
     fast_sigmoid,
+    integrate_and_fire,
     reset_by_subtraction,
     reset_to_zero,
     step_function,
@@ -28,3 +30,36 @@ from jaxsnn.scaling import (
     percentile_scales,
 )
 from jaxsnn.simulation import Simulation, simulate
+
+__all__ = [
+    "Dataset",
+    "DatasetError",
+    "Network",
+    "ReadingError",
+    "Simulation",
+    "SpikingNetwork",
+    "balance_thresholds",
+    "constant",
+    "data_based_scales",
+    "data_based_scales_of_authors_code",
+    "fast_sigmoid",
+    "integrate_and_fire",
+    "largest_activations",
+    "load_dataset",
+    "metrics",
+    "model_based_scales",
+    "network",
+    "networks",
+    "neurons",
+    "normalize_weights",
+    "percentile_scales",
+    "plotting",
+    "poisson",
+    "read_network",
+    "readout",
+    "reset_by_subtraction",
+    "reset_to_zero",
+    "simulate",
+    "step_function",
+    "training",
+]

@@ -1,0 +1,26 @@
+"""The command line: `python -m jaxsnn reproduce`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import tyro
+
+from jaxsnn.datasets import DatasetError
+from jaxsnn.reproduce import reproduce
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; errors that name their remedy are printed without a traceback."""
+    commands = {"reproduce": reproduce}
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            commands, prog="python -m jaxsnn", args=arguments, description=__doc__
+        )
+    except (DatasetError, ValueError) as error:
+        sys.exit(f"jaxsnn: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,465 @@
+"""Pictures: accuracy against time, one image's spikes, firing rates against activations.
+
+Every function returns its Matplotlib figure, for saving (`figure.savefig("accuracy.png", dpi=150)`)
+or restyling, and draws into a figure or subfigure of yours where you pass one. Nothing is
+registered with pyplot, so that nothing is shown twice or has to be closed; a notebook shows the
+figure that a cell ends with. Matplotlib is imported when the first picture is drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.collections import QuadMesh
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, which colour-blind people can tell apart; yellow is too pale for lines.
+_COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_DARK = "#333333"
+_SMALL = 8
+
+Values = ArrayLike | Sequence[Any]  # lists too, as JSON gives them
+Curve = tuple[np.ndarray, np.ndarray]  # times in seconds, accuracies
+
+
+def plot_accuracy(
+    curves: Mapping[str, Any],
+    times: Values | Mapping[str, Values],
+    *,
+    relu_accuracy: ArrayLike | Mapping[str, ArrayLike] | None = None,
+    figure: Figure | None = None,
+) -> Figure:
+    """Draw accuracy against simulated time, a curve for each variant and a panel for each network.
+
+    Both axes are logarithmic, the accuracy's in its distance from 100 %: the first milliseconds
+    and the last tenths of a percent, of 500 ms and 100 %, are then both seen. An accuracy of 100 %
+    has no place on such an axis and is drawn above all others, at the upper edge.
+
+    Args:
+        curves: variant → accuracies `[T]` (as from `Simulation.accuracy`), or for several panels
+            network → variant → accuracies. A curve may end early.
+        times: time in seconds of each accuracy `[T]` (`Simulation.times`), or network → times.
+        relu_accuracy: accuracy of the ReLU network, or network → accuracy; a dashed line.
+        figure: where to draw; by default a new figure.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: there is nothing to draw, or accuracies, times and networks do not match.
+
+    Example:
+        >>> from jaxsnn import plotting
+        >>> curves = {"unnormalised": [0.1, 0.8, 0.93], "data-based": [0.7, 0.97, 0.98]}
+        >>> figure = plotting.plot_accuracy(curves, [0.001, 0.002, 0.003], relu_accuracy=0.985)
+        >>> [line.get_label() for line in figure.axes[0].lines]
+        ['unnormalised', 'data-based', 'ReLU network']
+    """
+    data = _checked_panels(curves, times)
+    references = {
+        network: _checked_fraction(f"{network} relu_accuracy", _of(relu_accuracy, network))
+        for network in data
+        if relu_accuracy is not None
+    }
+    figure = figure or _new_figure(10.0 if len(data) > 1 else 7.0, 3.8)
+    axes = figure.subplots(1, len(data), squeeze=False, sharex=True, sharey=True)[0]
+    colors: dict[str, str] = {}  # a variant has one colour in all panels
+    fractions = [accuracy for variants in data.values() for _, accuracy in variants.values()]
+    errors = 1 - np.concatenate([*fractions, *([value] for value in references.values())])
+    floor = min(errors[errors > 0], default=0.01) / 2  # what stands for 0, which has no logarithm
+    for ax, (network, variants) in zip(axes, data.items(), strict=True):
+        for variant, (seconds, accuracy) in variants.items():
+            color = colors.setdefault(variant, _COLORS[len(colors) % len(_COLORS)])
+            error = np.maximum(1 - accuracy, floor)
+            style = {"color": color, "lw": 1.5, "drawstyle": "steps-post"}
+            # Not clipped: a network that stays silent lies on the axis, and must be seen there.
+            ax.plot(seconds * 1e3, error, label=variant, clip_on=False, zorder=3, **style)
+        if network in references:
+            style = {"color": _DARK, "ls": (0, (4, 2)), "lw": 1.2}
+            ax.axhline(max(1 - references[network], floor), label="ReLU network", **style)
+        ax.set(title=network, xlabel="simulated time (ms)", xscale="log", yscale="log")
+        ax.grid(axis="y", color="#dddddd", lw=0.6)
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("accuracy (%)")
+    _show_errors_as_accuracies(axes[0], errors, floor)
+    lines = {str(line.get_label()): line for ax in axes for line in ax.lines}
+    labels = sorted(lines, key="ReLU network".__eq__)  # that one last
+    figure.legend(
+        [lines[label] for label in labels],
+        labels,
+        loc="outside lower center",
+        ncols=min(len(labels), 4),
+        columnspacing=1.5,
+        frameon=False,
+    )
+    return figure
+
+
+def plot_raster(
+    spikes: Sequence[Values],
+    *,
+    dt: float = 1e-3,
+    names: Sequence[str] | None = None,
+    image: Values | None = None,
+    max_neurons: int = 200,
+    figure: Figure | None = None,
+) -> Figure:
+    """Draw the spikes of one image on their way through the layers.
+
+    One panel for each layer, the input on top. In the output layer the neuron with the most spikes
+    has its own colour, and a ring marks the first spike.
+
+    Args:
+        spikes: for the input and for each layer the spikes of one sample `[T, ...]`, as from
+            `simulate(..., record=lambda step: [step.inputs, *step.spikes])`: there
+            `[record[:, 0] for record in run.records]` is the first sample.
+        dt: duration of a step in seconds.
+        names: what to call the input and the layers.
+        image: the image, drawn beside its input spikes: `[H, W]`, `[H, W, 1]` or `[H, W, 3]`.
+        max_neurons: of a layer with more, this many are drawn, evenly spaced; the label says so.
+            The output layer is always drawn whole.
+        figure: where to draw; by default a new figure.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: there are no layers, or steps, names or the image's shape do not match.
+
+    Example:
+        >>> import numpy as np
+        >>> from jaxsnn import plotting
+        >>> figure = plotting.plot_raster([np.ones((5, 3)), np.eye(5)[:, 1:]])
+        >>> [ax.get_ylabel() for ax in figure.axes if ax.get_ylabel()]
+        ['pixel', 'class']
+    """
+    layers = _checked_spikes(spikes)
+    if max_neurons < 1:
+        raise ValueError(f"max_neurons={max_neurons}; it must be at least 1.")
+    names = _checked_names(names, ["input", *_layer_names(len(layers) - 1)])
+    figure = figure or _new_figure(9.0, 0.9 + 1.05 * len(layers))
+    grid = figure.subplots(
+        len(layers),
+        2,
+        squeeze=False,
+        sharex="col",
+        gridspec_kw={"width_ratios": [1, 6], "height_ratios": [*[1] * (len(layers) - 1), 1.5]},
+    )
+    for (side, ax), layer, name in zip(grid, layers, names, strict=True):
+        noun = "pixel" if ax is grid[0, 1] else "neuron"
+        if ax is grid[-1, 1]:
+            shown = _draw_output(ax, layer, dt)
+        else:
+            shown = _draw_spikes(ax, layer, dt, max_neurons)
+            ax.set_ylabel(noun)
+        label = f"{name}\n{layer.shape[1]} {noun}s"
+        if shown < layer.shape[1]:
+            label += f",\n{shown} shown"
+        if image is not None and ax is grid[0, 1]:
+            _draw_image(side, image, label)
+        else:
+            side.text(1, 0.5, label, ha="right", va="center", fontsize=9)
+        side.axis("off")
+        ax.tick_params(labelsize=_SMALL)
+        ax.spines[["top", "right"]].set_visible(False)
+    grid[-1, 1].set(xlabel="time (ms)", xlim=(0, (len(layers[0]) + 1) * dt * 1e3))
+    figure.align_ylabels(list(grid[:, 1]))
+    return figure
+
+
+def plot_rates(
+    activations: Sequence[Values],
+    spike_counts: Sequence[Values],
+    scales: Array | np.ndarray | Sequence[Values],
+    *,
+    steps: int,
+    names: Sequence[str] | None = None,
+    figure: Figure | None = None,
+) -> Figure:
+    """Draw firing rates against the ReLU activations that they stand for, a panel for each layer.
+
+    An activation of λ, the scale factor, stands for one spike in every step, so the neurons of an
+    exact conversion lie on the dashed line. Colour says how many neurons (of all images) there are.
+
+    Args:
+        activations: ReLU activations of each layer `[B, ...]`, as from `Network.activations`.
+        spike_counts: spikes of each neuron `[B, ...]`, as from `Simulation.spike_counts`.
+        scales: λ of each layer, such as `snn.thresholds` after `balance_thresholds`.
+        steps: number of steps in which the spikes were counted.
+        names: what to call the layers.
+        figure: where to draw; by default a new figure.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: there are no layers, or the numbers of layers or the shapes do not match.
+
+    Example:
+        >>> from jaxsnn import plotting
+        >>> figure = plotting.plot_rates([[[0.0, 1.0, 2.0]]], [[[0, 5, 9]]], [2.0], steps=10)
+        >>> figure.axes[0].texts[0].get_text().splitlines()
+        ['r = 0.998', 'mean |error| 0.033']
+    """
+    numbers = [len(activations), len(spike_counts), len(scales)]
+    if not numbers[0] or len(set(numbers)) > 1:
+        raise ValueError(
+            f"activations, spike_counts and scales have {numbers} entries; each must have one for "
+            "each layer, in the order of Network.activations."
+        )
+    if steps < 1:
+        raise ValueError(f"steps={steps}; it must be the number of steps, at least 1.")
+    names = _checked_names(names, _layer_names(len(activations)))
+    layers = [
+        (_relative(a, scale, counts, name), np.ravel(counts) / steps)
+        for a, counts, scale, name in zip(activations, spike_counts, scales, names, strict=True)
+    ]
+    columns = min(len(layers), 3)
+    rows = -(-len(layers) // columns)
+    figure = figure or _new_figure(3.1 * columns + 0.7, 3.1 * rows)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    meshes = [_draw_density(ax, *layer, steps) for ax, layer in zip(axes, layers, strict=False)]
+    most = max(float(cast(np.ndarray, mesh.get_array()).max()) for mesh in meshes)
+    for mesh in meshes:  # one colour scale, so that panels can be compared
+        mesh.set_clim(1, max(most, 10.0))
+    for number, (ax, name) in enumerate(zip(axes, names, strict=False)):
+        ax.set_title(name)
+        ax.set_xlabel("ReLU activation / λ")
+        if number % columns == 0:
+            ax.set_ylabel("firing rate (spikes per step)")
+    for ax in axes[len(layers) :]:
+        ax.remove()
+    bar = figure.colorbar(meshes[0], ax=list(axes[: len(layers)]), fraction=0.05, pad=0.02)
+    bar.set_label("neurons × images")
+    return figure
+
+
+# -- Parts -----------------------------------------------------------------------------------------
+
+
+def _new_figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    figure = Figure((width, height), layout="constrained", facecolor="white")
+    # What a notebook calls to show an object, if pyplot has not told it how to show figures.
+    figure._repr_png_ = partial(_png, figure)  # type: ignore[attr-defined]
+    return figure
+
+
+def _png(figure: Figure) -> bytes:
+    file = BytesIO()
+    figure.savefig(file, format="png")
+    return file.getvalue()
+
+
+def _of(values: Any, network: str) -> Any:
+    """The network's own entry, where each has its own."""
+    if not isinstance(values, Mapping):
+        return values
+    if network not in values:
+        raise ValueError(
+            f"no entry for network {network!r} among {list(values)}; times and relu_accuracy are "
+            "one value, or have an entry for every network in curves."
+        )
+    return values[network]
+
+
+def _checked_panels(curves: Mapping[str, Any], times: Any) -> dict[str, dict[str, Curve]]:
+    """Times and accuracies: network → variant → both; without networks there is one, named ""."""
+    nested = {isinstance(curve, Mapping) for curve in curves.values()}
+    if len(nested) > 1:
+        raise ValueError(
+            f"curves mixes networks and variants, {list(curves)}; give variant → accuracies, or "
+            "network → variant → accuracies."
+        )
+    if not nested or not all(len(curve) for curve in curves.values()):
+        raise ValueError(
+            f"curves has nothing to draw: {dict(curves)}; give accuracies, such as "
+            "{'data-based': run.accuracy(labels)}."
+        )
+    panels = curves if nested == {True} else {"": curves}
+    return {
+        network: {
+            variant: _checked_curve(f"{network} {variant}".strip(), curve, _of(times, network))
+            for variant, curve in variants.items()
+        }
+        for network, variants in panels.items()
+    }
+
+
+def _checked_curve(name: str, accuracies: Values, times: Values) -> Curve:
+    found, seconds = _checked_fraction(name, accuracies), np.asarray(times, float)
+    if found.ndim != 1 or seconds.ndim != 1 or not 0 < len(found) <= len(seconds):
+        raise ValueError(
+            f"{name}: accuracies of shape {found.shape} and times of shape {seconds.shape}; "
+            "there must be one time for each accuracy, and at least one."
+        )
+    if not np.all(seconds > 0):
+        raise ValueError(
+            f"{name}: the first time is {seconds.min():g} s, which has no place on a logarithmic "
+            "axis; count times from the end of the first step, as Simulation.times does."
+        )
+    return seconds[: len(found)], found
+
+
+def _checked_fraction(name: str, values: Values) -> np.ndarray:
+    found = np.asarray(values, float)
+    found = np.where(np.abs(found - 1) < 1e-6, 1.0, found)  # a mean of ones, rounded in float32
+    wrong = found[~((found >= 0) & (found <= 1))]
+    if wrong.size:
+        raise ValueError(
+            f"{name}: an accuracy of {wrong[0]:g}; it must lie in [0, 1]. Divide percentages by "
+            "100."
+        )
+    return found
+
+
+def _show_errors_as_accuracies(ax: Axes, errors: np.ndarray, floor: float) -> None:
+    """Turn a logarithmic axis of errors upside down and label it with accuracies in percent."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, StrMethodFormatter
+
+    top = max(float(errors.min()), floor) / 1.25
+    ax.set_ylim(min(1.0, max(float(errors.max()), 10 * top)), top)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    ax.yaxis.set_major_formatter(FuncFormatter(_percent))
+
+
+def _percent(error: float, _position: int | None) -> str:
+    return f"{100 * (1 - error):.6g}"
+
+
+def _checked_spikes(spikes: Sequence[Values]) -> list[np.ndarray]:
+    """Spikes of each layer `[T, neurons]`."""
+    layers = [np.asarray(layer) for layer in spikes]
+    steps = {layer.shape[0] if layer.ndim and layer.size else 0 for layer in layers}
+    if len(layers) < 2 or len(steps) > 1 or steps == {0}:
+        raise ValueError(
+            f"spikes has {len(layers)} arrays of shapes {[layer.shape for layer in layers]}; it "
+            "must be [T, ...] for the input and for each layer, with one T, at least 1."
+        )
+    return [layer.reshape(len(layer), -1) for layer in layers]
+
+
+def _layer_names(layers: int) -> list[str]:
+    return [*(f"layer {number}" for number in range(1, layers)), "output"]
+
+
+def _checked_names(names: Sequence[str] | None, default: list[str]) -> list[str]:
+    if names is not None and len(names) != len(default):
+        raise ValueError(
+            f"names has {len(names)} entries, but there are {len(default)} panels: {default}."
+        )
+    return default if names is None else list(names)
+
+
+def _draw_image(ax: Axes, image: Values, label: str) -> None:
+    pixels = np.asarray(image)
+    if pixels.ndim == 3 and pixels.shape[-1] == 1:
+        pixels = pixels[..., 0]
+    if pixels.ndim != 2 and (pixels.ndim != 3 or pixels.shape[-1] != 3):
+        raise ValueError(
+            f"image has shape {pixels.shape}; it must be [H, W], [H, W, 1] or [H, W, 3]. "
+            "Take one image of a batch: images[0]."
+        )
+    inset = ax.inset_axes((0, 0.42, 1, 0.6))
+    inset.imshow(pixels, cmap="gray_r", vmin=0, vmax=1)
+    inset.set(anchor="E", xticks=[], yticks=[])
+    ax.text(1, 0.36, label, ha="right", va="top", fontsize=9)
+
+
+def _spike_times(spikes: np.ndarray, dt: float) -> tuple[np.ndarray, np.ndarray]:
+    """Time in milliseconds, at the end of the step as in `Simulation.times`, and neuron."""
+    step, neuron = np.nonzero(spikes)
+    return (step + 1) * dt * 1e3, neuron
+
+
+def _draw_spikes(ax: Axes, spikes: np.ndarray, dt: float, max_neurons: int) -> int:
+    """A dot for each spike; returns how many neurons are shown."""
+    size = spikes.shape[1]
+    shown = np.linspace(0, size - 1, min(max_neurons, size)).round().astype(int)
+    times, which = _spike_times(spikes[:, shown], dt)
+    diameter = np.clip(200 / len(spikes), 0.8, 2)  # in points; a panel is about 500 wide
+    ax.scatter(times, shown[which], s=diameter**2, color=_DARK, linewidths=0, rasterized=True)
+    margin = max(0.6, 0.03 * size)
+    ax.set(ylim=(size - 1 + margin, -margin), yticks=[0, size - 1])
+    return len(shown)
+
+
+def _draw_output(ax: Axes, spikes: np.ndarray, dt: float) -> int:
+    """A dash for each spike; the class with most in colour, a ring around the first, the counts."""
+    times, which = _spike_times(spikes, dt)
+    classes = spikes.shape[1]
+    counts = np.bincount(which, minlength=classes)
+    predicted = int(counts.argmax()) if len(which) else -1
+    chosen = which == predicted
+    dash = {"marker": "|", "s": 16, "linewidths": 1.2}
+    ax.scatter(times[~chosen], which[~chosen], color=_DARK, **dash)
+    ax.set(ylabel="class", ylim=(classes - 0.4, -0.6))
+    legend = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": 2, "borderaxespad": 0}
+    if len(which):
+        label = f"predicted class: {predicted}"
+        ax.scatter(times[chosen], which[chosen], color=_COLORS[0], label=label, **dash)
+        ring = {"s": 50, "facecolors": "none", "edgecolors": _COLORS[1]}
+        ax.scatter(times[0], which[0], label=f"first spike: {times[0]:g} ms", **ring)
+        ax.legend(**legend, frameon=False, fontsize=9, handletextpad=0.2)
+    else:
+        ax.set_title("no output spike: undecided", loc="right", fontsize=9)
+    if classes <= 20:  # more would not be legible
+        ax.set_yticks(range(classes))
+        for neuron, (count, tick) in enumerate(zip(counts, ax.get_yticklabels(), strict=True)):
+            text = f"{count} spikes" if neuron == predicted else f"{count}"
+            color = _COLORS[0] if neuron == predicted else _DARK
+            tick.set_color(color)
+            ax.annotate(
+                text,
+                (1.01, neuron),
+                xycoords=("axes fraction", "data"),
+                va="center_baseline",
+                fontsize=_SMALL,
+                color=color,
+            )
+    return classes
+
+
+def _relative(activation: Values, scale: Values, counts: Values, name: str) -> np.ndarray:
+    """Activations divided by λ, flattened."""
+    if np.shape(activation) != np.shape(counts) or not np.size(counts):
+        raise ValueError(
+            f"{name}: activations of shape {np.shape(activation)} and spike counts of shape "
+            f"{np.shape(counts)}; they must be of the same images, and at least one."
+        )
+    return np.ravel(np.asarray(activation) / np.asarray(scale))
+
+
+def _draw_density(ax: Axes, activation: np.ndarray, rate: np.ndarray, steps: int) -> QuadMesh:
+    """How many neurons there are in each cell of activation and firing rate."""
+    from matplotlib.colors import LogNorm
+
+    largest = max(float(activation.max()), float(rate.max()), 1 / steps)
+    # Cells hold a whole number of the rates 0, 1/T, 2/T, …, or some would be empty and some double.
+    width = -(-largest * steps // 50)
+    edges = (np.arange((largest * steps + 0.5) // width + 2) * width - 0.5) / steps
+    cells = np.histogram2d(activation, rate, bins=(edges, edges))[0].T
+    mesh = ax.pcolormesh(
+        edges, edges, np.ma.masked_equal(cells, 0), norm=LogNorm(), cmap="viridis", rasterized=True
+    )
+    ax.plot([0, largest], [0, largest], color=_COLORS[0], ls=(0, (4, 2)), lw=1.2, label="identity")
+    ax.set(xlim=edges[[0, -1]], ylim=edges[[0, -1]], aspect="equal")
+    text = f"mean |error| {np.abs(rate - activation).mean():.2g}"
+    if np.ptp(activation) > 0 and np.ptp(rate) > 0:
+        text = f"r = {np.corrcoef(activation, rate)[0, 1]:.3f}\n{text}"
+    ax.text(0.04, 0.96, text, va="top", transform=ax.transAxes, fontsize=9)
+    ax.spines[["top", "right"]].set_visible(False)
+    return mesh

@@ -1,0 +1,271 @@
+"""The paper's experiment, end to end: train, convert, simulate, and show what came out."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+import pandas as pd
+import platformdirs
+from flax import nnx
+from jax.typing import ArrayLike
+
+from jaxsnn import neurons, plotting, scaling, training
+from jaxsnn.balancing import SpikingNetwork, balance_thresholds
+from jaxsnn.datasets import Dataset, load_dataset
+from jaxsnn.network import Network
+from jaxsnn.reading import read_network
+from jaxsnn.simulation import Simulation, simulate
+
+_NAMES = {"fc": "FullyConnected", "conv": "ConvNet"}
+_MILLISECONDS = (6, 10, 20, 40, 100, 500)
+_DT = 1e-3
+_RATE_IMAGES = 500  # enough points for the picture of rates
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to convert: a scale rule, and how neurons are reset."""
+
+    scales: Callable[[Network, ArrayLike], Any]
+    reset: neurons.Reset = neurons.reset_to_zero
+
+
+_PAPER = {
+    "unnormalised": Variant(lambda network, images: 1.0),
+    "model-based": Variant(lambda network, images: scaling.model_based_scales(network)),
+    "data-based": Variant(scaling.data_based_scales),
+}
+_BEYOND = {
+    "data-based, authors' code": Variant(scaling.data_based_scales_of_authors_code),
+    "99.9th percentile, subtraction": Variant(
+        scaling.percentile_scales, neurons.reset_by_subtraction
+    ),
+}
+
+
+def reproduce(
+    networks: tuple[Literal["fc", "conv"], ...] = ("fc", "conv"),
+    recipe: Literal["modern", "authors"] = "modern",
+    full: bool = False,
+    images: int = 10_000,
+    seed: int = 0,
+    output: Path = Path("reproduction"),
+    cache: Path | None = None,
+    data_dir: Path | None = None,
+    archives: Path | None = None,
+) -> pd.DataFrame:
+    """Train the paper's two networks, convert them, simulate the test set, and show the outcome.
+
+    Writes table.csv, results.json and pictures to a folder and prints the table. Trained networks
+    are kept, so that a second run starts with the simulation; an interrupted training goes on with
+    the epoch that it was in.
+
+    Args:
+        networks: which networks: the fully connected one, the convolutional one, or both.
+        recipe: how they are trained: as the authors did, or with a recipe that reaches more.
+        full: simulate 500 ms in place of 100, and two conversions beyond the paper's.
+        images: how many of the 10,000 test images to simulate.
+        seed: of the training and of the input spikes.
+        output: the folder for the results.
+        cache: the folder for trained networks; by default the user's cache folder.
+        data_dir: the data directory of TensorFlow Datasets; by default its own.
+        archives: a folder with the four official archives of MNIST; by default JAXSNN_ARCHIVES.
+
+    Returns:
+        The table: one row for each network and conversion.
+
+    Raises:
+        DatasetError: the data cannot be had; the message says what was tried.
+        ValueError: a number of images out of range, or no network.
+
+    Example:
+        >>> from jaxsnn.reproduce import reproduce
+        >>> reproduce(images=0)
+        Traceback (most recent call last):
+        ...
+        ValueError: images=0; there are 10,000 test images: take 1 to 10000.
+    """
+    if not 1 <= images <= 10_000:
+        raise ValueError(f"images={images}; there are 10,000 test images: take 1 to 10000.")
+    if not networks:
+        raise ValueError("no network chosen; take fc, conv or both.")
+    started = time.monotonic()
+    output.mkdir(parents=True, exist_ok=True)
+    _say("Loading MNIST")
+    train, test = load_dataset("mnist", data_dir=data_dir, archives=archives)
+    test = Dataset(test.images[:images], test.labels[:images])
+    rows, curves, reference = [], {}, {}
+    for short in networks:
+        name = _NAMES[short]
+        network, relu_accuracy = _trained(f"{short}-{recipe}", train, test, seed, cache)
+        reference[name], curves[name] = relu_accuracy, {}
+        for variant_name, variant in (_PAPER | (_BEYOND if full else {})).items():
+            snn = balance_thresholds(network, variant.scales(network, train.images))
+            run = _simulated(f"{name}, {variant_name}", snn, variant, test, seed, full)
+            curve = np.asarray(run.accuracy(test.labels))
+            curves[name][variant_name] = curve.tolist()
+            costs = _row(run, curve, test.labels)
+            rows.append({"network": name, "conversion": variant_name, "ReLU": relu_accuracy} | costs)
+            if variant_name == "data-based":
+                _draw_network(output, name, snn, run, test, seed)
+    table = pd.DataFrame(rows)
+    times = (_DT * np.arange(1, 1 + len(curve))).tolist()
+    _save(output / "accuracy.png", plotting.plot_accuracy(curves, times, relu_accuracy=reference))
+    table.to_csv(output / "table.csv", index=False)
+    settings = {"recipe": recipe, "full": full, "images": images, "seed": seed, "dt": _DT}
+    results = {
+        "settings": settings | {"max_rate": 1000.0, "encoding": "poisson"},
+        "machine": machine() | {"seconds": round(time.monotonic() - started, 1)},
+        "table": rows,
+        "times": times,
+        "accuracy": curves,
+    }
+    (output / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    _say(f"Results are in {output.resolve()}\n")
+    print(as_markdown(table), flush=True)
+    return table
+
+
+def as_markdown(table: pd.DataFrame) -> str:
+    """The table as it is printed, with accuracies in percent.
+
+    Example:
+        >>> import pandas as pd
+        >>> from jaxsnn.reproduce import as_markdown
+        >>> print(as_markdown(pd.DataFrame([{"network": "ConvNet", "6 ms": 0.5}])))
+        | network   |   6 ms |
+        |:----------|-------:|
+        | ConvNet   |  50.00 |
+    """
+    shown = table.copy()
+    for column in shown.columns:
+        if column.endswith(" ms") or column in ("ReLU", "first spike"):
+            shown[column] *= 100
+    formats = {"median latency (ms)": ".0f", "spikes": ".0f", "operations (M)": ".1f"}
+    return str(
+        shown.to_markdown(index=False, floatfmt=[formats.get(c, ".2f") for c in shown.columns])
+    )
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on: date, processor, devices, versions.
+
+    Example:
+        >>> from jaxsnn.reproduce import machine
+        >>> sorted(machine())
+        ['cores', 'date', 'devices', 'flax', 'jax', 'jaxsnn', 'processor', 'python']
+    """
+    packages = {"jaxsnn": "jaxsnn-conversion", "jax": "jax", "flax": "flax"}
+    return {
+        "date": datetime.date.today().isoformat(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "devices": [str(device.device_kind) for device in jax.devices()],
+        "python": platform.python_version(),
+        **{name: version(package) for name, package in packages.items()},
+    }
+
+
+def _processor() -> str:
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        for line in information.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _trained(
+    name: str, train: Dataset, test: Dataset, seed: int, cache: Path | None
+) -> tuple[Network, float]:
+    """The network of a recipe, trained now or earlier, and the accuracy of its ReLUs."""
+    recipe = training.RECIPES[name]
+    folder = cache or Path(platformdirs.user_cache_dir("jaxsnn"))
+    kept = folder / f"{name}-seed{seed}-{version('jaxsnn-conversion')}"
+    _say(f"Training {name}" if not kept.exists() else f"Taking {name} from {kept}")
+    model = recipe.model(rngs=nnx.Rngs(seed))
+    training.fit(model, train, recipe=recipe, seed=seed, checkpoint=kept)
+    network = read_network(model, train.images[:1])
+    accuracy = training.accuracy(model, test)
+    _say(f"ReLU accuracy {accuracy:.2%}")
+    return network, accuracy
+
+
+def _simulated(
+    name: str, snn: SpikingNetwork, variant: Variant, test: Dataset, seed: int, full: bool
+) -> Simulation:
+    _say(f"Simulating {name}")
+    return simulate(
+        snn,
+        test.images,
+        key=seed,
+        duration=0.5 if full else 0.1,
+        dt=_DT,
+        reset=variant.reset,
+        progress=True,
+    )
+
+
+def _row(run: Simulation, curve: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Accuracies and costs of one conversion."""
+    spikes = sum(np.asarray(counts).sum(dtype=np.float64) for counts in run.spike_counts)
+    operations = np.asarray(run.synaptic_operations).mean(dtype=np.float64)
+    first = np.asarray(run.first_spike_time)
+    return {
+        **{f"{ms} ms": float(curve[ms - 1]) for ms in _MILLISECONDS if ms <= len(curve)},
+        "first spike": float(run.first_spike_accuracy(labels)),
+        # Silent samples count as later than all others.
+        "median latency (ms)": float(np.median(np.where(np.isnan(first), np.inf, first)) * 1e3),
+        "spikes": float(spikes / len(labels)),
+        "operations (M)": float(operations / 1e6),
+    }
+
+
+def _draw_network(
+    output: Path, name: str, snn: SpikingNetwork, run: Simulation, test: Dataset, seed: int
+) -> None:
+    """One digit going through the layers, and firing rates against activations."""
+    digit = simulate(
+        snn,
+        test.images[:1],
+        key=seed,
+        duration=0.05,
+        dt=_DT,
+        record=lambda step: [step.inputs, *step.spikes],
+    )
+    spikes = [layer[:, 0] for layer in digit.records]
+    layers = ["input", *(_kind(str(layer)) for layer in snn.network.layers)]
+    raster = plotting.plot_raster(spikes, dt=_DT, image=test.images[0], names=layers)
+    _save(output / f"raster-{name}.png", raster)
+    rates = plotting.plot_rates(
+        snn.network.activations(test.images[:_RATE_IMAGES]),
+        [counts[:_RATE_IMAGES] for counts in run.spike_counts],
+        snn.thresholds,
+        steps=len(run.predictions),
+        names=layers[1:],
+    )
+    _save(output / f"rates-{name}.png", rates)
+
+
+def _kind(layer: str) -> str:
+    """A layer's name for pictures, such as "Dense 784 → 1200", without how it was reshaped."""
+    return next((part for part in layer.split(", ") if not part.startswith("Reshape")), layer)
+
+
+def _save(path: Path, figure: Any) -> None:
+    figure.savefig(path, dpi=150)
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
