@@ -13,7 +13,9 @@ from jaxtyping import Array, Float
 from jaxsnn.network import AveragePooling, Layer, Network, with_weights
 
 
-def accuracy(predictions: ArrayLike | Sequence, labels: ArrayLike | Sequence) -> Float[Array, "..."]:
+def accuracy(
+    predictions: ArrayLike | Sequence, labels: ArrayLike | Sequence
+) -> Float[Array, "..."]:
     """Fraction of samples, the last axis, whose prediction is the label.
 
     A sample that is undecided (-1) is wrong.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 Shape = tuple[int, ...]
-AnyArray = Array | np.ndarray  # on a device, or in the memory of the host
+if TYPE_CHECKING:
+    AnyArray = Array  # the two have the same methods where we use them
+else:
+    AnyArray = Array | np.ndarray  # on a device, or in the memory of the host
 
 
 def _static():

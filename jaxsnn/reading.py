@@ -398,20 +398,20 @@ def _divide(_params: dict, x: Any, y: Any) -> _Signal:
 
 def _times(signal: _Signal, factor: ArrayLike) -> _Signal:
     """Multiply by a constant, which becomes as small as its own constancy allows."""
-    factor = np.broadcast_to(np.asarray(factor), signal.model_shape)
-    factor = factor.transpose(np.argsort(signal.axes))
-    for axis in range(factor.ndim):
-        first = factor.take([0], axis)
-        if np.array_equal(np.broadcast_to(first, factor.shape), factor):
-            factor = first
-    if factor.shape[0] != 1:
+    everywhere = np.broadcast_to(np.asarray(factor), signal.model_shape)
+    small = everywhere.transpose(np.argsort(signal.axes))
+    for axis in range(small.ndim):
+        first = small.take([0], axis)
+        if np.array_equal(np.broadcast_to(first, small.shape), small):
+            small = first
+    if small.shape[0] != 1:
         raise ReadingError("the factor differs between the images of a batch.")
-    factor = factor[0].reshape(()) if factor.size == 1 else factor[0]
-    factor = factor.astype(jnp.result_type(float))
+    small = small.reshape(()) if small.size == 1 else small[0]
+    small = small.astype(jnp.result_type(float))
     *rest, last = signal.operations or (None,)
     if isinstance(last, _WindowSum):
-        return replace(signal, operations=(*rest, *last.divided(factor)))
-    return replace(signal, operations=(*signal.operations, Multiply(jnp.asarray(factor))))
+        return replace(signal, operations=(*rest, *last.divided(small)))
+    return replace(signal, operations=(*signal.operations, Multiply(jnp.asarray(small))))
 
 
 def _add(_params: dict, x: Any, y: Any) -> _Signal:

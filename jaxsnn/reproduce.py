@@ -105,7 +105,7 @@ def reproduce(
     _say("Loading MNIST")
     train, test = load_dataset("mnist", data_dir=data_dir, archives=archives)
     test = Dataset(test.images[:images], test.labels[:images])
-    rows, curves, reference = [], {}, {}
+    rows, curves, reference, times = [], {}, {}, []
     for short in networks:
         name = _NAMES[short]
         network, relu_accuracy = _trained(f"{short}-{recipe}", train, test, seed, cache)
@@ -115,12 +115,13 @@ def reproduce(
             run = _simulated(f"{name}, {variant_name}", snn, variant, test, seed, full)
             curve = np.asarray(run.accuracy(test.labels))
             curves[name][variant_name] = curve.tolist()
-            costs = _row(run, curve, test.labels)
-            rows.append({"network": name, "conversion": variant_name, "ReLU": relu_accuracy} | costs)
+            times = np.asarray(run.times).tolist()
+            costs = _measured(run, curve, test.labels)
+            row = {"network": name, "conversion": variant_name, "ReLU": relu_accuracy}
+            rows.append(row | costs)
             if variant_name == "data-based":
                 _draw_network(output, name, snn, run, test, seed)
     table = pd.DataFrame(rows)
-    times = (_DT * np.arange(1, 1 + len(curve))).tolist()
     _save(output / "accuracy.png", plotting.plot_accuracy(curves, times, relu_accuracy=reference))
     table.to_csv(output / "table.csv", index=False)
     settings = {"recipe": recipe, "full": full, "images": images, "seed": seed, "dt": _DT}
@@ -217,7 +218,7 @@ def _simulated(
     )
 
 
-def _row(run: Simulation, curve: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def _measured(run: Simulation, curve: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Accuracies and costs of one conversion."""
     spikes = sum(np.asarray(counts).sum(dtype=np.float64) for counts in run.spike_counts)
     operations = np.asarray(run.synaptic_operations).mean(dtype=np.float64)

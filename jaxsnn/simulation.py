@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from math import ceil, prod
@@ -227,38 +227,21 @@ def simulate(
     runs = []
     with bar:
         for piece in pieces:
-            drive, piece_keys, start = _take((images * (max_rate * dt), keys, state), piece)
-            parts = _scan_in_chunks(
-                network, drive, piece_keys, start, refractory_steps, steps=steps, rules=rules
-            )
+            drive, piece_keys, now = _take((images * (max_rate * dt), keys, state), piece)
             outputs = []
-            for end, output in parts:
+            for chunk in _chunks(steps):
+                now, output = _scan(
+                    network, drive, piece_keys, now, refractory_steps, steps=chunk, rules=rules
+                )
                 outputs.append(output)
                 if not bar.disable:
-                    jax.block_until_ready(end)
-                    bar.update(len(output[0]) * len(piece))
-            run = _result(network, end, *_concatenate(outputs, axis=0), dt)
+                    jax.block_until_ready(now)
+                    bar.update(chunk * len(piece))
+            predictions, records = _concatenate(outputs, axis=0)
+            run = _result(network, now, predictions, records, dt)
             # Finished pieces go to the host, so that a device holds no more than one.
             runs.append(run if len(pieces) == 1 else jax.device_get(run))
     return runs[0] if len(runs) == 1 else _join(runs, len(images))
-
-
-def _scan_in_chunks(
-    network: SpikingNetwork,
-    probabilities: Array,
-    keys: Array,
-    state: State,
-    refractory_steps: int,
-    *,
-    steps: int,
-    rules: _Rules,
-) -> Iterator[tuple[State, tuple[Array, PyTree]]]:
-    """The state, predictions and records after every chunk of steps of one piece."""
-    for chunk in _chunks(steps):
-        state, output = _scan(
-            network, probabilities, keys, state, refractory_steps, steps=chunk, rules=rules
-        )
-        yield state, output
 
 
 def _result(

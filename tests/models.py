@@ -1,5 +1,7 @@
 """Small networks with weights that are dyadic rationals, so that float32 sums are exact."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ from flax import linen, nnx
 from jax import lax
 
 import jaxsnn
+
 import reference
 
 
@@ -20,7 +23,7 @@ def dyadic_images(rng, batch, *shape):
 
 
 def dense_weights(rng, sizes=(12, 20, 16, 4)):
-    return [dyadic(rng, *pair) for pair in zip(sizes[:-1], sizes[1:], strict=True)]
+    return [dyadic(rng, *pair) for pair in itertools.pairwise(sizes)]
 
 
 def dense_function(weights):
@@ -82,7 +85,6 @@ def convolution_network(rng):
 class NNXConvolutions(nnx.Module):
     def __init__(self, weights, dropout=0.5):
         rngs = nnx.Rngs(0)
-        first, second, last = weights
         self.first = nnx.Conv(1, 4, (3, 3), padding="VALID", use_bias=False, rngs=rngs)
         self.second = nnx.Conv(4, 6, (3, 3), padding="VALID", use_bias=False, rngs=rngs)
         self.last = nnx.Linear(24, 5, use_bias=False, rngs=rngs)

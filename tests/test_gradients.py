@@ -2,12 +2,13 @@
 
 import jax
 import jax.numpy as jnp
-import models
 import numpy as np
 import optax
 import pytest
 
 import jaxsnn
+
+import models
 
 
 @pytest.fixture
@@ -49,19 +50,16 @@ def test_gradients_of_a_smoothed_network_are_finite_differences(rng, x64, build,
 
     gradient = jax.grad(loss)((snn, start))
     for seed in range(3):
+        draw = np.random.default_rng(seed).normal
         direction = jax.tree.map(
-            lambda leaf: jnp.asarray(np.random.default_rng(seed).normal(size=leaf.shape)),
-            (snn, start),
+            lambda leaf, draw=draw: jnp.asarray(draw(size=leaf.shape)), (snn, start)
         )
 
         def along(step, direction=direction):
             return loss(jax.tree.map(lambda p, d: p + step * d, (snn, start), direction))
 
         expected = (along(1e-6) - along(-1e-6)) / 2e-6
-        found = sum(
-            jnp.vdot(g, d)
-            for g, d in zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True)
-        )
+        found = jax.tree.reduce(jnp.add, jax.tree.map(jnp.vdot, gradient, direction))
         # Central differences: error of the order of step² and of rounding over step.
         np.testing.assert_allclose(found, expected, rtol=1e-5)
 

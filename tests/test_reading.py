@@ -4,7 +4,6 @@ import inspect
 
 import jax
 import jax.numpy as jnp
-import models
 import numpy as np
 import pytest
 from flax import linen, nnx
@@ -12,6 +11,8 @@ from jax import lax
 
 import jaxsnn
 from jaxsnn.network import AveragePooling, Convolution, Dense, Multiply, Reshape, Transpose
+
+import models
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 

@@ -2,13 +2,14 @@
 
 import jax
 import jax.numpy as jnp
-import models
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxsnn
+
+import models
 
 
 def calibration(rng, count=23):
@@ -189,11 +190,11 @@ def relu_times(*factors):
 def test_a_dead_layer_is_named():
     network, images = relu_times(1.0, -1.0, 1.0), jnp.ones((3, 2))
     for rule in (jaxsnn.data_based_scales, jaxsnn.data_based_scales_of_authors_code):
-        with pytest.raises(ValueError, match="layer 2 of 3 .*is dead"):
+        with pytest.raises(ValueError, match=r"layer 2 of 3 .*is dead"):
             rule(network, images)
-    with pytest.raises(ValueError, match="layer 2 of 3 .*is dead"):
+    with pytest.raises(ValueError, match=r"layer 2 of 3 .*is dead"):
         jaxsnn.model_based_scales(network)
-    with pytest.raises(ValueError, match="layer 2 of 3 .*is dead"):
+    with pytest.raises(ValueError, match=r"layer 2 of 3 .*is dead"):
         jaxsnn.percentile_scales(network, images)
 
 

@@ -4,15 +4,16 @@ import logging
 
 import jax
 import jax.numpy as jnp
-import models
 import numpy as np
 import pytest
-import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxsnn
 from jaxsnn import readout
+
+import models
+import reference
 
 RESETS = {"zero": jaxsnn.reset_to_zero, "subtraction": jaxsnn.reset_by_subtraction}
 
@@ -160,7 +161,7 @@ def test_readouts(read, expected):
     drive=st.integers(0, 64), threshold=st.integers(64, 256), steps=st.sampled_from([1, 7, 24, 60])
 )
 @settings(max_examples=40, deadline=None)
-def test_constant_drive_gives_the_floor_of_aT_over_threshold(drive, threshold, steps):
+def test_constant_drive_gives_as_many_spikes_as_thresholds_fit(drive, threshold, steps):
     """Exact in binary fractions, whatever the drive up to the threshold."""
     snn = neuron(threshold=threshold / 64)
     train = spike_train(snn, drive / 64, steps, reset=jaxsnn.reset_by_subtraction)
@@ -302,7 +303,7 @@ def test_vmap_over_thresholds_is_a_loop_over_them(rng):
     mapped = jax.vmap(run)(scales, rates)
     for index in range(4):
         one = run(float(scales[index]), float(rates[index]))
-        assert_equal_runs(jax.tree.map(lambda leaf: leaf[index], mapped), one)
+        assert_equal_runs(jax.tree.map(lambda leaf, index=index: leaf[index], mapped), one)
 
 
 def compilations(caplog):
@@ -490,14 +491,20 @@ def test_output_neurons_need_one_axis():
         )
 
 
-def test_weights_and_thresholds_are_checked():
-    snn = neuron()
-    with pytest.raises(ValueError, match="thresholds must be positive"):
-        broken = jaxsnn.SpikingNetwork(snn.network, [jnp.array(0.0)], snn.amplitudes)
-        jaxsnn.simulate(broken, jnp.ones((1, 1)), key=0, duration=0.01)
-    with pytest.raises(ValueError, match="not all finite"):
-        broken = jax.tree.map(lambda leaf: leaf * jnp.nan, snn.network)
-        broken = jaxsnn.SpikingNetwork(broken, snn.thresholds, snn.amplitudes)
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda snn: (snn.network, [jnp.array(0.0)]), "thresholds must be positive"),
+        (lambda snn: (snn.network, [jnp.array(jnp.nan)]), "thresholds must be positive"),
+        (
+            lambda snn: (jax.tree.map(lambda leaf: leaf * jnp.nan, snn.network), snn.thresholds),
+            "not all finite",
+        ),
+    ],
+)
+def test_weights_and_thresholds_are_checked(break_it, message):
+    broken = jaxsnn.SpikingNetwork(*break_it(neuron()), neuron().amplitudes)
+    with pytest.raises(ValueError, match=message):
         jaxsnn.simulate(broken, jnp.ones((1, 1)), key=0, duration=0.01)
 
 

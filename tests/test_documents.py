@@ -1,0 +1,56 @@
+"""The README's code and the notebooks run as they stand."""
+
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+README = (ROOT / "README.md").read_text()
+
+
+def python_blocks():
+    return re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def test_quickstart_is_short():
+    lines = [line for line in python_blocks()[0].splitlines() if line.strip()]
+    assert len(lines) <= 15
+
+
+def test_readme_examples_run(tmp_path, monkeypatch, capsys):
+    """All blocks in order, as a reader would type them, with short trainings."""
+    from dataclasses import replace
+
+    from jaxsnn import training
+
+    monkeypatch.chdir(tmp_path)
+    for name, recipe in training.RECIPES.items():
+        monkeypatch.setitem(training.RECIPES, name, replace(recipe, epochs=1))
+    names = {}
+    for block in python_blocks():
+        exec(compile(block, "README.md", "exec"), names)
+    assert float(names["run"].accuracy(names["labels"])[-1]) > 0.9
+    capsys.readouterr()
+
+
+def test_readme_names_files_that_exist():
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_runs(path):
+    notebook = nbformat.read(path, as_version=4)
+    assert all(not cell.get("outputs") for cell in notebook.cells), "strip the outputs"
+    NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+    pictures = [
+        output
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if "image/png" in output.get("data", {})
+    ]
+    assert len(pictures) == 3

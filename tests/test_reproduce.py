@@ -1,0 +1,79 @@
+"""The command line, with trainings of one epoch."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from jaxsnn import training
+from jaxsnn.__main__ import main
+
+
+@pytest.fixture(scope="module")
+def reproduction(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("reproduction")
+    arguments = ["reproduce", "--images", "200", "--networks", "fc"]
+    arguments += ["--output", str(folder / "results"), "--cache", str(folder / "cache")]
+    with pytest.MonkeyPatch.context() as patch:
+        for name, recipe in training.RECIPES.items():
+            patch.setitem(training.RECIPES, name, replace(recipe, epochs=1))
+        main(arguments)
+        yield folder / "results", arguments
+
+
+def test_table(reproduction):
+    results, _ = reproduction
+    table = pd.read_csv(results / "table.csv")
+    assert table["conversion"].tolist() == ["unnormalised", "model-based", "data-based"]
+    assert {"6 ms", "10 ms", "20 ms", "40 ms", "100 ms"} <= set(table.columns)
+    assert "500 ms" not in table.columns
+    data_based = table.iloc[2]
+    assert data_based["ReLU"] > 0.9
+    assert data_based["100 ms"] > 0.9
+    assert 0 < data_based["first spike"] <= 1
+    assert 1 <= data_based["median latency (ms)"] <= 100
+
+
+def test_results_say_where_they_come_from(reproduction):
+    results, _ = reproduction
+    content = json.loads((results / "results.json").read_text())
+    assert content["settings"]["images"] == 200
+    assert content["machine"]["jax"]
+    curve = content["accuracy"]["FullyConnected"]["data-based"]
+    assert len(curve) == len(content["times"]) == 100
+    table = pd.read_csv(results / "table.csv")
+    assert curve[39] == pytest.approx(table.iloc[2]["40 ms"])
+
+
+def test_pictures(reproduction):
+    results, _ = reproduction
+    names = ("accuracy", "raster-FullyConnected", "rates-FullyConnected")
+    for name in names:
+        assert (results / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_second_run_takes_the_network_from_the_cache(reproduction, capsys, monkeypatch):
+    results, arguments = reproduction
+    before = json.loads((results / "results.json").read_text())["table"]
+    main(arguments)
+    printed = capsys.readouterr().out
+    assert "Taking fc-modern from" in printed
+    assert "| FullyConnected | data-based" in printed
+    after = json.loads((results / "results.json").read_text())["table"]
+    np.testing.assert_equal(after, before)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--images", "0"], "images=0"),
+        (["--images", "10001"], "images=10001"),
+        (["--networks"], "no network"),
+        (["--archives", "no/such/folder"], "no/such/folder"),
+    ],
+)
+def test_bad_arguments(arguments, message, tmp_path):
+    with pytest.raises(SystemExit, match=message):
+        main(["reproduce", *arguments, "--output", str(tmp_path)])
