@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
@@ -127,14 +126,7 @@ def normalize_weights(network: Network, scales: ArrayLike | Sequence[ArrayLike])
 
 def _checked(network: Network, scales: ArrayLike | Sequence[ArrayLike]) -> list[Array]:
     values = per_layer(network, scales, "scale factors")
-    for index, (value, shape) in enumerate(zip(values, network.shapes, strict=True)):
-        try:
-            np.broadcast_shapes(value.shape, shape)
-        except ValueError:
-            raise ValueError(
-                f"{network.name(index)}: a scale factor of shape {value.shape} does not broadcast "
-                f"to its neurons, {shape}."
-            ) from None
+    for index, value in enumerate(values):
         if is_known(value) and not bool(jnp.all((value > 0) & jnp.isfinite(value))):
             raise ValueError(
                 f"{network.name(index)}: scale factor {_short(value)}; it must be positive and "

@@ -54,7 +54,7 @@ class Operation:
 class Dense(Operation):
     """y[..., j] = Σᵢ x[..., i] · kernel[i, j]."""
 
-    kernel: Float[Array, "in out"]
+    kernel: Array  # [in, out]
     weighted: ClassVar[bool] = True
 
     def __call__(self, x: Array) -> Array:
@@ -74,7 +74,7 @@ class Dense(Operation):
 class Convolution(Operation):
     """`jax.lax.conv_general_dilated` in the layout of the model it was read from."""
 
-    kernel: Float[Array, "..."]
+    kernel: Array  # the axes as dimension_numbers say
     strides: Shape = _static()
     padding: tuple[tuple[int, int], ...] = _static()
     input_dilation: Shape = _static()
@@ -111,7 +111,7 @@ class Convolution(Operation):
 class Multiply(Operation):
     """y = x · factor: one synapse from each input to its own neuron."""
 
-    factor: Float[Array, "..."]
+    factor: Array  # [] or broadcasting to the features
     weighted: ClassVar[bool] = True
 
     def __call__(self, x: Array) -> Array:
@@ -323,7 +323,8 @@ def per_layer(network: Network, values: ArrayLike | Sequence[ArrayLike], what: s
     """One value for each layer: a scalar serves all layers, a sequence has one entry for each.
 
     Raises:
-        ValueError: the sequence has another length than the network has layers.
+        ValueError: the sequence has another length than the network has layers, or an entry is an
+            array that does not broadcast to its layer's neurons.
     """
     layers = len(network.layers)
     one_for_all = not isinstance(values, Sequence) and np.ndim(values) == 0
@@ -333,4 +334,15 @@ def per_layer(network: Network, values: ArrayLike | Sequence[ArrayLike], what: s
             f"{what}: {len(entries)} values for {layers} layers; give one value for all layers, or "
             "one for each."
         )
-    return [jnp.asarray(entry, jnp.result_type(float, entry)) for entry in entries]
+    arrays = [jnp.asarray(entry, jnp.result_type(float, entry)) for entry in entries]
+    for index, (array, shape) in enumerate(zip(arrays, network.shapes, strict=True)):
+        fits = len(array.shape) <= len(shape) and all(
+            size in (1, neurons)
+            for size, neurons in zip(array.shape[::-1], shape[::-1], strict=False)
+        )
+        if not fits:
+            raise ValueError(
+                f"{what}: {network.name(index)} has neurons of shape {shape}, to which a value of "
+                f"shape {array.shape} does not broadcast."
+            )
+    return arrays

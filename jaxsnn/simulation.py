@@ -205,16 +205,16 @@ def simulate(
     steps, refractory_steps = _checked_times(duration, dt, max_rate, refractory_period)
     _check_network(network)
     samples = _checked_samples(samples, len(images))
-    if state is None:
-        potentials = per_layer(network.network, initial_potential, "initial_potential")
-        state = _initial_state(network, images, potentials, refractory_steps)
-    _check_state(network, state, len(images), refractory_steps)
+    potentials = per_layer(network.network, initial_potential, "initial_potential")
+    if state is not None:
+        _check_state(network, state, len(images), refractory_steps)
     rules = _Rules(encode, reset, spike, read, record)
-    traced = not all(map(is_known, jax.tree.leaves((network, images, state))))
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(_counter_based(key), samples)
+    inputs = (network, images, keys, max_rate, potentials, state)
+    traced = not all(map(is_known, jax.tree.leaves(inputs)))
     if batch_size is None:
         batch_size = len(images) if traced else _fitting_batch(network)
     pieces = _pieces(len(images), batch_size)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(_counter_based(key), samples)
     bar = tqdm(
         desc="simulating",
         total=len(images) * steps,
@@ -227,11 +227,16 @@ def simulate(
     runs = []
     with bar:
         for piece in pieces:
-            drive, piece_keys, now = _take((images * (max_rate * dt), keys, state), piece)
+            drive = images[piece] * (max_rate * dt)
+            now = (
+                _initial_state(network, drive, potentials, refractory_steps)
+                if state is None
+                else _take(state, piece)
+            )
             outputs = []
             for chunk in _chunks(steps):
                 now, output = _scan(
-                    network, drive, piece_keys, now, refractory_steps, steps=chunk, rules=rules
+                    network, drive, keys[piece], now, refractory_steps, steps=chunk, rules=rules
                 )
                 outputs.append(output)
                 if not bar.disable:
@@ -342,14 +347,8 @@ def _initial_state(
     batch, shapes = len(images), network.network.shapes
     dtype = network.network.dtype
     start = []
-    for index, (potential, shape) in enumerate(zip(potentials, shapes, strict=True)):
-        try:
-            filled = jnp.broadcast_to(potential.astype(dtype), (batch, *shape))
-        except ValueError:
-            raise ValueError(
-                f"{network.network.name(index)}: an initial potential of shape {potential.shape} "
-                f"does not broadcast to its neurons, {shape}."
-            ) from None
+    for potential, shape in zip(potentials, shapes, strict=True):
+        filled = jnp.broadcast_to(potential.astype(dtype), (batch, *shape))
         # Without a period longer than a step there is nothing to count, and no memory for it.
         waiting = jnp.zeros((batch, *shape), jnp.int32) if refractory_steps > 1 else None
         start.append(neurons.NeuronState(filled, waiting))
@@ -408,9 +407,9 @@ def _chunks(steps: int) -> list[int]:
     return [length] * (steps // length)
 
 
-def _take(tree: PyTree, indices: np.ndarray) -> PyTree:
-    """Some of the samples of every leaf; scalars belong to all."""
-    return jax.tree.map(lambda leaf: leaf[indices] if leaf.ndim else leaf, tree)
+def _take(state: State, samples: np.ndarray) -> State:
+    """The state of some samples; scalars belong to all."""
+    return jax.tree.map(lambda leaf: leaf[samples] if leaf.ndim else leaf, state)
 
 
 def _concatenate(trees: Sequence[PyTree], axis: int) -> PyTree:
