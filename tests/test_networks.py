@@ -1,0 +1,158 @@
+"""The networks: shapes, no biases, a ReLU wherever a neuron will sit, dropout in training alone."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxsnn.networks import ConvNet, FullyConnected, symmetric_uniform
+
+IMAGES = jax.random.uniform(jax.random.key(0), (3, 12, 12, 1))
+
+
+def small_dense(**options) -> nnx.Module:
+    return FullyConnected((144, 20, 30, 7), rngs=nnx.Rngs(0), **options)
+
+
+def small_conv(**options) -> nnx.Module:
+    return ConvNet((12, 12, 1), maps=(4,), classes=7, rngs=nnx.Rngs(0), **options)
+
+
+SMALL = pytest.mark.parametrize("build", [small_dense, small_conv])
+
+
+def primitives(jaxpr) -> list[str]:
+    """Names of the operations of a jaxpr in order, a ReLU being one of them."""
+    names = []
+    for equation in jaxpr.eqns:
+        inner = equation.params.get("jaxpr") or equation.params.get("call_jaxpr")
+        if equation.params.get("name") == "relu":
+            names.append("relu")
+        elif inner is not None:
+            names += primitives(inner.jaxpr)
+        else:
+            names.append(equation.primitive.name)
+    return names
+
+
+def test_the_papers_networks_have_the_papers_sizes():
+    dense, conv = FullyConnected(rngs=nnx.Rngs(0)), ConvNet(rngs=nnx.Rngs(0))
+    shapes = [[w.shape for w in jax.tree.leaves(nnx.state(m, nnx.Param))] for m in (dense, conv)]
+    assert shapes[0] == [(784, 1200), (1200, 1200), (1200, 10)]
+    assert shapes[1] == [(5, 5, 1, 12), (5, 5, 12, 64), (1024, 10)]
+    for model in (dense, conv):
+        model.eval()
+        assert model(jnp.ones((2, 28, 28, 1))).shape == (2, 10)
+
+
+def test_evaluation_consists_of_linear_operations_and_relus_alone():
+    dense, conv = small_dense(), ConvNet(rngs=nnx.Rngs(0))
+    dense.eval()
+    conv.eval()
+    assert primitives(jax.make_jaxpr(dense)(IMAGES).jaxpr) == [
+        "reshape", "dot_general", "relu", "dot_general", "relu", "dot_general", "relu",
+    ]  # fmt: skip
+    block = ["conv_general_dilated", "relu", "reduce_window_sum", "div", "relu"]
+    assert primitives(jax.make_jaxpr(conv)(jnp.ones((2, 28, 28, 1))).jaxpr) == [
+        *block, *block, "reshape", "dot_general", "relu",
+    ]  # fmt: skip
+
+
+@SMALL
+def test_no_biases_so_black_gives_nothing_and_brightness_scales_the_output(build):
+    model = build()
+    model.eval()
+    assert not model(jnp.zeros_like(IMAGES)).any()
+    np.testing.assert_array_equal(model.logits(2 * IMAGES), 2 * model.logits(IMAGES))
+
+
+@SMALL
+def test_outputs_are_the_relu_of_the_logits(build):
+    model = build()
+    model.eval()
+    logits = model.logits(IMAGES)
+    assert (logits < 0).any()
+    np.testing.assert_array_equal(model(IMAGES), np.maximum(logits, 0))
+
+
+def test_convolutions_and_poolings_are_the_textbooks():
+    model = small_conv()
+    model.eval()
+    kernel, dense = (np.asarray(w) for w in jax.tree.leaves(nnx.state(model, nnx.Param)))
+    x = np.asarray(IMAGES)
+    maps = np.zeros((3, 8, 8, 4))
+    for i in range(8):
+        for j in range(8):
+            maps[:, i, j] = np.einsum("bhwc,hwcm->bm", x[:, i : i + 5, j : j + 5], kernel)
+    pooled = np.maximum(maps, 0).reshape(3, 4, 2, 4, 2, 4).mean((2, 4))
+    expected = np.maximum(pooled.reshape(3, -1) @ dense, 0)
+    np.testing.assert_allclose(model(IMAGES), expected, rtol=1e-5, atol=1e-6)  # float32 rounding
+
+
+@SMALL
+def test_dropout_in_training_only(build):
+    model = build(dropout=0.5)
+    assert not np.array_equal(model.logits(IMAGES), model.logits(IMAGES))
+    model.eval()
+    np.testing.assert_array_equal(model.logits(IMAGES), model.logits(IMAGES))
+
+
+@SMALL
+def test_without_dropout_training_and_evaluation_compute_the_same(build):
+    model = build(dropout=0.0)
+    training = model(IMAGES)
+    model.eval()
+    np.testing.assert_allclose(training, model(IMAGES), rtol=1e-5, atol=1e-6)  # float32 rounding
+
+
+def test_the_conv_net_drops_whole_maps():
+    model = ConvNet((12, 12, 1), maps=(50,), dropout=0.5, rngs=nnx.Rngs(0))
+    maps = model.dropout(jnp.ones((2, 4, 4, 50)))
+    np.testing.assert_array_equal(maps, jnp.broadcast_to(maps[:, :1, :1], maps.shape))
+    assert set(np.unique(maps)) == {0.0, 2.0}
+    assert not np.array_equal(maps[0], maps[1])
+
+
+@SMALL
+def test_the_initialiser_is_an_argument(build):
+    model = build(kernel_init=symmetric_uniform(0.01))
+    for weights in jax.tree.leaves(nnx.state(model, nnx.Param)):
+        assert -0.01 <= weights.min() < -0.009
+        assert 0.009 < weights.max() <= 0.01
+
+
+@SMALL
+def test_other_image_shapes_are_refused(build):
+    with pytest.raises(ValueError, match="takes"):
+        build()(jnp.ones((2, 10, 12, 1)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"sizes": (784,)}, "inputs and the classes"),
+        ({"sizes": (784, 0, 10)}, "positive"),
+        ({"dropout": 1.0}, "dropout"),
+        ({"dropout": -0.1}, "dropout"),
+    ],
+)
+def test_bad_dense_sizes_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        FullyConnected(rngs=nnx.Rngs(0), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"image_shape": (28, 28)}, "height, width and channels"),
+        ({"maps": (12, 0)}, "maps must be positive"),
+        ({"kernel": 0}, "kernel must be positive"),
+        ({"image_shape": (29, 28, 1)}, "even"),
+        ({"maps": (12, 64, 8)}, "convolution 3"),
+        ({"dropout": 1.5}, "dropout"),
+    ],
+)
+def test_bad_convolutional_sizes_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ConvNet(rngs=nnx.Rngs(0), **arguments)
