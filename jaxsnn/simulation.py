@@ -241,7 +241,7 @@ def simulate(
                 outputs.append(output)
                 if not bar.disable:
                     jax.block_until_ready(now)
-                    bar.update(chunk * len(piece))
+                    bar.update(min(chunk * len(piece), bar.total - bar.n))  # the last is filled up
             predictions, records = _concatenate(outputs, axis=0)
             run = _result(network, now, predictions, records, dt)
             # Finished pieces go to the host, so that a device holds no more than one.

@@ -497,7 +497,7 @@ RECIPES: dict[str, Recipe] = {
         Recipe(
             name="fc-modern",
             model=partial(FullyConnected, dropout=0.2),
-            epochs=14,
+            epochs=10,
             batch_size=100,
             optimizer=_cosine_adam(1e-3),
             loss=one_sided_squared_error,
@@ -514,7 +514,7 @@ RECIPES: dict[str, Recipe] = {
         Recipe(
             name="conv-modern",
             model=partial(ConvNet, dropout=0.0),
-            epochs=11,
+            epochs=8,
             batch_size=100,
             optimizer=_cosine_adam(3e-3),
             loss=one_sided_squared_error,
