@@ -331,23 +331,27 @@ def _percentiles(
     sizes = [len(np.asarray(images)) * prod(shape) for shape in network.shapes]
     positions = [percentile / 100 * (size - 1) for size in sizes]
     # Each layer's percentile lies between two neighbours in the order of its activations.
-    wanted = [(layer, rank(p)) for layer, p in enumerate(positions) for rank in (floor, ceil)]
+    ranks = [(layer, rank(p)) for layer, p in enumerate(positions) for rank in (floor, ceil)]
 
-    def count(select: Callable[[int, np.ndarray], np.ndarray]) -> np.ndarray:
-        counts = np.zeros((len(wanted), 1 << 16), np.int64)
+    def count(selections: list[tuple[int, Callable[[np.ndarray], np.ndarray]]]) -> np.ndarray:
+        counts = np.zeros((len(selections), 1 << 16), np.int64)
         for batch in _over_batches(network, images, _bits, batch_size, progress):
             arrays = [np.asarray(bits) for bits in batch]
-            for index, (layer, _) in enumerate(wanted):
-                counts[index] += np.bincount(select(index, arrays[layer]), minlength=1 << 16)
+            for row, (layer, select) in zip(counts, selections):
+                row += np.bincount(select(arrays[layer]), minlength=len(row))
         return counts
 
-    upper = count(lambda _, bits: bits >> 16)
-    high = [np.searchsorted(np.cumsum(c), r, "right") for c, (_, r) in zip(upper, wanted)]
-    below = [int(counts[:bin].sum()) for counts, bin in zip(upper, high)]
-    lower = count(lambda index, bits: bits[bits >> 16 == high[index]] & 0xFFFF)
+    upper = count([(layer, lambda bits: bits >> 16) for layer in range(len(sizes))])
+    high = [int(np.searchsorted(upper[layer].cumsum(), rank, "right")) for layer, rank in ranks]
+    lower = count(
+        [
+            (layer, lambda bits, bin=bin: bits[bits >> 16 == bin] & 0xFFFF)
+            for (layer, _), bin in zip(ranks, high)
+        ]
+    )
     low = [
-        np.searchsorted(np.cumsum(c), rank - b, "right")
-        for c, (_, rank), b in zip(lower, wanted, below)
+        int(np.searchsorted(counts.cumsum(), rank - upper[layer, :bin].sum(), "right"))
+        for counts, (layer, rank), bin in zip(lower, ranks, high)
     ]
     bits = np.array(high, np.uint32) << 16 | np.array(low, np.uint32)
     pairs = bits.view(np.float32).reshape(-1, 2)

@@ -4,8 +4,11 @@ import re
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 from nbclient import NotebookClient
+
+from jaxsnn.reproduce import as_markdown
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -35,6 +38,11 @@ def test_readme_examples_run(tmp_path, monkeypatch, capsys):
         exec(compile(block, "README.md", "exec"), names)
     assert float(names["run"].accuracy(names["labels"])[-1]) > 0.9
     capsys.readouterr()
+
+
+def test_readme_table_is_the_one_that_was_measured():
+    table = pd.read_csv(ROOT / "benchmarks" / "results" / "reproduce" / "table.csv")
+    assert as_markdown(table) in README
 
 
 def test_readme_names_files_that_exist():
