@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import tyro
 
 from jaxsnn.datasets import DatasetError
-from jaxsnn.reproduce import reproduce
+from jaxsnn.reproduce import UsageError, reproduce
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         tyro.extras.subcommand_cli_from_dict(
             commands, prog="python -m jaxsnn", args=arguments, description=__doc__
         )
-    except (DatasetError, ValueError) as error:
+    except (DatasetError, UsageError) as error:
         sys.exit(f"jaxsnn: {error}")
 
 

@@ -15,11 +15,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from jaxsnn.network import Network, is_known, per_layer
+from jaxsnn.network import AnyArray, Network, holds, per_layer
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SpikingNetwork:
     """A network of integrate-and-fire neurons, one in the place of each ReLU.
 
@@ -38,8 +38,8 @@ class SpikingNetwork:
     """
 
     network: Network
-    thresholds: list[Array]
-    amplitudes: list[Array]
+    thresholds: list[AnyArray]
+    amplitudes: list[AnyArray]
 
     def __str__(self) -> str:
         first, *lines = str(self.network).splitlines()
@@ -127,7 +127,7 @@ def normalize_weights(network: Network, scales: ArrayLike | Sequence[ArrayLike])
 def _checked(network: Network, scales: ArrayLike | Sequence[ArrayLike]) -> list[Array]:
     values = per_layer(network, scales, "scale factors")
     for index, value in enumerate(values):
-        if is_known(value) and not bool(jnp.all((value > 0) & jnp.isfinite(value))):
+        if not holds(lambda scale: (scale > 0) & jnp.isfinite(scale), value):
             raise ValueError(
                 f"{network.name(index)}: scale factor {_short(value)}; it must be positive and "
                 "finite."

@@ -41,7 +41,7 @@ def accuracy(
             f"predictions of shape {predictions.shape} and labels of shape {labels.shape}: there "
             "must be one label for each sample, and at least one."
         )
-    return (predictions == labels).mean(-1)
+    return ((predictions == labels) & (predictions >= 0)).mean(-1)
 
 
 def latency(accuracies: ArrayLike | Sequence, *, within: float = 0.003, dt: float = 1e-3) -> float:
@@ -65,6 +65,7 @@ def latency(accuracies: ArrayLike | Sequence, *, within: float = 0.003, dt: floa
     return float(dt * (below[-1] + 2 if len(below) else 1))
 
 
+@jax.jit
 def fan_out(network: Network) -> list[Float[Array, "..."]]:
     """For each layer, how many synapses lead into it from each neuron of the layer before.
 

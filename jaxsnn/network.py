@@ -6,7 +6,7 @@ simulator runs. It is an immutable pytree whose leaves are the weights.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -16,14 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.core import Tracer
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
 
 Shape = tuple[int, ...]
 if TYPE_CHECKING:
-    AnyArray = Array  # the two have the same methods where we use them
+    AnyArray = Array
 else:
-    AnyArray = Array | np.ndarray  # on a device, or in the memory of the host
+    # A field of a pytree holds arrays of a device or of the host, and while JAX transforms it
+    # whatever JAX puts there.
+    AnyArray = Any
 
 
 def _static():
@@ -50,11 +52,11 @@ class Operation:
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Dense(Operation):
     """y[..., j] = Σᵢ x[..., i] · kernel[i, j]."""
 
-    kernel: Array  # [in, out]
+    kernel: AnyArray  # [in, out]
     weighted: ClassVar[bool] = True
 
     def __call__(self, x: Array) -> Array:
@@ -70,11 +72,11 @@ class Dense(Operation):
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Convolution(Operation):
     """`jax.lax.conv_general_dilated` in the layout of the model it was read from."""
 
-    kernel: Array  # the axes as dimension_numbers say
+    kernel: AnyArray  # the axes as dimension_numbers say
     strides: Shape = _static()
     padding: tuple[tuple[int, int], ...] = _static()
     input_dilation: Shape = _static()
@@ -107,11 +109,11 @@ class Convolution(Operation):
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Multiply(Operation):
     """y = x · factor: one synapse from each input to its own neuron."""
 
-    factor: Array  # [] or broadcasting to the features
+    factor: AnyArray  # [] or broadcasting to the features
     weighted: ClassVar[bool] = True
 
     def __call__(self, x: Array) -> Array:
@@ -142,7 +144,7 @@ class AveragePooling(Operation):
     def __call__(self, x: Array) -> Array:
         if self.count_padding:
             return self.sum(x) / prod(self.window)
-        return self.sum(x) / self.counts(x.shape[1:])
+        return self.sum(x) / self.counts(x.shape[1:], x.dtype)
 
     def sum(self, x: Array) -> Array:
         """Sum over each window."""
@@ -155,9 +157,9 @@ class AveragePooling(Operation):
             ((0, 0), *self.padding),
         )
 
-    def counts(self, shape: Shape) -> Array:
+    def counts(self, shape: Shape, dtype: DTypeLike = float) -> Array:
         """How many inputs each window covers, for inputs of this shape."""
-        return self.sum(jnp.ones((1, *shape)))
+        return self.sum(jnp.ones((1, *shape), dtype))
 
     def __str__(self) -> str:
         return f"AveragePooling {'x'.join(str(size) for size in self.window if size > 1)}"
@@ -197,7 +199,7 @@ def with_weights(operation: Operation, weights: Array) -> Operation:
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Layer:
     """The linear operations in front of one ReLU, or of one layer of spiking neurons.
 
@@ -232,7 +234,8 @@ class Layer:
         for index, operation in enumerate(operations):
             if operation.weighted:
                 (weights,) = jax.tree.leaves(operation)
-                operations[index] = with_weights(operation, weights * factor)
+                scaled = (weights * factor).astype(weights.dtype)
+                operations[index] = with_weights(operation, scaled)
                 break
         return Layer(tuple(operations))
 
@@ -241,7 +244,7 @@ class Layer:
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Network:
     """A bias-free ReLU network: layers of linear operations, each followed by a ReLU.
 
@@ -289,19 +292,33 @@ class Network:
 
     def check_images(self, images: ArrayLike) -> Array:
         """Return the images as a float array, or raise ValueError where their shape is wrong."""
-        images = jnp.asarray(images)
-        if images.ndim == 0 or images.shape[1:] != self.input_shape:
+        shape, dtype = np.shape(images), jnp.result_type(images)
+        if not shape or shape[1:] != self.input_shape:
             raise ValueError(
-                f"images have shape {images.shape}, but this network takes a batch of images of "
-                f"shape {self.input_shape}: [B, {', '.join(map(str, self.input_shape))}]. "
+                f"images have shape {shape}, but this network takes a batch of images of shape "
+                f"{self.input_shape}: [B, {', '.join(map(str, self.input_shape))}]. "
                 "A single image needs a batch axis: images[None]."
             )
-        if not jnp.issubdtype(images.dtype, jnp.floating):
+        if not jnp.issubdtype(dtype, jnp.floating):
             raise ValueError(
-                f"images have dtype {images.dtype}, but pixels are floats in [0, 1]: "
-                "divide 8-bit pixels by 255."
+                f"images have dtype {dtype}, but pixels are floats in [0, 1]: divide 8-bit pixels "
+                "by 255."
             )
-        return images
+        return jnp.asarray(images)
+
+    def check_pixels(self, images: ArrayLike) -> Array:
+        """As `check_images`; there must also be images, and pixels be numbers in [0, 1]."""
+        checked = self.check_images(images)
+        if len(checked) == 0:
+            raise ValueError("there are no images; give at least one.")
+        if not holds(lambda pixels: (pixels >= 0) & (pixels <= 1), images):
+            low, high = float(np.min(images)), float(np.max(images))
+            raise ValueError(
+                f"pixels range from {low:g} to {high:g}; they must be numbers in [0, 1], since "
+                "they stand for firing probabilities. Divide 8-bit pixels by 255, and do not "
+                "subtract a mean."
+            )
+        return checked
 
     def name(self, index: int) -> str:
         """What error messages call a layer: its number, counted from 1, and its operations."""
@@ -319,6 +336,22 @@ def is_known(value: object) -> bool:
     return not isinstance(value, Tracer)
 
 
+def holds(condition: Callable[[Any], Any], value: ArrayLike) -> bool:
+    """Whether a condition holds everywhere; a tracer passes, since nothing is known of it."""
+    if not is_known(value):
+        return True
+    with jax.ensure_compile_time_eval():  # under jit, operations on known arrays are traced too
+        return bool(jnp.all(condition(value)))
+
+
+def expect(value: object, kind: type, maker: str) -> None:
+    """Raise TypeError where a room gets what another room makes."""
+    if not isinstance(value, kind):
+        raise TypeError(
+            f"a {type(value).__name__} where a {kind.__name__} is needed; {maker} makes one."
+        )
+
+
 def per_layer(network: Network, values: ArrayLike | Sequence[ArrayLike], what: str) -> list[Array]:
     """One value for each layer: a scalar serves all layers, a sequence has one entry for each.
 
@@ -326,6 +359,7 @@ def per_layer(network: Network, values: ArrayLike | Sequence[ArrayLike], what: s
         ValueError: the sequence has another length than the network has layers, or an entry is an
             array that does not broadcast to its layer's neurons.
     """
+    expect(network, Network, "read_network(model, example)")
     layers = len(network.layers)
     one_for_all = not isinstance(values, Sequence) and np.ndim(values) == 0
     entries: list[Any] = [values] * layers if one_for_all else list(cast(Any, values))

@@ -75,16 +75,15 @@ def integrate_and_fire(
         >>> spikes.tolist(), state.potential.tolist()
         ([[0.0, 1.0]], [[0.75, 0.25]])
     """
-    if state.refractory is None:
-        potential = state.potential + current
-        spikes = spike(potential, threshold)
-        return NeuronState(reset(potential, spikes, threshold), None), spikes
-    ready = state.refractory == 0
+    ready = True if state.refractory is None else state.refractory == 0
     potential = state.potential + jnp.where(ready, current, 0)
-    spikes = jnp.where(ready, spike(potential, threshold), 0)
-    waiting = jnp.where(spikes > 0, refractory_steps - 1, jnp.maximum(state.refractory - 1, 0))
-    refractory = waiting.astype(state.refractory.dtype)
-    return NeuronState(reset(potential, spikes, threshold), refractory), spikes
+    spikes = jnp.where(ready, spike(potential, threshold), 0).astype(potential.dtype)
+    refractory = state.refractory
+    if refractory is not None:
+        waiting = jnp.where(spikes > 0, refractory_steps - 1, jnp.maximum(refractory - 1, 0))
+        refractory = waiting.astype(refractory.dtype)
+    after = reset(potential, spikes, threshold).astype(potential.dtype)
+    return NeuronState(after, refractory), spikes
 
 
 # -- Resets ----------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen, nnx
+from flax.errors import TraceContextError
 from jax.extend import source_info_util
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 from jax.typing import ArrayLike
@@ -91,34 +92,50 @@ def read_network(model: Callable[[Any], Any], example: ArrayLike) -> Network:
     batch = jax.ShapeDtypeStruct((_TRACED_BATCH, *example_shape[1:]), example_dtype)
     closed = _trace(_evaluation_form(model), batch)
     axes = tuple(range(len(example_shape)))
-    outputs = _interpret(closed, [_Signal((), (), example_shape[1:], axes, "the input")])
+    signal = _Signal((), (), example_shape[1:], axes, "the input")
+    outputs = _interpret(*_opened(closed), [signal])
     if len(outputs) != 1:
         raise ReadingError(f"the model returns {len(outputs)} arrays; let it return its outputs.")
     network = Network(_finish(outputs[0]), example_shape[1:])
+    expected = closed.out_avals[0].shape[1:]
+    assert network.shapes[-1] == expected, f"{network} should end in {expected}"
     _check_weights(network)
     return network
 
 
 def _evaluation_form(model: Callable[[Any], Any]) -> Callable[[Any], Any]:
     if isinstance(model, nnx.Module):
-        copy = nnx.merge(*nnx.split(model))
-        copy.eval()
-        return copy  # type: ignore[return-value]
+        graph, state = nnx.split(nnx.clone(model))
+
+        def forward(images: Any) -> Any:
+            # Made inside the trace, where a model may count its calls or sow values.
+            traced = nnx.merge(graph, state, copy=True)
+            traced.eval()
+            return traced(images)  # type: ignore[operator]
+
+        return forward
     if isinstance(model, linen.Module) and model.scope is None:
         raise TypeError(
             f"{type(model).__name__} is a Linen module without its variables: "
             "give read_network the bound module, model.bind(variables)."
         )
+    if not callable(model):
+        raise TypeError(f"a {type(model).__name__} is no model: give a module or a function.")
     return model
 
 
 def _trace(model: Callable[[Any], Any], batch: jax.ShapeDtypeStruct) -> ClosedJaxpr:
     try:
         return jax.make_jaxpr(model)(batch)
+    except TraceContextError as error:
+        raise ReadingError(
+            "the function changes an NNX model, as dropout in training mode does: call "
+            "model.eval() first, or give read_network the model itself."
+        ) from error
     except (TypeError, ValueError) as error:
         raise ReadingError(
-            f"the model cannot be traced for a batch of shape {batch.shape}; it must take a batch "
-            f"of any size: {error}"
+            f"the model fails for a batch of {_TRACED_BATCH} images, of shape {batch.shape} (it "
+            f"must take any number of them): {error}"
         ) from error
 
 
@@ -183,20 +200,25 @@ class _Signal:
         return replace(held, axes=tuple(places))
 
 
+def _opened(body: Any) -> tuple[Jaxpr, Sequence[Any]]:
+    """A jaxpr and its constants, which JAX keeps in one object or in two."""
+    return getattr(body, "jaxpr", body), getattr(body, "consts", ())
+
+
 def _interpret(
-    body: ClosedJaxpr, arguments: Sequence[Any], place: str | None = None
+    jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[Any], place: str | None = None
 ) -> Sequence[Any]:
     """Outputs of a jaxpr. What cannot be read becomes an error that is raised only if it is used.
 
     `place` is the user's source line where the jaxpr is that of a library function.
     """
-    values: dict[Any, Any] = dict(zip(body.jaxpr.constvars, body.consts, strict=True))
-    values.update(zip(body.jaxpr.invars, arguments, strict=True))
+    values: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
+    values.update(zip(jaxpr.invars, arguments, strict=True))
 
     def value(atom: Any) -> Any:
         return atom.val if isinstance(atom, Literal) else values[atom]
 
-    for equation in body.jaxpr.eqns:
+    for equation in jaxpr.eqns:
         inputs = [value(atom) for atom in equation.invars]
         outputs: Sequence[Any]
         try:
@@ -204,16 +226,17 @@ def _interpret(
         except ReadingError as error:
             outputs = [error] * len(equation.outvars)
         values.update(zip(equation.outvars, outputs, strict=True))
-    return [value(atom) for atom in body.jaxpr.outvars]
+    return [value(atom) for atom in jaxpr.outvars]
 
 
 def _apply(equation: JaxprEqn, inputs: list[Any], place: str) -> Sequence[Any]:
     """Outputs of one operation."""
     for error in (x for x in inputs if isinstance(x, ReadingError)):
         raise error
-    if (body := _body(equation)) is not None:
-        return _interpret(body, inputs, place if _is_library(body) else None)
     name = equation.primitive.name
+    if name in _CALLS:
+        body, consts = _opened(next(filter(None, map(equation.params.get, _BODIES))))
+        return _interpret(body, consts, inputs, place if _is_library(body) else None)
     if name == "random_bits":
         raise ReadingError(
             f"random numbers are drawn at {place}: read the model in its evaluation form, with "
@@ -223,7 +246,11 @@ def _apply(equation: JaxprEqn, inputs: list[Any], place: str) -> Sequence[Any]:
         output = equation.primitive.bind(*inputs, **equation.params)
         return output if equation.primitive.multiple_results else [output]
     if name not in _RULES:
-        remedy = _REMEDIES.get(name, "between two ReLUs there may be linear operations only.")
+        remedy = _REMEDIES.get(
+            name,
+            "between two ReLUs there may be dense layers, convolutions, average pooling, reshape, "
+            "transpose and constant factors.",
+        )
         raise ReadingError(f"unsupported operation {name} at {place}: {remedy}")
     try:
         signal = _RULES[name](equation.params, *inputs)
@@ -232,25 +259,18 @@ def _apply(equation: JaxprEqn, inputs: list[Any], place: str) -> Sequence[Any]:
     return [replace(signal, place=place)]
 
 
-def _body(equation: JaxprEqn) -> ClosedJaxpr | None:
-    """What an operation such as jit, custom_jvp_call or remat calls once, or None."""
-    if equation.primitive.name in ("scan", "while", "cond", "reduce_window"):
-        return None
-    for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
-        body = equation.params.get(key)
-        if isinstance(body, Jaxpr):
-            return ClosedJaxpr(body, [])
-        if isinstance(body, ClosedJaxpr):
-            return body
-    return None
-
-
+# The operations that run a function once, on their inputs, and where they keep it.
+_CALLS = (
+    *("jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"),
+    *("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"),
+)
+_BODIES = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 _LIBRARIES = tuple(str(Path(str(module.__file__)).parent) for module in (jax, flax))
 
 
-def _is_library(body: ClosedJaxpr) -> bool:
+def _is_library(body: Jaxpr) -> bool:
     """Whether JAX or Flax wrote the function: its trace is cached and its lines are not yours."""
-    return str(body.jaxpr.debug_info.func_filename).startswith(_LIBRARIES)
+    return str(body.debug_info.func_filename).startswith(_LIBRARIES)
 
 
 def _place(equation: JaxprEqn) -> str:
@@ -289,8 +309,10 @@ def _dot_general(params: dict, lhs: Any, rhs: Any) -> _Signal:
     if isinstance(kernel, _Signal):
         raise ReadingError("the product of two values that depend on the images is not linear.")
     contracted = tuple(signal.axes[axis] for axis in contract)
-    if batch or 0 in contracted:
-        raise ReadingError("every image must meet the same weights, and no other image.")
+    if batch:
+        raise ReadingError("weights of their own for each position or group are not supported.")
+    if 0 in contracted:
+        raise ReadingError("the images of a batch are mixed with each other here.")
     kernel = _weights(kernel)
     free = tuple(axis for axis in signal.axes if axis not in contracted)
     kernel_free = tuple(axis for axis in range(kernel.ndim) if axis not in kernel_contract)
@@ -369,9 +391,10 @@ def _reduce_window_sum(params: dict, signal: _Signal) -> _Signal:
     )
 
 
-def _reduce_window(params: dict, signal: Any, start: Any) -> _Signal:
-    names = [equation.primitive.name for equation in params["jaxpr"].eqns]
-    if names != ["add"] or isinstance(start, _Signal) or np.any(start):
+def _reduce_window(params: dict, signal: Any, start: Any, *others: Any) -> _Signal:
+    body, _ = _opened(params["jaxpr"])
+    names = [equation.primitive.name for equation in body.eqns]
+    if others or names != ["add"] or isinstance(start, _Signal) or np.any(start):
         raise ReadingError("only sums over windows are linear; use average pooling.")
     return _reduce_window_sum(params, signal)
 
@@ -409,6 +432,8 @@ def _times(signal: _Signal, factor: ArrayLike) -> _Signal:
     small = small.reshape(()) if small.size == 1 else small[0]
     small = small.astype(jnp.result_type(float))
     *rest, last = signal.operations or (None,)
+    if np.all(small == 1) and not isinstance(last, _WindowSum):
+        return signal
     if isinstance(last, _WindowSum):
         return replace(signal, operations=(*rest, *last.divided(small)))
     return replace(signal, operations=(*signal.operations, Multiply(jnp.asarray(small))))
@@ -420,8 +445,8 @@ def _add(_params: dict, x: Any, y: Any) -> _Signal:
         raise ReadingError("two branches are joined here; only a chain of layers can be read.")
     if np.any(np.asarray(bias)):
         raise ReadingError(
-            "a bias that is not zero is added here; integrate-and-fire neurons of this kind have "
-            "none: train the model without (use_bias=False)."
+            "a bias, or another constant that is not zero, is added here; integrate-and-fire "
+            "neurons of this kind have none: train the model without (use_bias=False)."
         )
     return signal
 
@@ -469,8 +494,10 @@ def _convert(params: dict, signal: _Signal) -> _Signal:
     return signal
 
 
-def _unchanged(_params: dict, signal: _Signal) -> _Signal:
-    return signal
+def _unchanged(_params: dict, *signals: _Signal) -> _Signal:
+    if len(signals) != 1:
+        raise ReadingError("several arrays at once are not supported; pass one.")
+    return signals[0]
 
 
 _RULES: dict[str, Callable[..., _Signal]] = {
@@ -496,12 +523,16 @@ _RULES: dict[str, Callable[..., _Signal]] = {
     "name": _unchanged,
     "sharding_constraint": _unchanged,
     "optimization_barrier": _unchanged,
+    "stop_gradient": _unchanged,
 }
 
 _NOT_A_RELU = "train the model with ReLUs (nnx.relu, jax.nn.relu or jnp.maximum(x, 0)) instead."
 _REMEDIES = {
     "reduce_window_max": "max pooling is not linear; train the model with average pooling.",
     "reduce_max": "a maximum is not linear: use average pooling; and return without softmax.",
+    "pad": "give the padding to the convolution or pooling that follows.",
+    "slice": "circular or explicit padding, and cropping, are not supported.",
+    "concatenate": "two branches are joined here; only a chain of layers can be read.",
     "argmax": "let the model return the outputs of its last ReLU, not the class.",
     "exp": "let the model return its ReLU outputs, without softmax.",
     "select_n": "dropout must be off, and a ReLU written as max(x, 0), not as a choice.",
@@ -521,8 +552,8 @@ def _finish(output: Any) -> tuple[Layer, ...]:
         raise ReadingError("the model's output does not depend on its input.")
     if not output.layers:
         raise ReadingError(
-            f"{output.place}: the model has no ReLU, so no neuron could spike; put nnx.relu, "
-            "jax.nn.relu or jnp.maximum(x, 0) after its layers and train it so."
+            f"{output.place}: the model has no ReLU after a layer, so no neuron could spike; put "
+            "nnx.relu, jax.nn.relu or jnp.maximum(x, 0) after its layers and train it so."
         )
     output = output.in_order()
     if not _only_moves(output.operations):

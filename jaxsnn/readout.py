@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxsnn.network import AnyArray
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -28,10 +30,10 @@ class Output:
     ==================  ================  ==================================================
     """
 
-    spike_counts: Array
-    potential: Array
-    threshold: Float[Array, "..."]
-    first_spike_class: Array
+    spike_counts: AnyArray
+    potential: AnyArray
+    threshold: Float[AnyArray, "..."]
+    first_spike_class: AnyArray
 
 
 Readout = Callable[[Output], Int[Array, " batch"]]

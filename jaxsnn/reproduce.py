@@ -42,6 +42,10 @@ _PAPER: dict[str, _Rule] = {
 _LATER: dict[str, _Rule] = {"99.9th percentile": scaling.percentile_scales}
 
 
+class UsageError(ValueError):
+    """An argument that cannot be served; the message names the remedy."""
+
+
 def reproduce(
     networks: tuple[Literal["fc", "conv"], ...] = ("fc", "conv"),
     recipe: Literal["modern", "authors"] = "modern",
@@ -75,19 +79,19 @@ def reproduce(
 
     Raises:
         DatasetError: the data cannot be had; the message says what was tried.
-        ValueError: a number of images out of range, or no network.
+        UsageError: a number of images out of range, or no network.
 
     Example:
         >>> from jaxsnn.reproduce import reproduce
         >>> reproduce(images=0)
         Traceback (most recent call last):
         ...
-        ValueError: images=0; there are 10,000 test images: take 1 to 10000.
+        jaxsnn.reproduce.UsageError: images=0; there are 10,000 test images: take 1 to 10000.
     """
     if not 1 <= images <= 10_000:
-        raise ValueError(f"images={images}; there are 10,000 test images: take 1 to 10000.")
+        raise UsageError(f"images={images}; there are 10,000 test images: take 1 to 10000.")
     if not networks:
-        raise ValueError("no network chosen; take fc, conv or both.")
+        raise UsageError("no network chosen; take fc, conv or both.")
     started = time.monotonic()
     output.mkdir(parents=True, exist_ok=True)
     _say("Loading MNIST")
@@ -177,7 +181,7 @@ def _trained(
     # Another version may train otherwise: it keeps a network of its own.
     versions = f"jaxsnn-{version('jaxsnn-conversion')}-jax-{version('jax')}"
     kept = folder / versions / f"{name}-seed{seed}"
-    _say(f"Training {name}" if not kept.exists() else f"Taking {name} from {kept}")
+    _say(f"Training {name}, or taking it from {kept}")
     model = recipe.model(rngs=nnx.Rngs(seed))
     training.fit(model, train, recipe=recipe, seed=seed, checkpoint=kept)
     network = read_network(model, train.images[:1])
@@ -186,16 +190,17 @@ def _trained(
     return network, accuracy
 
 
-def _measured(run: Simulation, curve: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def _measured(run: Simulation, curve: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:
     """Accuracies and costs of one conversion."""
     spikes = sum(np.asarray(counts).sum(dtype=np.float64) for counts in run.spike_counts)
     operations = np.asarray(run.synaptic_operations).mean(dtype=np.float64)
-    first = np.asarray(run.first_spike_time)
+    # Silent samples count as later than all others.
+    first = np.nan_to_num(np.asarray(run.first_spike_time), nan=np.inf)
+    latency = float(np.median(first) * 1e3)
     return {
         **{f"{ms} ms": float(curve[ms - 1]) for ms in _MILLISECONDS if ms <= len(curve)},
         "first spike": float(run.first_spike_accuracy(labels)),
-        # Silent samples count as later than all others.
-        "median latency (ms)": float(np.median(np.where(np.isnan(first), np.inf, first)) * 1e3),
+        "median latency (ms)": latency if np.isfinite(latency) else None,
         "spikes": float(spikes / len(labels)),
         "operations (M)": float(operations / 1e6),
     }
@@ -204,7 +209,7 @@ def _measured(run: Simulation, curve: np.ndarray, labels: np.ndarray) -> dict[st
 def _write(output: Path, results: dict[str, Any]) -> None:
     """The table, everything as JSON, and the picture of accuracy against time, so far."""
     pd.DataFrame(results["table"]).to_csv(output / "table.csv", index=False)
-    (output / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    (output / "results.json").write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
     reference = {row["network"]: row["ReLU"] for row in results["table"]}
     _save(
         output / "accuracy.png",

@@ -19,7 +19,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 from tqdm.auto import tqdm
 
-from jaxsnn.network import Convolution, Layer, Network, Operation
+from jaxsnn.network import Convolution, Layer, Network, Operation, expect
 
 Scales = Float[Array, "layers"]
 Result = TypeVar("Result")
@@ -78,8 +78,8 @@ def data_based_scales(
         One λ for each layer.
 
     Raises:
-        ValueError: there are no images, they have the wrong shape or NaN pixels, or a layer is
-            dead (its largest activation is 0); the message names the layer.
+        ValueError: there are no images, they have the wrong shape or pixels outside [0, 1], or a
+            layer is dead (its largest activation is 0); the message names the layer.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxsnn
@@ -215,7 +215,7 @@ def largest_activations(
         One value for each layer, which is 0 for a dead layer.
 
     Raises:
-        ValueError: there are no images, or they have the wrong shape or NaN pixels.
+        ValueError: there are no images, or they have the wrong shape or pixels outside [0, 1].
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxsnn
@@ -231,6 +231,7 @@ def largest_activations(
 
 def _scale_layers(network: Network, rule: Callable[[int, float], float]) -> Scales:
     """λ of each layer; `rule(index, λ of the layer before)` gives those of weighted layers."""
+    expect(network, Network, "read_network(model, example)")
     scales, previous = [], 1.0
     for index, layer in enumerate(network.layers):
         if layer.weighted:
@@ -299,15 +300,11 @@ def _over_batches(
     progress: bool | None,
 ) -> Iterator[Result]:
     """The function's values over batches of images, after a check of all images."""
+    expect(network, Network, "read_network(model, example)")
+    network.check_pixels(images)
     images = np.asarray(images)
-    network.check_images(images[:1])
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}; it must be at least 1.")
-    if len(images) == 0:
-        raise ValueError("there are no calibration images; give some, such as train.images.")
-    bad = int(np.sum(~np.isfinite(images)))
-    if bad:
-        raise ValueError(f"{bad} pixels of the calibration images are NaN or infinite.")
     starts = range(0, len(images), batch_size)
     bar = tqdm(
         starts,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from math import ceil, prod
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from jaxsnn import encoding, metrics, neurons, readout
 from jaxsnn.balancing import SpikingNetwork
-from jaxsnn.network import AnyArray, is_known, per_layer
+from jaxsnn.network import AnyArray, expect, holds, is_known, per_layer
 
 # Potentials, counters and spikes of one piece of the batch; small pieces stay in a CPU's caches.
 _BYTES_PER_PIECE = {"cpu": 1 << 26}
@@ -41,6 +41,9 @@ class State:
     spike_counts        layers         spikes of each neuron `[B, ...]`
     first_spike_class   [B]            output neuron that spiked first, -1 if none has
     first_spike_step    [B]            steps until then, 0 if none has spiked
+    samples             [B]            numbers of the samples, for the random draws
+    dt                  []             duration of a step in seconds
+    refractory_steps    []             refractory period in steps
     ==================  =============  ========================================================
     """
 
@@ -50,6 +53,9 @@ class State:
     spike_counts: list[AnyArray]
     first_spike_class: AnyArray
     first_spike_step: AnyArray
+    samples: AnyArray
+    dt: AnyArray
+    refractory_steps: AnyArray
 
 
 @jax.tree_util.register_dataclass
@@ -67,10 +73,10 @@ class Step:
     ===========  ===========  ==================================================
     """
 
-    inputs: Array
-    spikes: list[Array]
-    potentials: list[Array]
-    prediction: Array
+    inputs: AnyArray
+    spikes: list[AnyArray]
+    potentials: list[AnyArray]
+    prediction: AnyArray
 
 
 @jax.tree_util.register_dataclass
@@ -145,7 +151,7 @@ def simulate(
     read: readout.Readout = readout.spike_count,
     record: Callable[[Step], PyTree] | None = None,
     state: State | None = None,
-    samples: ArrayLike | None = None,
+    samples: ArrayLike | Sequence[int] | None = None,
     batch_size: int | None = None,
     progress: bool | None = None,
 ) -> Simulation:
@@ -176,9 +182,11 @@ def simulate(
             `readout.first_spike`, `readout.membrane_potential` or a function of yours.
         record: function of a `Step` whose value is kept for every step, for example
             `lambda step: step.spikes[0]`. Its leaves have the samples first.
-        state: where to go on: the `state` of an earlier run on the same images.
-        samples: the number of each sample for the random draws `[B]`; by default 0, 1, …, B-1.
-            Give it when you simulate a part of a set and want the spikes of the whole.
+        state: where to go on: the `state` of an earlier run on the same images, with the same dt
+            and refractory period.
+        samples: the number of each sample for the random draws `[B]`; by default 0, 1, …, B-1, or
+            those of the state. Give it when you simulate a part of a set and want the spikes of
+            the whole.
         batch_size: how many samples are computed at a time; by default as many as memory allows.
             A run in several pieces returns NumPy arrays, which lie in the memory of the host.
         progress: whether to show a bar; by default on a terminal or in a notebook, for runs of
@@ -201,13 +209,17 @@ def simulate(
         >>> run.predictions[:, 0].tolist(), run.accuracy([0]).tolist()
         ([0, 0, 0, 0], [1.0, 1.0, 1.0, 1.0])
     """
-    images = _checked_images(network, images)
-    steps, refractory_steps = _checked_times(duration, dt, max_rate, refractory_period)
     _check_network(network)
-    samples = _checked_samples(samples, len(images))
+    images = network.network.check_pixels(images)
+    steps, refractory_steps = _checked_times(duration, dt, max_rate, refractory_period)
+    if state is None:
+        samples = _checked_samples(samples, len(images))
+    else:
+        if samples is not None or jax.tree.leaves(initial_potential) != [0.0]:
+            raise ValueError("samples and initial_potential belong to the state; leave them out.")
+        _check_state(network, state, len(images), dt, refractory_steps)
+        samples = state.samples
     potentials = per_layer(network.network, initial_potential, "initial_potential")
-    if state is not None:
-        _check_state(network, state, len(images), refractory_steps)
     rules = _Rules(encode, reset, spike, read, record)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(_counter_based(key), samples)
     inputs = (network, images, keys, max_rate, potentials, state)
@@ -229,15 +241,13 @@ def simulate(
         for piece in pieces:
             drive = images[piece] * (max_rate * dt)
             now = (
-                _initial_state(network, drive, potentials, refractory_steps)
+                _initial_state(network, drive, samples[piece], dt, potentials, refractory_steps)
                 if state is None
                 else _take(state, piece)
             )
             outputs = []
             for chunk in _chunks(steps):
-                now, output = _scan(
-                    network, drive, keys[piece], now, refractory_steps, steps=chunk, rules=rules
-                )
+                now, output = _scan(network, drive, keys[piece], now, steps=chunk, rules=rules)
                 outputs.append(output)
                 if not bar.disable:
                     jax.block_until_ready(now)
@@ -278,7 +288,6 @@ def _scan(
     probabilities: Array,
     keys: Array,
     state: State,
-    refractory_steps: ArrayLike,
     *,
     steps: int,
     rules: _Rules,
@@ -292,12 +301,12 @@ def _scan(
         neurons.integrate_and_fire,
         reset=rules.reset,
         spike=rules.spike,
-        refractory_steps=refractory_steps,
+        refractory_steps=state.refractory_steps,
     )
 
     def one_step(state: State, _: None) -> tuple[State, tuple[Array, PyTree]]:
         step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, state.step)
-        inputs = sent = jax.vmap(rules.encode)(step_keys, probabilities)
+        inputs = sent = jax.vmap(rules.encode)(step_keys, probabilities).astype(dtype)
         new_neurons, spikes = [], []
         for layer, old, threshold, amplitude in zip(
             network.network.layers, state.neurons, thresholds, amplitudes, strict=True
@@ -316,6 +325,7 @@ def _scan(
         prediction = rules.read(output)
         potentials = [layer.potential for layer in new_neurons]
         record = rules.record and rules.record(Step(inputs, spikes, potentials, prediction))
+        _check_record(record, len(inputs))
         return state, (prediction, record)
 
     return lax.scan(one_step, state, None, length=steps)
@@ -327,7 +337,8 @@ def _counted(
     """The state after a step with these spikes."""
     output = spikes[-1]
     first = (state.first_spike_class < 0) & (output > 0).any(1)
-    return State(
+    return replace(
+        state,
         step=state.step + 1,
         neurons=new_neurons,
         input_spike_counts=state.input_spike_counts + (inputs != 0),
@@ -342,7 +353,12 @@ def _counted(
 
 
 def _initial_state(
-    network: SpikingNetwork, images: Array, potentials: list[Array], refractory_steps: int
+    network: SpikingNetwork,
+    images: Array,
+    samples: AnyArray,
+    dt: float,
+    potentials: list[Array],
+    refractory_steps: int,
 ) -> State:
     batch, shapes = len(images), network.network.shapes
     dtype = network.network.dtype
@@ -359,6 +375,9 @@ def _initial_state(
         spike_counts=[jnp.zeros((batch, *shape), dtype) for shape in shapes],
         first_spike_class=jnp.full(batch, -1, jnp.int32),
         first_spike_step=jnp.zeros(batch, jnp.int32),
+        samples=jnp.asarray(samples),
+        dt=jnp.asarray(dt, jnp.float32),
+        refractory_steps=jnp.asarray(refractory_steps, jnp.int32),
     )
 
 
@@ -367,10 +386,15 @@ def _counter_based(key: ArrayLike) -> Array:
     if isinstance(key, int):
         return jax.random.key(key, impl="threefry2x32")
     typed = jnp.asarray(key)
-    if not jnp.issubdtype(typed.dtype, jax.dtypes.prng_key):
+    if typed.ndim == 0 and jnp.issubdtype(typed.dtype, jnp.integer):
+        return jax.random.key(typed, impl="threefry2x32")
+    if typed.dtype == jnp.uint32 and typed.ndim == 1:
         typed = jax.random.wrap_key_data(typed)
-    if typed.shape != ():
-        raise ValueError(f"key has shape {typed.shape}; give one key, such as jax.random.key(0).")
+    if typed.shape != () or not jnp.issubdtype(typed.dtype, jax.dtypes.prng_key):
+        raise ValueError(
+            f"key has shape {typed.shape} and dtype {typed.dtype}; give one key, such as "
+            "jax.random.key(0), or an integer."
+        )
     if str(jax.random.key_impl(typed)) == "threefry2x32":
         return typed
     return jax.random.wrap_key_data(jax.random.bits(typed, (2,), jnp.uint32), impl="threefry2x32")
@@ -442,23 +466,11 @@ def _join(runs: Sequence[Simulation], size: int) -> Simulation:
 # -- Checks ----------------------------------------------------------------------------------------
 
 
-def _checked_images(network: SpikingNetwork, images: ArrayLike) -> Array:
-    images = network.network.check_images(images)
-    if len(images) == 0:
-        raise ValueError("there are no images to simulate.")
-    if is_known(images) and not bool(jnp.all((images >= 0) & (images <= 1))):
-        low, high = float(images.min()), float(images.max())
-        raise ValueError(
-            f"pixels range from {low:g} to {high:g}; they must be numbers in [0, 1], since they "
-            "become firing probabilities. Divide 8-bit pixels by 255, and do not subtract a mean."
-        )
-    return images
-
-
 def _checked_times(
     duration: float, dt: float, max_rate: ArrayLike, refractory_period: float
 ) -> tuple[int, int]:
     """The number of steps and of refractory steps."""
+    duration, dt = float(duration), float(dt)
     if not (np.isfinite(dt) and dt > 0):
         raise ValueError(f"dt={dt}; a step must take more than 0 seconds.")
     steps = round(duration / dt) if np.isfinite(duration) else 0
@@ -469,6 +481,8 @@ def _checked_times(
         )
     if not (np.isfinite(refractory_period) and refractory_period >= 0):
         raise ValueError(f"refractory_period={refractory_period}; it must be at least 0 seconds.")
+    if np.ndim(max_rate):
+        raise ValueError(f"max_rate has shape {np.shape(max_rate)}; it must be one number.")
     if is_known(max_rate):
         rate = float(max_rate)  # type: ignore[arg-type]
         if not rate >= 0:
@@ -482,6 +496,9 @@ def _checked_times(
 
 
 def _check_network(network: SpikingNetwork) -> None:
+    expect(network, SpikingNetwork, "balance_thresholds(network, scales)")
+    per_layer(network.network, network.thresholds, "thresholds")
+    per_layer(network.network, network.amplitudes, "amplitudes")
     shape = network.network.shapes[-1]
     if len(shape) != 1:
         raise ValueError(
@@ -490,14 +507,22 @@ def _check_network(network: SpikingNetwork) -> None:
         )
     for index, layer in enumerate(network.network.layers):
         threshold, name = network.thresholds[index], network.network.name(index)
-        if is_known(threshold) and not bool(jnp.all(threshold > 0)):
+        if not holds(lambda value: value > 0, threshold):
             raise ValueError(f"{name}: its thresholds must be positive, not {threshold}.")
-        for weights in layer.weights:
-            if is_known(weights) and not bool(jnp.isfinite(weights).all()):
-                raise ValueError(f"{name}: its weights are not all finite; train it again.")
+        if not all(holds(jnp.isfinite, weights) for weights in layer.weights):
+            raise ValueError(f"{name}: its weights are not all finite; train it again.")
 
 
-def _checked_samples(samples: ArrayLike | None, batch: int) -> Array:
+def _check_record(record: PyTree, batch: int) -> None:
+    for leaf in jax.tree.leaves(record):
+        if jnp.shape(leaf)[:1] != (batch,):
+            raise ValueError(
+                f"record returned an array of shape {jnp.shape(leaf)} for {batch} samples; its "
+                "first axis must be the samples, since a batch may be computed in pieces."
+            )
+
+
+def _checked_samples(samples: ArrayLike | Sequence[int] | None, batch: int) -> Array:
     numbers = jnp.arange(batch) if samples is None else jnp.asarray(samples)
     if numbers.shape != (batch,) or not jnp.issubdtype(numbers.dtype, jnp.integer):
         raise ValueError(
@@ -507,7 +532,9 @@ def _checked_samples(samples: ArrayLike | None, batch: int) -> Array:
     return numbers
 
 
-def _check_state(network: SpikingNetwork, state: State, batch: int, refractory_steps: int) -> None:
+def _check_state(
+    network: SpikingNetwork, state: State, batch: int, dt: float, refractory_steps: int
+) -> None:
     expected = [(batch, *shape) for shape in network.network.shapes]
     found = [layer.potential.shape for layer in state.neurons]
     if found != expected:
@@ -515,7 +542,10 @@ def _check_state(network: SpikingNetwork, state: State, batch: int, refractory_s
             f"the state has potentials of shape {found}, but this network and these {batch} images "
             f"need {expected}; go on with the network and the images of the earlier run."
         )
-    if (refractory_steps > 1) != (state.neurons[0].refractory is not None):
+    if not holds(lambda value: value == np.float32(dt), state.dt):
+        raise ValueError(f"the state comes from a run with dt={state.dt:g}, not {dt:g}.")
+    if not holds(lambda value: value == refractory_steps, state.refractory_steps):
         raise ValueError(
-            "the state comes from a run with another refractory period; go on with the same."
+            f"the state comes from a run with a refractory period of {state.refractory_steps} "
+            f"steps, not {refractory_steps}; go on with the same."
         )

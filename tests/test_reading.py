@@ -255,6 +255,31 @@ def test_moves_after_the_last_relu_belong_to_its_layer(rng):
     assert network.shapes == [(3, 4)]
 
 
+def test_trailing_factor_of_one_is_no_layer():
+    assert len(read_flat(lambda x: jax.nn.relu(x @ jnp.ones((4, 2))) * 1.0).layers) == 1
+
+
+def test_models_that_count_their_calls():
+    class Counting(nnx.Module):
+        def __init__(self):
+            self.layer = nnx.Linear(4, 2, use_bias=False, rngs=nnx.Rngs(0))
+            self.calls = nnx.Variable(jnp.zeros((), int))
+
+        def __call__(self, x):
+            self.calls[...] += 1
+            return nnx.relu(self.layer(x))
+
+    model = Counting()
+    assert len(read_flat(model).layers) == 1
+    assert int(model.calls[...]) == 0
+
+
+def test_a_function_that_changes_a_model_is_told_what_to_do():
+    model = nnx.Sequential(nnx.Dropout(0.5, rngs=nnx.Rngs(0)), nnx.relu)
+    with pytest.raises(jaxsnn.ReadingError, match=r"model\.eval\(\)"):
+        read_flat(lambda x: model(x))
+
+
 def test_unused_branches_do_not_matter():
     def model(x):
         jnp.tanh(x).sum()
@@ -289,7 +314,7 @@ def test_bias_names_its_place():
         def __call__(self, x):
             return nnx.relu(self.layer(x))
 
-    with pytest.raises(jaxsnn.ReadingError, match=r"bias .*use_bias=False") as caught:
+    with pytest.raises(jaxsnn.ReadingError, match=r"bias.*use_bias=False") as caught:
         read_flat(Biased())
     line = inspect.getsourcelines(Biased.__call__)[1] + 1
     assert f"{__file__}:{line}" in str(caught.value)
@@ -308,6 +333,10 @@ def test_bias_names_its_place():
         (lambda x: jax.nn.relu(x) / x.sum(1, keepdims=True), "not linear"),
         (lambda x: jax.nn.relu(jnp.concatenate([x, x], 1)), "concatenate"),
         (lambda x: x @ jnp.ones((4, 2)), "no ReLU"),
+        (lambda x: jax.nn.relu(lax.reduce(x, 0.0, lambda a, b: b * a, (1,))), "reduce_prod|reduce"),
+        (lambda x: jax.nn.relu(lax.reduce(x, 0.0, lambda a, b: a + 2 * b, (1,))), "reduce"),
+        (lambda x: jax.nn.relu(jnp.pad(x, 1)), "pad at .*padding to the convolution"),
+        (lambda x: jnp.einsum("bg,gj->bgj", jax.nn.relu(x), jnp.ones((4, 2))), "group"),
         (lambda x: jax.nn.relu(x).argmax(1), "argmax"),
         (lambda x: jax.nn.relu(x - x.mean(0)), "batch"),
         (lambda x: jax.nn.relu(x * jnp.arange(3.0)[:, None]), "between the images"),
@@ -342,7 +371,7 @@ def test_missing_last_relu_is_given_and_said():
 
 
 def test_model_for_one_batch_size_only():
-    with pytest.raises(jaxsnn.ReadingError, match="any size"):
+    with pytest.raises(jaxsnn.ReadingError, match="any number"):
         read_flat(lambda x: jax.nn.relu(x.reshape(1, 4)))
 
 

@@ -201,8 +201,9 @@ def test_a_dead_layer_is_named():
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (np.zeros((0, 2), np.float32), "no calibration images"),
-        (np.full((3, 2), np.nan, np.float32), "6 pixels .* NaN"),
+        (np.zeros((0, 2), np.float32), "no images"),
+        (np.full((3, 2), np.nan, np.float32), "pixels range from nan"),
+        (np.full((3, 2), 255.0, np.float32), "from 255 to 255"),
         (np.zeros((3, 5), np.float32), "images have shape"),
         (np.zeros(2, np.float32), "images have shape"),
         (np.zeros((3, 2), np.uint8), "divide 8-bit pixels"),

@@ -1,6 +1,8 @@
 """The simulator: hand-computed spike trains, the NumPy oracle, and the invariants of the design."""
 
 import logging
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxsnn
-from jaxsnn import readout
+from jaxsnn import readout, simulation
 
 import models
 import reference
@@ -332,18 +334,70 @@ def test_nothing_compiles_twice(rng, caplog):
         assert len(compilations(caplog)) == 2
 
 
-def test_memory_does_not_grow_with_the_duration(rng):
+def test_memory_does_not_grow_with_the_duration(rng, monkeypatch):
+    """XLA's own account of the compiled scan; the predictions are all that is longer."""
     network, _ = models.dense_network(rng)
     snn = jaxsnn.balance_thresholds(network, 1.0)
     images = models.dyadic_images(rng, 8, *network.input_shape)
-    sizes = []
-    for duration in (0.1, 0.4):
-        run = jaxsnn.simulate(snn, images, key=0, duration=duration)
-        results = (run.state, run.spike_counts, run.synaptic_operations)
-        sizes.append(sum(leaf.nbytes for leaf in jax.tree.leaves(results)))
+    scan, programs = simulation._scan, []
+
+    def compiled(*arguments, **options):
+        programs.append(scan.lower(*arguments, **options).compile().memory_analysis())
+        return scan(*arguments, **options)
+
+    monkeypatch.setattr(simulation, "_scan", compiled)
+    for steps in (10, 100):
+        run = jaxsnn.simulate(snn, images, key=0, duration=steps * 1e-3)
         assert run.records is None
-        assert run.predictions.shape == (round(duration * 1000), 8)
-    assert sizes[0] == sizes[1]
+        assert run.predictions.shape == (steps, 8)
+    short, long = programs
+    assert long.temp_size_in_bytes == short.temp_size_in_bytes
+    assert long.output_size_in_bytes - short.output_size_in_bytes == run.predictions[:90].nbytes
+
+
+TRACEABLE = ("network", "images", "key", "max_rate", "initial_potential", "state")
+
+
+@pytest.mark.parametrize("traced", [(), TRACEABLE[:-1], *((name,) for name in TRACEABLE)])
+def test_jit_whatever_is_traced_and_whatever_is_closed_over(rng, traced):
+    network, _ = models.dense_network(rng)
+    values = {
+        "network": jaxsnn.balance_thresholds(network, 2.0),
+        "images": jnp.asarray(models.dyadic_images(rng, 4, *network.input_shape)),
+        "key": jax.random.key(0),
+        "max_rate": jnp.asarray(500.0),
+        "initial_potential": jnp.asarray(0.25),
+    }
+    if "state" in traced:
+        earlier = jaxsnn.simulate(**values, duration=0.01)
+        values["state"] = earlier.state
+        del values["initial_potential"]
+
+    def run(chosen):
+        arguments = values | chosen
+        snn, images = arguments.pop("network"), arguments.pop("images")
+        return jaxsnn.simulate(snn, images, duration=0.02, **arguments)
+
+    chosen = {name: values[name] for name in traced}
+    assert_equal_runs(jax.jit(run)(chosen).spike_counts, run(chosen).spike_counts)
+
+
+def test_functions_of_the_user_may_return_other_types(rng):
+    network, _ = models.convolution_network(rng)
+    snn = jaxsnn.balance_thresholds(network, 2.0)
+    images = models.dyadic_images(rng, 4, *network.input_shape)
+    run = jaxsnn.simulate(
+        snn,
+        images,
+        key=0,
+        duration=0.02,
+        encode=jax.random.bernoulli,
+        reset=lambda potential, spikes, threshold: jnp.where(spikes > 0, 0.5, potential),
+        read=lambda output: output.potential.argmin(1),
+        record=lambda step: {"output": step.spikes[-1], "nothing": None},
+    )
+    assert float(run.input_spike_counts.sum()) > 0
+    assert run.records["output"].shape == (20, 4, 5)
 
 
 # -- Input -----------------------------------------------------------------------------------------
@@ -385,7 +439,15 @@ def test_constant_input_drives_as_much_as_poisson_input_on_average():
 
 
 @pytest.mark.parametrize(
-    "key", [0, jax.random.key(0), jax.random.PRNGKey(0), np.array([0, 0], np.uint32)]
+    "key",
+    [
+        0,
+        np.int64(0),
+        jnp.asarray(0),
+        jax.random.key(0),
+        jax.random.PRNGKey(0),
+        np.array([0, 0], np.uint32),
+    ],
 )
 def test_seeds_and_keys_are_one(rng, key):
     network, _ = models.dense_network(rng)
@@ -450,6 +512,9 @@ def test_synaptic_operations_by_numpy(rng):
         ({"duration": float("inf")}, "at least 1"),
         ({"max_rate": -1.0}, "max_rate=-1"),
         ({"max_rate": float("nan")}, "max_rate=nan"),
+        ({"max_rate": np.ones(2)}, "one number"),
+        ({"record": lambda step: step.spikes[0].sum()}, "first axis must be the samples"),
+        ({"key": 1.5}, "give one key"),
         ({"max_rate": 1001.0}, "at most once in a step"),
         ({"max_rate": 1000.0, "dt": 2e-3}, "max_rate <= 500"),
         ({"refractory_period": -1e-3}, "refractory_period"),
@@ -513,8 +578,50 @@ def test_a_state_of_another_run_is_refused():
     options = dict(key=0, duration=0.01, state=run.state)
     with pytest.raises(ValueError, match="images of the earlier run"):
         jaxsnn.simulate(neuron(), jnp.ones((3, 1)), **options)
-    with pytest.raises(ValueError, match="another refractory period"):
+    with pytest.raises(ValueError, match="refractory period of 0 steps, not 5"):
         jaxsnn.simulate(neuron(), jnp.ones((2, 1)), refractory_period=5e-3, **options)
+    with pytest.raises(ValueError, match=r"dt=0.001, not 0.0005"):
+        jaxsnn.simulate(neuron(), jnp.ones((2, 1)), dt=5e-4, **options)
+    with pytest.raises(ValueError, match="belong to the state"):
+        jaxsnn.simulate(neuron(), jnp.ones((2, 1)), initial_potential=0.5, **options)
+
+
+def test_a_state_knows_the_numbers_of_its_samples(rng):
+    network, _ = models.dense_network(rng)
+    snn = jaxsnn.balance_thresholds(network, 2.0)
+    images = models.dyadic_images(rng, 2, *network.input_shape)
+    whole = jaxsnn.simulate(snn, images, key=3, duration=0.02, samples=[7, 5])
+    first = jaxsnn.simulate(snn, images, key=3, duration=0.01, samples=[7, 5])
+    second = jaxsnn.simulate(snn, images, key=3, duration=0.01, state=first.state)
+    assert_equal_runs(whole.state, second.state)
+
+
+def test_an_undecided_sample_is_never_right():
+    run = jaxsnn.simulate(neuron(), jnp.zeros((2, 1)), key=0, duration=0.01)
+    assert run.accuracy([-1, -1]).tolist() == [0.0] * 10
+
+
+def test_the_wrong_room_is_named():
+    """Without the type checker of the tests, which would speak first."""
+    code = """
+import jax, jax.numpy as jnp, jaxsnn
+network = jaxsnn.read_network(lambda x: jax.nn.relu(2 * x), jnp.zeros((1, 1)))
+for call in (
+    lambda: jaxsnn.simulate(network, jnp.ones((1, 1)), key=0),
+    lambda: jaxsnn.balance_thresholds(jax.nn.relu, 1.0),
+    lambda: jaxsnn.model_based_scales(jax.nn.relu),
+    lambda: jaxsnn.data_based_scales(jax.nn.relu, jnp.ones((1, 1))),
+):
+    try:
+        call()
+    except TypeError as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    first, *others = done.stdout.splitlines()
+    assert "a Network where a SpikingNetwork is needed; balance_thresholds" in first
+    assert len(others) == 3
+    assert all("a Network is needed; read_network" in line for line in others)
 
 
 @pytest.mark.parametrize("labels", [[1], [1, 0, 1], [[1, 0]], []])
