@@ -32,7 +32,7 @@ class Output:
 
     spike_counts: AnyArray
     potential: AnyArray
-    threshold: Float[AnyArray, "..."]
+    threshold: AnyArray
     first_spike_class: AnyArray
 
 

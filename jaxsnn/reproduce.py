@@ -124,7 +124,7 @@ def reproduce(
 
 
 def as_markdown(table: pd.DataFrame) -> str:
-    """The table as it is printed, with accuracies in percent.
+    """The table as it is printed, with accuracies in percent and – for what never happened.
 
     Example:
         >>> import pandas as pd
@@ -139,9 +139,9 @@ def as_markdown(table: pd.DataFrame) -> str:
         if column.endswith(" ms") or column in ("ReLU", "first spike"):
             shown[column] *= 100
     formats = {"median latency (ms)": ".0f", "spikes": ".0f", "operations (M)": ".1f"}
-    return str(
-        shown.to_markdown(index=False, floatfmt=[formats.get(c, ".2f") for c in shown.columns])
-    )
+    shown = shown.astype(object).where(shown.notna(), None)
+    numbers = [formats.get(column, ".2f") for column in shown.columns]
+    return str(shown.to_markdown(index=False, floatfmt=numbers, missingval="–"))
 
 
 def machine() -> dict[str, Any]:

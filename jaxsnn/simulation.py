@@ -255,7 +255,7 @@ def simulate(
             predictions, records = _concatenate(outputs, axis=0)
             run = _result(network, now, predictions, records, dt)
             # Finished pieces go to the host, so that a device holds no more than one.
-            runs.append(run if len(pieces) == 1 else jax.device_get(run))
+            runs.append(run if traced or len(pieces) == 1 else jax.device_get(run))
     return runs[0] if len(runs) == 1 else _join(runs, len(images))
 
 
