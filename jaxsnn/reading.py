@@ -265,7 +265,10 @@ _CALLS = (
     *("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"),
 )
 _BODIES = ("jaxpr", "call_jaxpr", "fun_jaxpr")
-_LIBRARIES = tuple(str(Path(str(module.__file__)).parent) for module in (jax, flax))
+_LIBRARIES = (
+    *(str(Path(str(module.__file__)).parent) for module in (jax, flax)),
+    str(Path(__file__)),
+)
 
 
 def _is_library(body: Jaxpr) -> bool:
@@ -275,9 +278,9 @@ def _is_library(body: Jaxpr) -> bool:
 
 def _place(equation: JaxprEqn) -> str:
     """File, line and function of the user's code that an operation comes from."""
-    frames = source_info_util.summarize(equation.source_info, num_frames=20).splitlines()
+    frames = source_info_util.summarize(equation.source_info, num_frames=50).splitlines()
     own = [frame for frame in frames if not frame.strip().startswith(_LIBRARIES)]
-    return (*own, *frames, "a place unknown")[0].strip()
+    return ("a place unknown", *frames, *own)[-1].strip()  # the innermost of them is the last
 
 
 # -- One rule for each primitive operation ---------------------------------------------------------

@@ -320,6 +320,18 @@ def test_bias_names_its_place():
     assert f"{__file__}:{line}" in str(caught.value)
 
 
+def test_the_place_is_the_innermost_of_the_users():
+    def activation(x):
+        return jnp.tanh(x)
+
+    def model(x):
+        return activation(x @ jnp.ones((4, 2)))
+
+    with pytest.raises(jaxsnn.ReadingError) as caught:
+        read_flat(model)
+    assert f"{__file__}:{inspect.getsourcelines(activation)[1] + 1}" in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("function", "message"),
     [
