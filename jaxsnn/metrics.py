@@ -10,7 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from jaxsnn.network import AveragePooling, Layer, Network, with_weights
+from jaxsnn.network import AveragePooling, Layer, Network
 
 
 def accuracy(
@@ -96,11 +96,8 @@ def _synapses(layer: Layer, shape: tuple[int, ...]) -> Array:
         for operation in layer.operations:
             if isinstance(operation, AveragePooling):
                 x = operation.sum(x)
-            elif operation.weighted:
-                (weights,) = jax.tree.leaves(operation)
-                x = with_weights(operation, (weights != 0).astype(x.dtype))(x)
             else:
-                x = operation(x)
+                x = jax.tree.map(lambda w, dtype=x.dtype: (w != 0).astype(dtype), operation)(x)
         return x
 
     # The sum of all outputs, differentiated by an input, counts the paths that leave that input.

@@ -37,7 +37,7 @@ class Operation:
     """A linear map of a batch `[B, ...]`, always keeping the batch axis first.
 
     A *weighted* operation has exactly one leaf, its weights; the others (average pooling, reshape,
-    transpose) have none.
+    transpose) have none. So `jax.tree.map` gives the same operation with other weights.
     """
 
     weighted: ClassVar[bool] = False
@@ -193,11 +193,6 @@ class Transpose(Operation):
         return f"Transpose {self.axes}"
 
 
-def with_weights(operation: Operation, weights: Array) -> Operation:
-    """The same operation with other weights."""
-    return jax.tree.unflatten(jax.tree.structure(operation), [weights])
-
-
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class Layer:
@@ -233,9 +228,7 @@ class Layer:
         operations = list(self.operations)
         for index, operation in enumerate(operations):
             if operation.weighted:
-                (weights,) = jax.tree.leaves(operation)
-                scaled = (weights * factor).astype(weights.dtype)
-                operations[index] = with_weights(operation, scaled)
+                operations[index] = jax.tree.map(lambda w: (w * factor).astype(w.dtype), operation)
                 break
         return Layer(tuple(operations))
 

@@ -435,10 +435,10 @@ def _times(signal: _Signal, factor: ArrayLike) -> _Signal:
     small = small.reshape(()) if small.size == 1 else small[0]
     small = small.astype(jnp.result_type(float))
     *rest, last = signal.operations or (None,)
-    if np.all(small == 1) and not isinstance(last, _WindowSum):
-        return signal
     if isinstance(last, _WindowSum):
         return replace(signal, operations=(*rest, *last.divided(small)))
+    if np.all(small == 1):
+        return signal
     return replace(signal, operations=(*signal.operations, Multiply(jnp.asarray(small))))
 
 

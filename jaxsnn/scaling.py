@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
-from tqdm.auto import tqdm
 
 from jaxsnn.network import Convolution, Layer, Network, Operation, expect
+from jaxsnn.progress import progress_bar
 
 Scales = Float[Array, "layers"]
 Result = TypeVar("Result")
@@ -306,14 +306,7 @@ def _over_batches(
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}; it must be at least 1.")
     starts = range(0, len(images), batch_size)
-    bar = tqdm(
-        starts,
-        "activations",
-        disable=None if progress is None else not progress,
-        delay=0.0 if progress else 1.0,
-        leave=False,
-    )
-    for start in bar:
+    for start in progress_bar(progress, iterable=starts, desc="activations"):
         yield function(network, jnp.asarray(images[start : start + batch_size]))
 
 

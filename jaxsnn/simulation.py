@@ -14,11 +14,11 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
-from tqdm.auto import tqdm
 
 from jaxsnn import encoding, metrics, neurons, readout
 from jaxsnn.balancing import SpikingNetwork
 from jaxsnn.network import AnyArray, expect, holds, is_known, per_layer
+from jaxsnn.progress import progress_bar
 
 # Potentials, counters and spikes of one piece of the batch; small pieces stay in a CPU's caches.
 _BYTES_PER_PIECE = {"cpu": 1 << 26}
@@ -211,7 +211,7 @@ def simulate(
     """
     _check_network(network)
     images = network.network.check_pixels(images)
-    steps, refractory_steps = _checked_times(duration, dt, max_rate, refractory_period)
+    steps, refractory_steps = checked_times(duration, dt, max_rate, refractory_period)
     if state is None:
         samples = _checked_samples(samples, len(images))
     else:
@@ -227,14 +227,12 @@ def simulate(
     if batch_size is None:
         batch_size = len(images) if traced else _fitting_batch(network)
     pieces = _pieces(len(images), batch_size)
-    bar = tqdm(
+    bar = progress_bar(
+        False if traced else progress,
         desc="simulating",
         total=len(images) * steps,
         unit="image-step",
         unit_scale=True,
-        delay=0.0 if progress else 1.0,
-        leave=False,
-        disable=traced or (None if progress is None else not progress),
     )
     runs = []
     with bar:
@@ -295,8 +293,6 @@ def _scan(
     """The next steps of one piece of the batch: the new state, predictions and records."""
     dtype = network.network.dtype
     probabilities = probabilities.astype(dtype)
-    thresholds = [threshold.astype(dtype) for threshold in network.thresholds]
-    amplitudes = [amplitude.astype(dtype) for amplitude in network.amplitudes]
     fire = partial(
         neurons.integrate_and_fire,
         reset=rules.reset,
@@ -306,20 +302,13 @@ def _scan(
 
     def one_step(state: State, _: None) -> tuple[State, tuple[Array, PyTree]]:
         step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, state.step)
-        inputs = sent = jax.vmap(rules.encode)(step_keys, probabilities).astype(dtype)
-        new_neurons, spikes = [], []
-        for layer, old, threshold, amplitude in zip(
-            network.network.layers, state.neurons, thresholds, amplitudes, strict=True
-        ):
-            new, fired = fire(old, layer(sent), threshold)
-            new_neurons.append(new)
-            spikes.append(fired)
-            sent = fired * amplitude
+        inputs = jax.vmap(rules.encode)(step_keys, probabilities).astype(dtype)
+        new_neurons, spikes = propagate(network, state.neurons, inputs, fire)
         state = _counted(state, new_neurons, inputs, spikes)
         output = readout.Output(
             state.spike_counts[-1],
             new_neurons[-1].potential,
-            thresholds[-1],
+            network.thresholds[-1].astype(dtype),
             state.first_spike_class,
         )
         prediction = rules.read(output)
@@ -329,6 +318,35 @@ def _scan(
         return state, (prediction, record)
 
     return lax.scan(one_step, state, None, length=steps)
+
+
+def propagate(
+    network: SpikingNetwork,
+    old: Sequence[neurons.NeuronState],
+    inputs: Array,
+    fire: Callable[[neurons.NeuronState, Array, Array], tuple[neurons.NeuronState, Array]],
+) -> tuple[list[neurons.NeuronState], list[Array]]:
+    """One step of all layers: a spike reaches all later layers within its step.
+
+    Args:
+        network: the spiking network.
+        old: the state of each layer `[B, ...]`.
+        inputs: the input of the first layer in this step `[B, ...]`.
+        fire: one step of a layer, (state, current, threshold) ↦ (state, spikes).
+
+    Returns:
+        The new state and the spikes of each layer.
+    """
+    dtype = inputs.dtype
+    new, spikes, sent = [], [], inputs
+    for layer, state, threshold, amplitude in zip(
+        network.network.layers, old, network.thresholds, network.amplitudes, strict=True
+    ):
+        state, fired = fire(state, layer(sent), threshold.astype(dtype))
+        new.append(state)
+        spikes.append(fired)
+        sent = fired * amplitude.astype(dtype)
+    return new, spikes
 
 
 def _counted(
@@ -466,7 +484,7 @@ def _join(runs: Sequence[Simulation], size: int) -> Simulation:
 # -- Checks ----------------------------------------------------------------------------------------
 
 
-def _checked_times(
+def checked_times(
     duration: float, dt: float, max_rate: ArrayLike, refractory_period: float
 ) -> tuple[int, int]:
     """The number of steps and of refractory steps."""
