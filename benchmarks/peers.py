@@ -54,14 +54,20 @@ def sample_images(count: int) -> np.ndarray:
         return np.maximum(pixels, 0).astype(np.float32)
 
 
-def spiking_network(name: str, images: np.ndarray, weights: Path | None) -> jaxsnn.SpikingNetwork:
-    """The paper's network, normalised on the images, with He-random weights or given ones."""
+def relu_network(name: str, images: np.ndarray, weights: Path | None) -> jaxsnn.Network:
+    """The paper's network with He-random weights, or with given ones."""
     model = NETWORKS[name](rngs=nnx.Rngs(0))
     model.eval()
     network = jaxsnn.read_network(model, images[:1])
-    if weights is not None:
-        arrays = np.load(weights / f"{name}.npz").values()
-        network = jax.tree.unflatten(jax.tree.structure(network), map(jnp.asarray, arrays))
+    if weights is None:
+        return network
+    arrays = np.load(weights / f"{name}.npz").values()
+    return jax.tree.unflatten(jax.tree.structure(network), map(jnp.asarray, arrays))
+
+
+def spiking_network(name: str, images: np.ndarray, weights: Path | None) -> jaxsnn.SpikingNetwork:
+    """The paper's network, normalised on the images."""
+    network = relu_network(name, images, weights)
     return jaxsnn.normalize_weights(network, jaxsnn.data_based_scales(network, images))
 
 

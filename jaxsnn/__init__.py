@@ -9,7 +9,7 @@ A trained model goes through five rooms, and each can be used alone:
     Simulation, labels       --accuracy, plotting-->   accuracy, latency, operations; pictures
 """
 
-from jaxsnn import metrics, network, networks, neurons, plotting, readout, training
+from jaxsnn import metrics, network, networks, neurons, plotting, readout, sweeps, training
 from jaxsnn.balancing import SpikingNetwork, balance_thresholds, normalize_weights
 from jaxsnn.datasets import Dataset, DatasetError, load_dataset
 from jaxsnn.encoding import constant, poisson
@@ -30,15 +30,18 @@ from jaxsnn.scaling import (
     percentile_scales,
 )
 from jaxsnn.simulation import Simulation, simulate
+from jaxsnn.sweeps import Grid, best, load_sweep, sweep
 
 __all__ = [
     "Dataset",
     "DatasetError",
+    "Grid",
     "Network",
     "ReadingError",
     "Simulation",
     "SpikingNetwork",
     "balance_thresholds",
+    "best",
     "constant",
     "data_based_scales",
     "data_based_scales_of_authors_code",
@@ -46,6 +49,7 @@ __all__ = [
     "integrate_and_fire",
     "largest_activations",
     "load_dataset",
+    "load_sweep",
     "metrics",
     "model_based_scales",
     "network",
@@ -61,5 +65,7 @@ __all__ = [
     "reset_to_zero",
     "simulate",
     "step_function",
+    "sweep",
+    "sweeps",
     "training",
 ]

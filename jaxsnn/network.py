@@ -232,6 +232,13 @@ class Layer:
                 break
         return Layer(tuple(operations))
 
+    @property
+    def kind(self) -> str:
+        """The first operation that is more than another order of numbers: "Dense 784 → 1200"."""
+        moves = (Reshape, Transpose)
+        named = [str(part) for part in self.operations if not isinstance(part, moves)]
+        return named[0] if named else str(self)
+
     def __str__(self) -> str:
         return ", ".join(map(str, self.operations))
 

@@ -35,6 +35,21 @@ class NeuronState:
     refractory: AnyArray | None
 
 
+def initial_state(
+    shape: tuple[int, ...], potential: Array, counts_refractory_steps: bool
+) -> NeuronState:
+    """Neurons `[B, ...]` at the start; without refractory periods there is nothing to count.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsnn import neurons
+        >>> neurons.initial_state((1, 2), jnp.zeros(()), False).potential.tolist()
+        [[0.0, 0.0]]
+    """
+    waiting = jnp.zeros(shape, jnp.int32) if counts_refractory_steps else None
+    return NeuronState(jnp.broadcast_to(potential, shape), waiting)
+
+
 def integrate_and_fire(
     state: NeuronState,
     current: Float[Array, "..."],

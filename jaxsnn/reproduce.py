@@ -15,15 +15,13 @@ from typing import Any, Literal
 import jax
 import numpy as np
 import pandas as pd
-import platformdirs
-from flax import nnx
 from jax.typing import ArrayLike
 
 from jaxsnn import plotting, scaling, training
 from jaxsnn.balancing import SpikingNetwork, balance_thresholds
 from jaxsnn.datasets import Dataset, load_dataset
 from jaxsnn.network import Network
-from jaxsnn.reading import read_network
+from jaxsnn.pretrained import kept_in, trained_network
 from jaxsnn.simulation import Simulation, simulate
 
 _NAMES = {"fc": "FullyConnected", "conv": "ConvNet"}
@@ -102,7 +100,11 @@ def reproduce(
     results = {"settings": settings, "machine": machine(), "table": [], "times": [], "accuracy": {}}
     for short in networks:
         name = _NAMES[short]
-        network, relu_accuracy = _trained(f"{short}-{recipe}", train, test, seed, cache)
+        kept = kept_in(f"{short}-{recipe}", seed, cache)
+        _say(f"Training {kept.name}, or taking it from {kept}")
+        network = trained_network(f"{short}-{recipe}", train, seed=seed, cache=cache)
+        relu_accuracy = training.accuracy(network, test)
+        _say(f"ReLU accuracy {relu_accuracy:.2%}")
         for conversion, rule in (_PAPER | (_LATER if full else {})).items():
             _say(f"Simulating {name}, {conversion}")
             snn = balance_thresholds(network, rule(network, train.images))
@@ -172,24 +174,6 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _trained(
-    name: str, train: Dataset, test: Dataset, seed: int, cache: Path | None
-) -> tuple[Network, float]:
-    """The network of a recipe, trained now or earlier, and the accuracy of its ReLUs."""
-    recipe = training.RECIPES[name]
-    folder = cache or Path(platformdirs.user_cache_dir("jaxsnn"))
-    # Another version may train otherwise: it keeps a network of its own.
-    versions = f"jaxsnn-{version('jaxsnn-conversion')}-jax-{version('jax')}"
-    kept = folder / versions / f"{name}-seed{seed}"
-    _say(f"Training {name}, or taking it from {kept}")
-    model = recipe.model(rngs=nnx.Rngs(seed))
-    training.fit(model, train, recipe=recipe, seed=seed, checkpoint=kept)
-    network = read_network(model, train.images[:1])
-    accuracy = training.accuracy(model, test)
-    _say(f"ReLU accuracy {accuracy:.2%}")
-    return network, accuracy
-
-
 def _measured(run: Simulation, curve: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:
     """Accuracies and costs of one conversion."""
     spikes = sum(np.asarray(counts).sum(dtype=np.float64) for counts in run.spike_counts)
@@ -230,7 +214,7 @@ def _draw_network(
         record=lambda step: [step.inputs, *step.spikes],
     )
     spikes = [layer[:, 0] for layer in digit.records]
-    layers = ["input", *(_kind(str(layer)) for layer in snn.network.layers)]
+    layers = ["input", *(layer.kind for layer in snn.network.layers)]
     raster = plotting.plot_raster(spikes, dt=_DT, image=test.images[0], names=layers)
     _save(output / f"raster-{name}.png", raster)
     rates = plotting.plot_rates(
@@ -241,11 +225,6 @@ def _draw_network(
         names=layers[1:],
     )
     _save(output / f"rates-{name}.png", rates)
-
-
-def _kind(layer: str) -> str:
-    """A layer's name for pictures, such as "Dense 784 → 1200", without how it was reshaped."""
-    return next((part for part in layer.split(", ") if not part.startswith("Reshape")), layer)
 
 
 def _save(path: Path, figure: Any) -> None:

@@ -209,7 +209,7 @@ def simulate(
         >>> run.predictions[:, 0].tolist(), run.accuracy([0]).tolist()
         ([0, 0, 0, 0], [1.0, 1.0, 1.0, 1.0])
     """
-    _check_network(network)
+    check_network(network)
     images = network.network.check_pixels(images)
     steps, refractory_steps = checked_times(duration, dt, max_rate, refractory_period)
     if state is None:
@@ -221,7 +221,7 @@ def simulate(
         samples = state.samples
     potentials = per_layer(network.network, initial_potential, "initial_potential")
     rules = _Rules(encode, reset, spike, read, record)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(_counter_based(key), samples)
+    keys = sample_keys(key, samples)
     inputs = (network, images, keys, max_rate, potentials, state)
     traced = not all(map(is_known, jax.tree.leaves(inputs)))
     if batch_size is None:
@@ -353,8 +353,7 @@ def _counted(
     state: State, new_neurons: list[neurons.NeuronState], inputs: Array, spikes: list[Array]
 ) -> State:
     """The state after a step with these spikes."""
-    output = spikes[-1]
-    first = (state.first_spike_class < 0) & (output > 0).any(1)
+    first, first_class = first_spikes(state.first_spike_class, spikes[-1])
     return replace(
         state,
         step=state.step + 1,
@@ -363,11 +362,15 @@ def _counted(
         spike_counts=[
             counts + fired for counts, fired in zip(state.spike_counts, spikes, strict=True)
         ],
-        first_spike_class=jnp.where(
-            first, output.argmax(1).astype(jnp.int32), state.first_spike_class
-        ),
+        first_spike_class=first_class,
         first_spike_step=jnp.where(first, state.step + 1, state.first_spike_step),
     )
+
+
+def first_spikes(known: Array, output: Array) -> tuple[Array, Array]:
+    """Which samples have their first output spike in this step, and its class for all so far."""
+    first = (known < 0) & (output > 0).any(1)
+    return first, jnp.where(first, output.argmax(1).astype(jnp.int32), known)
 
 
 def _initial_state(
@@ -380,12 +383,10 @@ def _initial_state(
 ) -> State:
     batch, shapes = len(images), network.network.shapes
     dtype = network.network.dtype
-    start = []
-    for potential, shape in zip(potentials, shapes, strict=True):
-        filled = jnp.broadcast_to(potential.astype(dtype), (batch, *shape))
-        # Without a period longer than a step there is nothing to count, and no memory for it.
-        waiting = jnp.zeros((batch, *shape), jnp.int32) if refractory_steps > 1 else None
-        start.append(neurons.NeuronState(filled, waiting))
+    start = [
+        neurons.initial_state((batch, *shape), potential.astype(dtype), refractory_steps > 1)
+        for potential, shape in zip(potentials, shapes, strict=True)
+    ]
     return State(
         step=jnp.zeros((), jnp.int32),
         neurons=start,
@@ -397,6 +398,11 @@ def _initial_state(
         dt=jnp.asarray(dt, jnp.float32),
         refractory_steps=jnp.asarray(refractory_steps, jnp.int32),
     )
+
+
+def sample_keys(key: ArrayLike, samples: ArrayLike) -> Array:
+    """A key for each sample that depends on its number alone, and not on its place in a batch."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(_counter_based(key), samples)
 
 
 def _counter_based(key: ArrayLike) -> Array:
@@ -510,10 +516,16 @@ def checked_times(
                 f"max_rate={rate:g} Hz times dt={dt:g} s is {rate * dt:g}, but a pixel spikes at "
                 f"most once in a step: take max_rate <= {1 / dt:g} or dt <= {1 / rate:g}."
             )
-    return steps, ceil(refractory_period / dt - 1e-6)
+    return steps, in_steps(refractory_period, dt)
 
 
-def _check_network(network: SpikingNetwork) -> None:
+def in_steps(refractory_period: float, dt: float) -> int:
+    """A refractory period in whole steps; 1e-6 of a step is rounding."""
+    return ceil(refractory_period / dt - 1e-6)
+
+
+def check_network(network: SpikingNetwork) -> None:
+    """Raise ValueError where a spiking network cannot be simulated, and say why."""
     expect(network, SpikingNetwork, "balance_thresholds(network, scales)")
     per_layer(network.network, network.thresholds, "thresholds")
     per_layer(network.network, network.amplitudes, "amplitudes")

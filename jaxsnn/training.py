@@ -7,7 +7,6 @@ was never stopped.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from jax import Array
 from jax.scipy.ndimage import map_coordinates
 from tqdm import tqdm
 
+from jaxsnn.digests import digest
 from jaxsnn.networks import ConvNet, FullyConnected, symmetric_uniform
 
 Loss = Callable[[Any, Array, Array], tuple[Array, Array]]
@@ -385,17 +385,10 @@ def _identity(lowered, params, train, recipe: Recipe, seed: int) -> dict[str, An
         "batch_size": recipe.batch_size,
         "weights": shapes,
         "seed": seed,
-        "initial weights": _digest(*jax.tree.leaves(params)),
-        "training set": _digest(train.images, train.labels),
-        "program": _digest(np.frombuffer(lowered.as_text().encode(), np.uint8)),
+        "initial weights": digest(*jax.tree.leaves(params)),
+        "training set": digest(train.images, train.labels),
+        "program": digest(lowered.as_text()),
     }
-
-
-def _digest(*arrays: Any) -> str:
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
 
 
 class _Store:

@@ -1,0 +1,17 @@
+"""Sweeps over grids of thresholds, rates and seeds.
+
+Grid                   settings and their labels
+Job                    network, images and points, checked
+Plan                   blocks of points and pieces of images that fit in memory
+program                the compiled program, on all devices
+Counts                 what it counts, and the dataset that is made of them
+Store                  the file of a sweep that may be killed
+results, plotting      what to choose, and what to look at
+"""
+
+from jaxsnn.sweeps import plotting
+from jaxsnn.sweeps.grid import Grid
+from jaxsnn.sweeps.results import best, load_sweep, pareto_front
+from jaxsnn.sweeps.run import sweep
+
+__all__ = ["Grid", "best", "load_sweep", "pareto_front", "plotting", "sweep"]

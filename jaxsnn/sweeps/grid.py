@@ -1,0 +1,198 @@
+"""A grid of settings to simulate: axes with labels, checked when it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain, combinations, product
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+from jax.typing import ArrayLike
+
+from jaxsnn import neurons
+from jaxsnn.neurons import Reset
+from jaxsnn.simulation import checked_times
+
+
+class Axis(NamedTuple):
+    """One axis of a grid.
+
+    Attributes:
+        name: what the result calls it.
+        labels: what its coordinate says, one for each value.
+        values: what is simulated.
+        single: whether it was given as one value, which is no dimension of the result.
+    """
+
+    name: str
+    labels: list[Any]
+    values: list[Any]
+    single: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """All combinations of these settings; what is given as one value is the same in all.
+
+    A sequence or a mapping makes a dimension of the result, one value does not. The keys of a
+    mapping are the labels of its values.
+
+    Attributes:
+        scales: scale factors: one λ for each layer or one for all, or a rule, a function of the
+            network or of the network and calibration images, such as
+            `jaxsnn.data_based_scales`. Several have names: `{"data-based": ..., "mine": ...}`.
+        threshold: multipliers m of the thresholds: a layer's threshold is m·λ and its spikes weigh
+            λ, so that m is the threshold of the network with normalised weights. An entry of a
+            sequence or mapping may be a row with one number for each layer.
+        max_rate: rates in hertz of a pixel of value 1; at most 1/dt.
+        dt: durations of a step in seconds.
+        refractory_period: in seconds.
+        reset: `reset_to_zero`, `reset_by_subtraction` or functions of yours.
+        seed: integers; the same seed and rate give the same input spikes at all points.
+        duration: simulated time in seconds, a multiple of every dt. A sequence of durations is
+            read off one run to the longest, and the result has these times only.
+
+    Raises:
+        ValueError: an axis is empty or has a value twice, or a value is out of range, such as a
+            rate over 1/dt.
+
+    Example:
+        >>> import jaxsnn
+        >>> grid = jaxsnn.Grid(scales=1.0, threshold=[0.5, 1.0], max_rate=[1000, 500], seed=[0, 1])
+        >>> len(grid), grid.sizes
+        (8, {'threshold': 2, 'max_rate': 2, 'seed': 2})
+        >>> jaxsnn.Grid(scales=1.0, max_rate=[1000, 2000])
+        Traceback (most recent call last):
+        ...
+        ValueError: max_rate=2000 Hz times dt=0.001 s is 2, but a pixel spikes at most once in a \
+step: take max_rate <= 1000 or dt <= 0.0005.
+    """
+
+    scales: Any
+    threshold: Any = 1.0
+    max_rate: ArrayLike | Sequence[float] = 1000.0
+    dt: ArrayLike | Sequence[float] = 1e-3
+    refractory_period: ArrayLike | Sequence[float] = 0.0
+    reset: Reset | Sequence[Reset] | Mapping[str, Reset] = neurons.reset_to_zero
+    seed: ArrayLike | Sequence[int] = 0
+    duration: ArrayLike | Sequence[float] = 0.5
+    axes: dict[str, Axis] = field(init=False, repr=False)
+
+    def __post_init__(self):
+        several = isinstance(self.threshold, Sequence) or np.ndim(self.threshold) > 0
+        axes = [
+            _named_axis("scales", self.scales, several=_are_rules(self.scales)),
+            _named_axis("threshold", self.threshold, several=several),
+            _numeric_axis("max_rate", self.max_rate),
+            _numeric_axis("dt", self.dt),
+            _numeric_axis("refractory_period", self.refractory_period),
+            _named_axis("reset", self.reset, several=not callable(self.reset)),
+            _numeric_axis("seed", self.seed, kinds="iu"),
+        ]
+        object.__setattr__(self, "axes", {axis.name: axis for axis in axes})
+        for axis in axes:
+            _check_distinct(axis)
+        self._check_values()
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The number of values of each axis that is a dimension of the result."""
+        return {axis.name: len(axis.values) for axis in self.axes.values() if not axis.single}
+
+    def __len__(self) -> int:
+        return prod(len(axis.values) for axis in self.axes.values())
+
+    def values(self, name: str) -> list[Any]:
+        """The values of an axis."""
+        return self.axes[name].values
+
+    def steps(self, dt: float) -> int:
+        """The number of steps of the longest duration."""
+        return round(float(np.max(self.duration)) / dt)
+
+    @property
+    def times(self) -> np.ndarray:
+        """The times of the result in seconds: the durations asked for, or the end of each step."""
+        if np.ndim(self.duration):
+            return np.unique(np.asarray(self.duration, float))
+        ends = [np.arange(1, self.steps(dt) + 1) * dt for dt in self.values("dt")]
+        return np.unique(np.round(np.concatenate(ends), 12))  # 0.003, not 0.0030000000000000001
+
+    def _check_values(self) -> None:
+        durations = _numeric_axis("duration", self.duration)
+        _check_distinct(durations)
+        times = [durations.values, *map(self.values, ("dt", "max_rate", "refractory_period"))]
+        for combination in product(*times):
+            checked_times(*combination)
+        for label, value in zip(self.axes["threshold"].labels, self.values("threshold")):
+            row = np.asarray(value, float)
+            if row.ndim > 1 or not np.all(np.isfinite(row) & (row > 0)):
+                raise ValueError(
+                    f"threshold {label!r} is {value}; a multiplier must be positive and finite, "
+                    "one number or one for each layer."
+                )
+        for reset in self.values("reset"):
+            if not callable(reset):
+                raise ValueError(f"reset={reset!r}; it must be a function, such as reset_to_zero.")
+
+
+def _numeric_axis(name: str, given: ArrayLike | Sequence[float], kinds: str = "fiu") -> Axis:
+    array = np.asarray(given)
+    if array.ndim > 1 or (array.size and array.dtype.kind not in kinds):
+        kind = "numbers" if "f" in kinds else "integers"
+        raise ValueError(f"{name}={given!r}; give one number or a sequence of {kind}.")
+    values = np.atleast_1d(array.astype(float) if "f" in kinds else array).tolist()
+    return Axis(name, values, values, single=array.ndim == 0)
+
+
+def _named_axis(name: str, given: Any, *, several: bool) -> Axis:
+    if isinstance(given, Mapping):
+        return Axis(name, list(map(str, given)), list(given.values()), single=False)
+    values = list(given) if several else [given]
+    labels = [_label(value, place) for place, value in enumerate(values)]
+    if name == "scales":
+        labels = [_scales_label(label) for label in labels]
+    return Axis(name, labels, values, single=not several)
+
+
+def _scales_label(label: Any) -> str:
+    """Names as they are; a number is one λ for all layers, and an unnamed list has no label."""
+    if isinstance(label, float):
+        return f"λ = {label:g}"
+    return label if isinstance(label, str) else "given"
+
+
+def _label(value: Any, place: int) -> Any:
+    if isinstance(value, partial):
+        options = ", ".join(f"{key}={option}" for key, option in value.keywords.items())
+        return f"{_label(value.func, place)}({options})"
+    if callable(value):
+        return getattr(value, "__name__", str(value))
+    return float(value) if np.ndim(value) == 0 else place
+
+
+def _are_rules(scales: Any) -> bool:
+    """Whether a sequence holds several rules, and not one scale factor for each layer."""
+    return isinstance(scales, Sequence) and len(scales) > 0 and all(map(callable, scales))
+
+
+def _check_distinct(axis: Axis) -> None:
+    if not axis.values:
+        raise ValueError(f"{axis.name} is empty; give at least one value.")
+    # Two rules may well come to the same scale factors, but one setting must not stand twice.
+    groups = [axis.labels] if axis.name == "scales" else [axis.labels, axis.values]
+    for one, other in chain.from_iterable(combinations(group, 2) for group in groups):
+        if _same(one, other):
+            raise ValueError(
+                f"{axis.name} has {one!r} twice; give each value once, and functions of the same "
+                "name as {name: function}."
+            )
+
+
+def _same(one: Any, other: Any) -> bool:
+    if callable(one) or callable(other):
+        return one is other
+    return np.array_equal(np.asarray(one), np.asarray(other))

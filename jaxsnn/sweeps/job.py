@@ -1,0 +1,187 @@
+"""What a sweep has to do: network, images and points, checked before anything is compiled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from inspect import Parameter, signature
+from itertools import product
+from math import prod
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array
+
+from jaxsnn import encoding, readout
+from jaxsnn.balancing import balance_thresholds
+from jaxsnn.digests import digest, fingerprint
+from jaxsnn.network import Network, expect, per_layer
+from jaxsnn.simulation import check_network, in_steps
+from jaxsnn.sweeps.grid import Axis, Grid
+
+
+class Job(NamedTuple):
+    """All that decides the result of a sweep, checked."""
+
+    network: Network
+    images: np.ndarray
+    labels: np.ndarray
+    grid: Grid
+    encode: encoding.Encoding
+    read: readout.Readout
+
+    @property
+    def shape(self) -> tuple[int, int, int, int, int]:
+        """The number of resets, dts, seeds, rates, and points of one of each."""
+        axes = ("reset", "dt", "seed", "max_rate", "scales", "threshold", "refractory_period")
+        resets, dts, seeds, rates, *points = (len(self.grid.values(name)) for name in axes)
+        return resets, dts, seeds, rates, prod(points)
+
+    @property
+    def most_steps(self) -> int:
+        """The number of steps of the smallest dt."""
+        return max(map(self.grid.steps, self.grid.values("dt")))
+
+    @property
+    def counts_refractory_steps(self) -> bool:
+        """Whether any point has a refractory period that is longer than a step."""
+        values = self.grid.values("refractory_period"), self.grid.values("dt")
+        return any(in_steps(period, dt) > 1 for period, dt in product(*values))
+
+
+class Points(NamedTuple):
+    """The points of one seed, rate and dt: scale rules × thresholds × refractory periods.
+
+    Attributes:
+        thresholds: for each layer the firing thresholds [points, ...].
+        amplitudes: for each layer what a spike weighs [points, ...].
+        refractory_periods: in seconds [points].
+        scale_factors: for each scale rule λ of each layer.
+    """
+
+    thresholds: list[np.ndarray]
+    amplitudes: list[np.ndarray]
+    refractory_periods: np.ndarray
+    scale_factors: list[list[np.ndarray]]
+
+
+def checked_job(
+    network: Network,
+    images: ArrayLike,
+    labels: ArrayLike | Sequence[int],
+    grid: Grid,
+    calibration: ArrayLike | None,
+    encode: encoding.Encoding,
+    read: readout.Readout,
+) -> Job:
+    """The job of these arguments of `sweep`, or the errors that it names."""
+    expect(network, Network, "read_network(model, example)")
+    expect(grid, Grid, "jaxsnn.Grid(scales=..., threshold=...)")
+    pixels, classes = _checked_images(network, images, labels)
+    check_network(balance_thresholds(network, 1.0))
+    for row in grid.values("threshold"):
+        per_layer(network, np.asarray(row).tolist(), "threshold")
+    scales = grid.axes["scales"]
+    for label, value in zip(scales.labels, scales.values, strict=True):
+        if not callable(value):
+            balance_thresholds(network, value)
+        elif calibration is None and _looks_at_images(value):
+            raise ValueError(
+                f"the scale rule {label!r} looks at activations: give sweep images for it, such as "
+                "calibration=train.images."
+            )
+    if calibration is not None:
+        network.check_pixels(calibration)
+    return Job(network, pixels, classes, grid, encode, read)
+
+
+def make_points(job: Job, calibration: ArrayLike | None) -> Points:
+    """Thresholds m·λ and amplitudes λ of every combination."""
+    network, grid = job.network, job.grid
+    balanced = [
+        balance_thresholds(network, _scale_factors(network, value, calibration))
+        for value in grid.values("scales")
+    ]
+    rows = [np.asarray(row).tolist() for row in grid.values("threshold")]
+    multipliers = [per_layer(network, row, "threshold") for row in rows]
+    points = list(product(balanced, multipliers, grid.values("refractory_period")))
+    thresholds = [
+        [m * scale for m, scale in zip(row, snn.thresholds, strict=True)] for snn, row, _ in points
+    ]
+    return Points(
+        thresholds=_stacked(thresholds),
+        amplitudes=_stacked([snn.amplitudes for snn, _, _ in points]),
+        refractory_periods=np.array([period for _, _, period in points]),
+        scale_factors=[list(map(np.asarray, snn.amplitudes)) for snn in balanced],
+    )
+
+
+def identity(job: Job, points: Points) -> dict[str, str]:
+    """Names and digests of all that decides the result."""
+    grid, network = job.grid, job.network
+    zeros = jnp.zeros((1, *network.shapes[-1]))
+    output = readout.Output(zeros, zeros, jnp.ones(()), jnp.zeros(1, jnp.int32))
+    pixels = jnp.zeros(network.input_shape, network.dtype)
+    resets = [fingerprint(reset, zeros, zeros, zeros) for reset in grid.values("reset")]
+    numbers = ("threshold", "max_rate", "dt", "refractory_period", "seed")
+    return {
+        "network": digest(str(network), *jax.tree.leaves(network)),
+        "images": digest(str(job.images.shape), job.images),
+        "labels": digest(job.labels),
+        "scales": digest(str(grid.axes["scales"].labels), *jax.tree.leaves(points.scale_factors)),
+        **{name: _as_text(grid.axes[name]) for name in numbers},
+        "duration": str(grid.times.tolist()),
+        "reset": digest(str(grid.axes["reset"].labels), *resets),
+        "encoding": fingerprint(job.encode, jax.random.key(0), pixels),
+        "readout": fingerprint(job.read, output),
+    }
+
+
+def _as_text(axis: Axis) -> str:
+    values = [np.asarray(value).tolist() for value in axis.values]
+    return json.dumps([axis.single, axis.labels, values])
+
+
+# -- Parts -----------------------------------------------------------------------------------------
+
+
+def _checked_images(
+    network: Network, images: ArrayLike, labels: ArrayLike | Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    images, labels = np.asarray(network.check_pixels(images)), np.asarray(labels)
+    if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
+        raise ValueError(
+            f"labels of shape {labels.shape} and dtype {labels.dtype} for {len(images)} images; "
+            "there must be one integer for each image."
+        )
+    classes = network.shapes[-1][-1]
+    wrong = labels[(labels < 0) | (labels >= classes)]
+    if wrong.size:
+        raise ValueError(
+            f"a label is {wrong[0]}, but the network has the classes 0 to {classes - 1}."
+        )
+    return images, labels.astype(np.int32)
+
+
+def _scale_factors(network: Network, value: Any, calibration: ArrayLike | None) -> Any:
+    """Scale factors as they were given, or by a rule of the network or of images too."""
+    if not callable(value):
+        return value
+    return value(network, calibration) if _looks_at_images(value) else value(network)
+
+
+def _looks_at_images(rule: Callable[..., Any]) -> bool:
+    """Whether a scale rule needs images beside the network."""
+    variable = Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD
+    parameters = signature(rule).parameters.values()
+    needed = [p for p in parameters if p.default is Parameter.empty and p.kind not in variable]
+    return len(needed) > 1
+
+
+def _stacked(points: list[list[Array]]) -> list[np.ndarray]:
+    """For each layer the values of all points, [points, ...], as they broadcast to each other."""
+    layers = [list(map(np.asarray, values)) for values in zip(*points, strict=True)]
+    return [np.stack(np.broadcast_arrays(*values)) for values in layers]

@@ -1,0 +1,256 @@
+"""The one compiled program of a sweep: a piece of images at a block of points, on all devices.
+
+All points share one set of weights, since scale factors and multipliers are thresholds and
+amplitudes. A point is a function of its settings, mapped with `jax.vmap` over seeds, rates and
+thresholds; what does not depend on an axis is computed once for all of it: the random draws for
+all rates, the input spikes and the current of the first layer for all thresholds.
+
+The devices form a mesh with the axes "points" and "images". Each simulates its part of a piece
+alone and counts in integers, whose sums do not depend on how the work was laid out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
+
+from jaxsnn import encoding, metrics, neurons, readout, simulation
+from jaxsnn.balancing import SpikingNetwork
+from jaxsnn.network import AnyArray, Network
+from jaxsnn.sweeps.counts import Counts, tails, uniform
+from jaxsnn.sweeps.job import Job, Points
+from jaxsnn.sweeps.plan import Block, Plan, room, rounded_up
+
+
+class _Rules(NamedTuple):
+    """The functions that make up a simulation; they are part of the compiled program."""
+
+    encode: encoding.Encoding
+    reset: neurons.Reset
+    read: readout.Readout
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class _Images:
+    """Images on the devices: `images` [B, ...], `labels` [B], and which are not filled up [B]."""
+
+    images: AnyArray
+    labels: AnyArray
+    valid: AnyArray
+
+
+def piece_runner(
+    job: Job, points: Points, plan: Plan, mesh: Mesh
+) -> Callable[[Block, slice], Counts]:
+    """A function that simulates the points of a block on some images, and counts."""
+    grid, place = job.grid, partial(_place, mesh)
+    network = jax.tree.map(lambda weights: place(np.asarray(weights)), job.network)
+    synapses = [
+        None if uniform(found) is not None else place(_as_weights(np.asarray(found)))
+        for found in metrics.fan_out(job.network)
+    ]
+    numbers = np.arange(len(job.images))
+    keys = np.stack(
+        [
+            np.asarray(jax.random.key_data(simulation.sample_keys(seed, numbers)))
+            for seed in grid.values("seed")
+        ]
+    )
+    size = plan._replace(
+        points=rounded_up(plan.points, mesh.shape["points"]),
+        images=rounded_up(plan.images, mesh.shape["images"]),
+    )
+
+    def run(block: Block, piece: slice) -> Counts:
+        dt = grid.values("dt")[block.dt]
+        seeds, rates, chosen, samples = (
+            np.minimum(np.arange(cut.start, cut.start + length), cut.stop - 1)
+            for cut, length in zip((*block[2:], piece), size, strict=True)
+        )
+        images = _Images(
+            place(job.images[samples], "images"),
+            place(job.labels[samples], "images"),
+            place(np.arange(size.images) < piece.stop - piece.start, "images"),
+        )
+        factors = np.asarray(grid.values("max_rate"))[rates] * dt
+        counts = _run_piece(
+            network,
+            [place(values[chosen], "points") for values in points.thresholds],
+            [place(values[chosen], "points") for values in points.amplitudes],
+            _refractory_steps(job, points.refractory_periods[chosen], dt, place),
+            place(factors.astype(job.images.dtype)),
+            place(keys[np.ix_(seeds, samples)], None, "images"),
+            images,
+            synapses,
+            place(np.array(grid.steps(dt), np.int32)),
+            room=room(job),
+            rules=_Rules(job.encode, grid.values("reset")[block.reset], job.read),
+            mesh=mesh,
+        )
+        kept = *(slice(cut.stop - cut.start) for cut in block[2:]), slice(grid.steps(dt))
+        return Counts(*(np.asarray(array)[kept].astype(np.int64) for array in counts))
+
+    return run
+
+
+@partial(jax.jit, static_argnames=("room", "rules", "mesh"))
+def _run_piece(
+    network: Network,
+    thresholds: list[Array],
+    amplitudes: list[Array],
+    refractory_steps: Array | None,
+    factors: Array,
+    keys: Array,
+    images: _Images,
+    synapses: list[Array | None],
+    steps: Array,
+    *,
+    room: int,
+    rules: _Rules,
+    mesh: Mesh,
+) -> Counts:
+    """Counts [seeds, rates, points, room, ...] of the points of a block on the images of a piece.
+
+    Nothing but the counts crosses from device to device.
+    """
+
+    def on_a_device(network, thresholds, amplitudes, refractory, factors, keys, images, *others):
+        def point(thresholds, amplitudes, refractory, factor, keys):
+            snn = SpikingNetwork(network, thresholds, amplitudes)
+            keys = jax.random.wrap_key_data(keys, impl="threefry2x32")
+            return _count(snn, refractory, factor, keys, images, *others, room=room, rules=rules)
+
+        over_points = jax.vmap(point, (0, 0, 0, None, None))
+        over_rates = jax.vmap(over_points, (None, None, None, 0, None))
+        over_seeds = jax.vmap(over_rates, (None, None, None, None, 0))
+        counts = over_seeds(thresholds, amplitudes, refractory, factors, keys)
+        counts = lax.psum(counts, "images")
+        return lax.all_gather(counts, "points", axis=2, tiled=True)
+
+    points, samples = PartitionSpec("points"), PartitionSpec("images")
+    everywhere = PartitionSpec()
+    of_arguments = (
+        *(everywhere, points, points, points, everywhere),
+        *(PartitionSpec(None, "images"), samples, everywhere, everywhere),
+    )
+    mapped = jax.shard_map(
+        on_a_device, mesh=mesh, in_specs=of_arguments, out_specs=everywhere, check_vma=False
+    )
+    return mapped(
+        network, thresholds, amplitudes, refractory_steps, factors, keys, images, synapses, steps
+    )
+
+
+def _count(
+    network: SpikingNetwork,
+    refractory_steps: Array | None,
+    factor: Array,
+    keys: Array,
+    images: _Images,
+    synapses: list[Array | None],
+    steps: Array,
+    *,
+    room: int,
+    rules: _Rules,
+) -> Counts:
+    """Simulate one point on B images, and count in each step [room, ...]."""
+    dtype, batch = network.network.dtype, len(images.labels)
+    probabilities = (images.images * factor).astype(dtype)
+    zero = jnp.zeros((), dtype)
+    counting = refractory_steps is not None
+    states = [
+        neurons.initial_state((batch, *shape), zero, counting) for shape in network.network.shapes
+    ]
+    fire = partial(
+        neurons.integrate_and_fire,
+        reset=rules.reset,
+        spike=neurons.heaviside,
+        refractory_steps=refractory_steps if counting else 0,
+    )
+
+    def one_step(step: Array, carry: Any) -> Any:
+        states, output_counts, known, counts = carry
+        step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
+        inputs = jax.vmap(rules.encode)(step_keys, probabilities).astype(dtype)
+        states, spikes = simulation.propagate(network, states, inputs, fire)
+        output_counts = output_counts + spikes[-1]
+        first, known = simulation.first_spikes(known, spikes[-1])
+        threshold = network.thresholds[-1].astype(dtype)
+        output = readout.Output(output_counts, states[-1].potential, threshold, known)
+        prediction = rules.read(output)
+        now = _counts_now(images, prediction, first, known, [inputs, *spikes], synapses)
+        counts = jax.tree.map(lambda kept, new: kept.at[step].set(new), counts, now)
+        return states, output_counts, known, counts
+
+    nothing = Counts(*(jnp.zeros((room, *shape), jnp.int32) for shape in tails(network.network)))
+    none_known = jnp.full(batch, -1, jnp.int32)
+    start = states, jnp.zeros_like(states[-1].potential), none_known, nothing
+    return lax.fori_loop(0, steps, one_step, start)[-1]
+
+
+def _counts_now(
+    images: _Images,
+    prediction: Array,
+    first: Array,
+    first_class: Array,
+    senders: list[Array],
+    synapses: list[Array | None],
+) -> Counts:
+    """The counts of one step; `senders` are the input and the spikes of all layers."""
+    valid = images.valid
+
+    def total(values: Array) -> Array:
+        return jnp.where(valid, values, 0).sum(0, dtype=jnp.int32)
+
+    per_image = [_per_image((sent != 0).astype(jnp.int32)) for sent in senders]
+    halves = [
+        jnp.divmod(_per_image((sent != 0) * weights), 1 << 16)
+        for sent, weights in zip(senders, synapses)
+        if weights is not None
+    ]
+    none = jnp.zeros(len(valid), jnp.int32)
+    high = sum((half.astype(jnp.int32) for half, _ in halves), none)
+    low = sum((half.astype(jnp.int32) for _, half in halves), none)
+    return Counts(
+        right=total((prediction == images.labels) & (prediction >= 0)),
+        undecided=total(prediction < 0),
+        first=total(first),
+        first_right=total(first & (first_class == images.labels)),
+        spikes=jnp.stack([total(counts) for counts in per_image]),
+        operations=jnp.stack([total(high + (low >> 16)), total(low & 0xFFFF)]),
+    )
+
+
+def _per_image(values: Array) -> Array:
+    return values.sum(range(1, values.ndim), dtype=values.dtype)
+
+
+def _as_weights(synapses: np.ndarray) -> np.ndarray:
+    """Numbers of synapses as integers, whose sums are exact, if no sum can overflow."""
+    small = synapses.sum(dtype=np.float64) < 1 << 31
+    return synapses.astype(np.int32 if small else np.float32)
+
+
+def _place(mesh: Mesh, array: np.ndarray, *axes: str | None) -> Array:
+    """The array on the devices of all processes, cut along axes of the mesh."""
+    sharding = NamedSharding(mesh, PartitionSpec(*axes))
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+
+def _refractory_steps(
+    job: Job, periods: np.ndarray, dt: float, place: Callable[..., Array]
+) -> Array | None:
+    if not job.counts_refractory_steps:
+        return None
+    steps = [simulation.in_steps(period, dt) for period in periods]
+    return place(np.array(steps, np.int32), "points")

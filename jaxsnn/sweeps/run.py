@@ -1,0 +1,186 @@
+"""Sweeps over a grid of settings: in pieces, resumable, with labelled results."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+from importlib.metadata import version
+from os import PathLike
+from typing import TYPE_CHECKING, cast
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jax.typing import ArrayLike
+
+from jaxsnn import encoding, readout, training
+from jaxsnn.datasets import Dataset
+from jaxsnn.network import Network
+from jaxsnn.progress import progress_bar
+from jaxsnn.sweeps.counts import Counts, no_counts, to_dataset
+from jaxsnn.sweeps.grid import Grid
+from jaxsnn.sweeps.job import Job, Points, checked_job, identity, make_points
+from jaxsnn.sweeps.plan import Plan, check_memory, planned
+from jaxsnn.sweeps.program import piece_runner
+from jaxsnn.sweeps.results import load_sweep
+from jaxsnn.sweeps.store import Store, from_first
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+_log = logging.getLogger("jaxsnn")
+
+
+def sweep(
+    network: Network,
+    images: ArrayLike,
+    labels: ArrayLike | Sequence[int],
+    grid: Grid,
+    *,
+    calibration: ArrayLike | None = None,
+    encode: encoding.Encoding = encoding.poisson,
+    read: readout.Readout = readout.spike_count,
+    path: str | PathLike[str] | None = None,
+    memory: int | None = None,
+    mesh: Mesh | None = None,
+    progress: bool | None = None,
+) -> xr.Dataset:
+    """Simulate every point of a grid on the same images, and label what comes out.
+
+    A point gives what `simulate` gives for a `SpikingNetwork` with thresholds m·λ and amplitudes
+    λ, with the seed as its key: the same input spikes, and the same spikes of all neurons but for
+    the rounding of float32 sums.
+
+    Args:
+        network: the ReLU network.
+        images: images `[N, ...]` with pixels in [0, 1].
+        labels: their classes `[N]`.
+        grid: the settings to combine.
+        calibration: images for the grid's scale rules that look at activations, usually the
+            training set.
+        encode: how pixels drive the first layer.
+        read: how a class is read from the output layer.
+        path: a netCDF file for the result, written when all is done. Until then finished pieces
+            are kept in a folder beside it, `<path>.partial`. Called again, the sweep goes on where
+            it was, and when it is done it is read from the file.
+        memory: bytes that a piece may take on each device, beside the weights; by default 16 MiB
+            on CPUs, for their caches, and 1 GiB elsewhere.
+        mesh: devices with the axes "points" and "images"; by default all devices of all hosts, as
+            many of them along the images as there is use for.
+        progress: whether to show a bar; by default on a terminal or in a notebook, for runs of
+            more than a second.
+
+    Returns:
+        A dataset with a dimension for each axis of the grid that was given as a sequence or
+        mapping, and `time` and `layer`:
+
+        ======================  ==================  ==============================================
+        variable                dimensions          meaning
+        ======================  ==================  ==============================================
+        accuracy                grid, time          fraction of images predicted rightly so far
+        undecided               grid, time          fraction of images without a prediction so far
+        spikes                  grid, time, layer   mean spikes of an image so far
+        input_spikes            grid, time          mean input spikes of an image so far
+        synaptic_operations     grid, time          mean effective operations of an image so far
+        first_spike_accuracy    grid                fraction whose first output spike is right
+        first_spike_latency     grid                median time of that spike in seconds, nan if
+                                                    half of the images have none
+        scale_factor            scales, layer       λ, if it is one number for each layer
+        relu_accuracy                               accuracy of the ReLU network
+        ======================  ==================  ==============================================
+
+    Raises:
+        ValueError: bad input, named with its remedy, before anything is compiled: images or labels
+            that do not fit, a rule without calibration images, too little memory for one point, or
+            a file that belongs to another sweep.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxsnn
+        >>> network = jaxsnn.read_network(lambda x: jax.nn.relu(0.5 * x), jnp.zeros((1, 2)))
+        >>> images, labels = jnp.array([[1.0, 0.0], [0.0, 1.0]]), [0, 1]
+        >>> grid = jaxsnn.Grid(scales=1.0, threshold=[0.5, 1.0, 8.0], duration=0.004)
+        >>> data = jaxsnn.sweep(network, images, labels, grid)
+        >>> data.accuracy.sel(threshold=1.0).values.tolist()
+        [0.0, 1.0, 1.0, 1.0]
+        >>> data.first_spike_latency.values.tolist()
+        [0.001, 0.002, nan]
+    """
+    job = checked_job(network, images, labels, grid, calibration, encode, read)
+    mesh = _default_mesh(len(job.images)) if mesh is None else _checked_mesh(mesh)
+    plan = planned(job, mesh, memory)
+    points = make_points(job, calibration)
+    store = Store(path, identity(job, points))
+    if store.finished:
+        return from_first(lambda: load_sweep(cast(str, path)))
+    if store.plan is None:
+        store.begin(plan._asdict())
+    else:
+        plan = Plan(**store.plan)
+        check_memory(plan, job, mesh, memory)
+    counts = _count_all(job, points, plan, mesh, store, progress)
+    data = _labelled(job, points, counts)
+    store.finish(data)
+    return data
+
+
+def _count_all(
+    job: Job, points: Points, plan: Plan, mesh: Mesh, store: Store, progress: bool | None
+) -> Counts:
+    """The counts of all points [reset, dt, seed, max_rate, points, T, ...]."""
+    blocks, pieces = plan.blocks(job), plan.pieces(job)
+    title, size = f"sweeping in {len(blocks) * len(pieces)} pieces", len(job.grid)
+    _log.info("%s: %d points, %d images", title, size, len(job.images))
+    steps = [job.grid.steps(dt) for dt in job.grid.values("dt")]
+    total = len(job.images) * sum(block.size * steps[block.dt] for block in blocks)
+    options = {"desc": title, "unit": "image-step", "unit_scale": True, "total": total}
+    run, whole = piece_runner(job, points, plan, mesh), no_counts(job)
+    with progress_bar(progress, **options) as bar:
+        for number, block in enumerate(blocks):
+            done, sums = store.load(number)
+            for index, piece in enumerate(pieces):
+                work = block.size * steps[block.dt] * (piece.stop - piece.start)
+                if index < done:  # by an earlier process, and not as fast as it looks
+                    bar.initial += work
+                    bar.n += work
+                    continue
+                found = run(block, piece)
+                sums = list(map(np.add, sums, found)) if index else list(found)
+                store.save(number, index + 1, sums)
+                bar.set_postfix_str(f"{size * (bar.n + work) // total}/{size} points", False)
+                bar.update(work)
+            for array, values in zip(whole, sums, strict=True):
+                array[(*block, slice(steps[block.dt]))] = values
+    return whole
+
+
+def _labelled(job: Job, points: Points, counts: Counts) -> xr.Dataset:
+    """The dataset of all counts, and where it comes from."""
+    scores = partial(_relu_outputs, job.network)
+    relu_accuracy = training.accuracy(scores, Dataset(job.images, job.labels))
+    devices = jax.devices()
+    return to_dataset(job, points, counts, relu_accuracy).assign_attrs(
+        images=len(job.images),
+        jax=version("jax"),
+        jaxsnn=version("jaxsnn-conversion"),
+        devices=f"{len(devices)} x {devices[0].device_kind}",
+    )
+
+
+_relu_outputs = jax.jit(lambda network, images: network(images))
+
+
+def _default_mesh(images: int) -> Mesh:
+    """All devices, as many as there is use for along the images: they then share no work."""
+    devices = np.asarray(jax.devices())
+    along = max(n for n in range(1, len(devices) + 1) if len(devices) % n == 0 and n <= images)
+    return Mesh(devices.reshape(-1, along), ("points", "images"))
+
+
+def _checked_mesh(mesh: Mesh) -> Mesh:
+    if set(mesh.axis_names) != {"points", "images"}:
+        raise ValueError(
+            f"mesh has the axes {mesh.axis_names}; it needs 'points' and 'images': "
+            'jax.make_mesh((1, jax.device_count()), ("points", "images")).'
+        )
+    return mesh

@@ -1,0 +1,208 @@
+"""Files of a sweep that survive being killed, and are read by one of several processes."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import pickle
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
+from zipfile import BadZipFile
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from jaxsnn.sweeps.results import load_sweep
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+Value = TypeVar("Value")
+_UNFINISHED = ".unfinished"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes the place of `path` when it is complete, and never before.
+
+    Killed at any moment, it leaves the old file or the new one, whole.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from jaxsnn.sweeps.store import replacing
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "a"
+        ...     with replacing(path) as file:
+        ...         _ = file.write(b"all of it")
+        ...     path.read_bytes()
+        b'all of it'
+    """
+    handle, name = tempfile.mkstemp(suffix=_UNFINISHED, prefix=f"{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield cast(BinaryIO, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def from_first(function: Callable[[], Value]) -> Value:
+    """The value of a function that only the first of several processes calls, for all of them.
+
+    Only the first process needs to see the files then, and all go the same way. An error is raised
+    in all of them too.
+
+    Example:
+        >>> from jaxsnn.sweeps.store import from_first
+        >>> from_first(lambda: 3)
+        3
+    """
+    if jax.process_count() == 1:
+        return function()
+    outcome: tuple[Any, Exception | None] = None, None
+    if jax.process_index() == 0:
+        try:
+            outcome = function(), None
+        except Exception as error:
+            outcome = None, error
+    data = np.frombuffer(pickle.dumps(outcome), np.uint8)
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(data))))
+    if jax.process_index() != 0:
+        data = np.zeros(size, np.uint8)
+    value, error = pickle.loads(np.asarray(multihost_utils.broadcast_one_to_all(data)).tobytes())
+    if error is not None:
+        raise error
+    return value
+
+
+class Store:
+    """What a sweep keeps: its result in one file and, until that is whole, blocks in a folder.
+
+    A block is a list of arrays, a sum over so many pieces. Only the first of several processes
+    touches files.
+
+    Args:
+        path: the file of the result; None keeps nothing.
+        identity: names and digests of all that decides the result.
+
+    Attributes:
+        finished: whether the result is there.
+        plan: how the sweep was cut into blocks when it was begun, or None.
+
+    Raises:
+        ValueError: the file or the folder beside it belongs to another sweep, or is damaged.
+    """
+
+    def __init__(self, path: str | PathLike[str] | None, identity: Mapping[str, str]):
+        self.path = None if path is None else Path(path).expanduser().absolute()
+        self.identity = dict(identity)
+        self.finished, self.plan = (False, None) if path is None else from_first(self._open)
+
+    @property
+    def folder(self) -> Path:
+        """The folder for blocks."""
+        return Path(f"{self.path}.partial")
+
+    def begin(self, plan: Mapping[str, int]) -> None:
+        """Keep how the sweep is cut into blocks."""
+        self.plan = dict(plan)
+        self._on_first(self._begin)
+
+    def load(self, block: int) -> tuple[int, list[np.ndarray]]:
+        """How many pieces of a block are done, and their sum: 0 and nothing without a file."""
+        if self.path is None:
+            return 0, []
+        return from_first(lambda: self._load(block))
+
+    def save(self, block: int, done: int, arrays: Sequence[np.ndarray]) -> None:
+        """Keep the sum over so many pieces of a block, in place of what there was."""
+        self._on_first(lambda: self._save(block, done, arrays))
+
+    def finish(self, result: xr.Dataset) -> None:
+        """Write the result, and remove the blocks."""
+        self._on_first(lambda: self._finish(result))
+
+    def _on_first(self, function: Callable[[], None]) -> None:
+        if self.path is not None:
+            from_first(function)
+
+    # -- On the first process
+
+    def _open(self) -> tuple[bool, dict[str, int] | None]:
+        path = cast(Path, self.path)
+        if not path.parent.is_dir():
+            raise ValueError(f"{path.parent} is no folder; make it, or choose another path.")
+        _remove_unfinished(path.parent, path.name)
+        if path.exists():
+            self._refuse_another(path, json.loads(load_sweep(path).attrs.get("identity", "{}")))
+            shutil.rmtree(self.folder, ignore_errors=True)
+            return True, None
+        begun = self.folder / "sweep.json"
+        if not begun.exists():
+            return False, None
+        _remove_unfinished(self.folder)
+        try:
+            kept = json.loads(begun.read_text())
+            identity, plan = kept["identity"], kept["plan"]
+        except (ValueError, KeyError) as error:
+            raise _damaged(begun, error) from error
+        self._refuse_another(self.folder, identity)
+        return False, plan
+
+    def _begin(self) -> None:
+        self.folder.mkdir(exist_ok=True)
+        with replacing(self.folder / "sweep.json") as file:
+            content = {"identity": self.identity, "plan": self.plan}
+            file.write(json.dumps(content, indent=1).encode())
+
+    def _load(self, block: int) -> tuple[int, list[np.ndarray]]:
+        path = self._block(block)
+        if not path.exists():
+            return 0, []
+        try:
+            with np.load(path) as arrays:
+                return int(arrays["done"]), [arrays[name] for name in arrays if name != "done"]
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+            raise _damaged(path, error) from error
+
+    def _save(self, block: int, done: int, arrays: Sequence[np.ndarray]) -> None:
+        with replacing(self._block(block)) as file:
+            np.savez(file, *arrays, done=np.array(done))
+
+    def _finish(self, result: xr.Dataset) -> None:
+        content = result.assign_attrs(identity=json.dumps(self.identity))
+        with replacing(cast(Path, self.path)) as file:
+            file.write(content.to_netcdf(engine="h5netcdf"))
+        shutil.rmtree(self.folder)
+
+    def _block(self, number: int) -> Path:
+        return self.folder / f"block-{number:05}.npz"
+
+    def _refuse_another(self, path: Path, identity: Mapping[str, str]) -> None:
+        differing = [name for name, value in self.identity.items() if identity.get(name) != value]
+        if differing:
+            raise ValueError(
+                f"{path} belongs to a sweep with other {', '.join(differing)}; choose another "
+                "path, or delete it to sweep anew."
+            )
+
+
+def _remove_unfinished(folder: Path, name: str = "") -> None:
+    """Remove what a killed process left of a file, or of all files of the folder."""
+    for left in folder.glob(f"{glob.escape(name)}*{_UNFINISHED}"):
+        left.unlink(missing_ok=True)
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"{path} is damaged ({error}); delete it, and what it held is done again.")
