@@ -95,8 +95,8 @@ def integrate_and_fire(
     spikes = jnp.where(ready, spike(potential, threshold), 0).astype(potential.dtype)
     refractory = state.refractory
     if refractory is not None:
-        waiting = jnp.where(spikes > 0, refractory_steps - 1, jnp.maximum(refractory - 1, 0))
-        refractory = waiting.astype(refractory.dtype)
+        left = jnp.where(spikes > 0, refractory_steps, refractory) - 1
+        refractory = jnp.maximum(left, 0).astype(refractory.dtype)
     after = reset(potential, spikes, threshold).astype(potential.dtype)
     return NeuronState(after, refractory), spikes
 

@@ -129,7 +129,8 @@ def _count_all(
 ) -> Counts:
     """The counts of all points [reset, dt, seed, max_rate, points, T, ...]."""
     blocks, pieces = plan.blocks(job), plan.pieces(job)
-    title, size = f"sweeping in {len(blocks) * len(pieces)} pieces", len(job.grid)
+    parts, size = len(blocks) * len(pieces), len(job.grid)
+    title = f"sweeping in {parts} piece{'s' * (parts > 1)}"
     _log.info("%s: %d points, %d images", title, size, len(job.images))
     steps = [job.grid.steps(dt) for dt in job.grid.values("dt")]
     total = len(job.images) * sum(block.size * steps[block.dt] for block in blocks)
