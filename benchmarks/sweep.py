@@ -98,14 +98,13 @@ def make_job(
     """A grid × grid job; the labels are the classes of the ReLU network.
 
     With labels of its own, a network with random weights too has an accuracy: how often its spikes
-    say what its ReLUs say. λ is rounded to 8 bits, so that float32 sums of spikes of λ/4 are exact:
-    behind an average pooling they often meet a threshold of 2·λ, and have to on both sides.
+    say what its ReLUs say.
     """
     network = relu_network(name, images, weights)
     scales = jaxsnn.data_based_scales(network, images)
     return Job(
         network=network,
-        scales=jax.lax.reduce_precision(scales, exponent_bits=8, mantissa_bits=7),
+        scales=scales,
         images=jnp.asarray(images),
         labels=np.asarray(network(images).argmax(1)),
         thresholds=np.geomspace(*THRESHOLDS, grid).tolist(),

@@ -1,4 +1,4 @@
-"""The command line: `python -m jaxsnn reproduce`."""
+"""The command line: `python -m jaxsnn reproduce`, `sweep` and `plot`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from collections.abc import Sequence
 
 import tyro
 
+from jaxsnn.commands import plot_sweep, sweep_network
 from jaxsnn.datasets import DatasetError
-from jaxsnn.reproduce import UsageError, reproduce
+from jaxsnn.errors import UsageError
+from jaxsnn.reproduce import reproduce
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; errors that name their remedy are printed without a traceback."""
-    commands = {"reproduce": reproduce}
+    commands = {"reproduce": reproduce, "sweep": sweep_network, "plot": plot_sweep}
     try:
         tyro.extras.subcommand_cli_from_dict(
             commands, prog="python -m jaxsnn", args=arguments, description=__doc__

@@ -57,6 +57,11 @@ def balance_thresholds(network: Network, scales: ArrayLike | Sequence[ArrayLike]
 
     All points of a sweep over thresholds then share one set of weights.
 
+    A layer without weights, such as an average pooling, gets spikes that weigh 1 and the threshold
+    λ/λ(previous), which is 1 under every scale rule, as in the network with normalised weights: its
+    potentials are small fractions, and meet its threshold exactly where a multiple of λ would be
+    rounded. (With an array for the layer before, its spikes weigh λ and the threshold is λ.)
+
     Args:
         network: the ReLU network.
         scales: one λ for each layer, or one for all: 1.0 gives thresholds of 1 everywhere, the
@@ -78,7 +83,14 @@ def balance_thresholds(network: Network, scales: ArrayLike | Sequence[ArrayLike]
           layer 1: Multiply → (1,), threshold 1, spikes of 1
     """
     scales = _checked(network, scales)
-    return SpikingNetwork(network, scales, list(scales))
+    thresholds, amplitudes = list(scales), list(scales)
+    for index, layer in enumerate(network.layers):
+        before = scales[index - 1] if index else jnp.ones(())
+        if not layer.weighted and before.ndim == 0:
+            thresholds[index] = scales[index] / before
+            if index:
+                amplitudes[index - 1] = jnp.ones_like(before)
+    return SpikingNetwork(network, thresholds, amplitudes)
 
 
 def normalize_weights(network: Network, scales: ArrayLike | Sequence[ArrayLike]) -> SpikingNetwork:

@@ -4,32 +4,48 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr
 
 
 def digest(*parts: Any) -> str:
-    """SHA-256 of the bytes of arrays, and of texts.
+    """SHA-256 of texts and of arrays: of their types, shapes and bytes.
 
     Example:
         >>> import numpy as np
         >>> from jaxsnn.digests import digest
-        >>> digest("a", np.zeros(2)) == digest("a", np.zeros(2)) != digest("a", np.ones(2))
+        >>> digest("a", np.zeros(2)) == digest("a", np.zeros(2)) != digest("a", np.zeros(3))
         True
     """
     found = hashlib.sha256()
     for part in parts:
-        found.update(part.encode() if isinstance(part, str) else np.ascontiguousarray(part).data)
+        if isinstance(part, str):
+            kind, data = "text", np.frombuffer(part.encode(), np.uint8)
+        else:
+            array = _plain(part)
+            kind, data = f"{array.dtype} {array.shape}", array.reshape(-1).view(np.uint8)
+        found.update(f"{kind} {data.size}:".encode())
+        found.update(np.ascontiguousarray(data).data)
     return found.hexdigest()
+
+
+def _plain(array: Any) -> np.ndarray:
+    """An array of numbers, also of a JAX key."""
+    dtype = getattr(array, "dtype", None)
+    if dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
+        array = jax.random.key_data(array)
+    return np.asarray(array)
 
 
 def fingerprint(function: Callable[..., Any], *examples: Any) -> str:
     """Digest of what a function computes for arguments like these: of its jaxpr.
 
-    Functions cannot be compared, what JAX traces of them can.
+    Functions cannot be compared, what JAX traces of them can. What a callback does on the host
+    cannot be seen.
 
     Example:
         >>> import jax.numpy as jnp
@@ -41,4 +57,19 @@ def fingerprint(function: Callable[..., Any], *examples: Any) -> str:
     """
     traced = jax.make_jaxpr(function)(*examples)
     text = re.sub(r" at 0x[0-9a-f]+", "", str(traced.jaxpr))  # addresses of this process
-    return digest(text, *traced.consts)
+    return digest(text, *_constants(traced))
+
+
+def _constants(traced: ClosedJaxpr | Jaxpr) -> Iterator[Any]:
+    """The arrays that a jaxpr holds, and those of the functions that it calls."""
+    inner = traced.jaxpr if isinstance(traced, ClosedJaxpr) else traced
+    if isinstance(traced, ClosedJaxpr):
+        yield from traced.consts
+    for equation in inner.eqns:
+        for value in jax.tree.leaves(equation.params, is_leaf=_is_jaxpr):
+            if _is_jaxpr(value):
+                yield from _constants(value)
+
+
+def _is_jaxpr(value: Any) -> bool:
+    return isinstance(value, ClosedJaxpr | Jaxpr)

@@ -193,7 +193,7 @@ def plot_rates(
     Args:
         activations: ReLU activations of each layer `[B, ...]`, as from `Network.activations`.
         spike_counts: spikes of each neuron `[B, ...]`, as from `Simulation.spike_counts`.
-        scales: λ of each layer, such as `snn.thresholds` after `balance_thresholds`.
+        scales: λ of each layer, as from `data_based_scales`.
         steps: number of steps in which the spikes were counted.
         names: what to call the layers.
         figure: where to draw; by default a new figure.

@@ -22,3 +22,15 @@ def progress_bar(progress: bool | None, **options: Any) -> tqdm:
     """
     hidden = None if progress is None else not progress
     return tqdm(disable=hidden, delay=0.0 if progress else 1.0, leave=False, **options)
+
+
+def skip(bar: tqdm, work: int) -> None:
+    """Move a bar on over what an earlier process did, which says nothing of the speed of this one.
+
+    Example:
+        >>> from jaxsnn.progress import progress_bar, skip
+        >>> skip(progress_bar(False, total=3), 2)
+    """
+    if not bar.disable:
+        bar.initial += work
+        bar.n += work

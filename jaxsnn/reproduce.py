@@ -20,6 +20,7 @@ from jax.typing import ArrayLike
 from jaxsnn import plotting, scaling, training
 from jaxsnn.balancing import SpikingNetwork, balance_thresholds
 from jaxsnn.datasets import Dataset, load_dataset
+from jaxsnn.errors import UsageError
 from jaxsnn.network import Network
 from jaxsnn.pretrained import kept_in, trained_network
 from jaxsnn.simulation import Simulation, simulate
@@ -38,10 +39,6 @@ _PAPER: dict[str, _Rule] = {
     "data-based": scaling.data_based_scales,
 }
 _LATER: dict[str, _Rule] = {"99.9th percentile": scaling.percentile_scales}
-
-
-class UsageError(ValueError):
-    """An argument that cannot be served; the message names the remedy."""
 
 
 def reproduce(
@@ -84,7 +81,7 @@ def reproduce(
         >>> reproduce(images=0)
         Traceback (most recent call last):
         ...
-        jaxsnn.reproduce.UsageError: images=0; there are 10,000 test images: take 1 to 10000.
+        jaxsnn.errors.UsageError: images=0; there are 10,000 test images: take 1 to 10000.
     """
     if not 1 <= images <= 10_000:
         raise UsageError(f"images={images}; there are 10,000 test images: take 1 to 10000.")
@@ -107,7 +104,8 @@ def reproduce(
         _say(f"ReLU accuracy {relu_accuracy:.2%}")
         for conversion, rule in (_PAPER | (_LATER if full else {})).items():
             _say(f"Simulating {name}, {conversion}")
-            snn = balance_thresholds(network, rule(network, train.images))
+            scales = rule(network, train.images)
+            snn = balance_thresholds(network, scales)
             duration = 0.5 if full else 0.1
             run = simulate(snn, test.images, key=seed, duration=duration, dt=_DT, progress=True)
             curve = np.asarray(run.accuracy(test.labels))
@@ -118,7 +116,7 @@ def reproduce(
             results["machine"]["seconds"] = round(time.monotonic() - started, 1)
             _write(output, results)
             if conversion == "data-based":
-                _draw_network(output, name, snn, run, test, seed)
+                _draw_network(output, name, snn, scales, run, test, seed)
     _say(f"Results are in {output.resolve()}\n")
     table = pd.DataFrame(results["table"])
     print(as_markdown(table), flush=True)
@@ -202,7 +200,13 @@ def _write(output: Path, results: dict[str, Any]) -> None:
 
 
 def _draw_network(
-    output: Path, name: str, snn: SpikingNetwork, run: Simulation, test: Dataset, seed: int
+    output: Path,
+    name: str,
+    snn: SpikingNetwork,
+    scales: Any,
+    run: Simulation,
+    test: Dataset,
+    seed: int,
 ) -> None:
     """One digit going through the layers, and firing rates against activations."""
     digit = simulate(
@@ -220,7 +224,7 @@ def _draw_network(
     rates = plotting.plot_rates(
         snn.network.activations(test.images[:_RATE_IMAGES]),
         [counts[:_RATE_IMAGES] for counts in run.spike_counts],
-        snn.thresholds,
+        scales,
         steps=len(run.predictions),
         names=layers[1:],
     )

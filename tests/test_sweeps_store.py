@@ -518,6 +518,8 @@ def test_digests_tell_arrays_apart():
     parts += [("ab", "c"), ("a", "bc"), ("abc",)]
     assert len({digest(*part) for part in parts}) == len(parts)
     assert digest(a, "b") == digest(a.copy(), "b") == digest(np.repeat(a, 2)[::2], "b")
+    types = [jnp.bfloat16, jnp.float16, jnp.float32, jnp.int8]
+    assert len({digest(jnp.ones(4, dtype)) for dtype in types}) == len(types)
 
 
 def of_jax(wrap):

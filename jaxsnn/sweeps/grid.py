@@ -171,7 +171,7 @@ def _label(value: Any, place: int) -> Any:
         return f"{_label(value.func, place)}({options})"
     if callable(value):
         return getattr(value, "__name__", str(value))
-    return float(value) if np.ndim(value) == 0 else place
+    return place if isinstance(value, Sequence) or np.ndim(value) else float(value)
 
 
 def _are_rules(scales: Any) -> bool:

@@ -101,10 +101,11 @@ def checked_job(
 def make_points(job: Job, calibration: ArrayLike | None) -> Points:
     """Thresholds m·λ and amplitudes λ of every combination."""
     network, grid = job.network, job.grid
-    balanced = [
-        balance_thresholds(network, _scale_factors(network, value, calibration))
+    factors = [
+        per_layer(network, _scale_factors(network, value, calibration), "scale factors")
         for value in grid.values("scales")
     ]
+    balanced = [balance_thresholds(network, scales) for scales in factors]
     rows = [np.asarray(row).tolist() for row in grid.values("threshold")]
     multipliers = [per_layer(network, row, "threshold") for row in rows]
     points = list(product(balanced, multipliers, grid.values("refractory_period")))
@@ -115,7 +116,7 @@ def make_points(job: Job, calibration: ArrayLike | None) -> Points:
         thresholds=_stacked(thresholds),
         amplitudes=_stacked([snn.amplitudes for snn, _, _ in points]),
         refractory_periods=np.array([period for _, _, period in points]),
-        scale_factors=[list(map(np.asarray, snn.amplitudes)) for snn in balanced],
+        scale_factors=[list(map(np.asarray, scales)) for scales in factors],
     )
 
 
@@ -128,21 +129,24 @@ def identity(job: Job, points: Points) -> dict[str, str]:
     resets = [fingerprint(reset, zeros, zeros, zeros) for reset in grid.values("reset")]
     numbers = ("threshold", "max_rate", "dt", "refractory_period", "seed")
     return {
-        "network": digest(str(network), *jax.tree.leaves(network)),
-        "images": digest(str(job.images.shape), job.images),
+        "network": digest(str(jax.tree.structure(network)), *jax.tree.leaves(network)),
+        "images": digest(job.images),
         "labels": digest(job.labels),
-        "scales": digest(str(grid.axes["scales"].labels), *jax.tree.leaves(points.scale_factors)),
+        "scales": digest(_labels(grid.axes["scales"]), *jax.tree.leaves(points.scale_factors)),
         **{name: _as_text(grid.axes[name]) for name in numbers},
         "duration": str(grid.times.tolist()),
-        "reset": digest(str(grid.axes["reset"].labels), *resets),
+        "reset": digest(_labels(grid.axes["reset"]), *resets),
         "encoding": fingerprint(job.encode, jax.random.key(0), pixels),
         "readout": fingerprint(job.read, output),
     }
 
 
+def _labels(axis: Axis) -> str:
+    return json.dumps([axis.single, axis.labels])
+
+
 def _as_text(axis: Axis) -> str:
-    values = [np.asarray(value).tolist() for value in axis.values]
-    return json.dumps([axis.single, axis.labels, values])
+    return json.dumps([_labels(axis), [np.asarray(value).tolist() for value in axis.values]])
 
 
 # -- Parts -----------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import jax
@@ -17,7 +18,7 @@ from jax.typing import ArrayLike
 from jaxsnn import encoding, readout, training
 from jaxsnn.datasets import Dataset
 from jaxsnn.network import Network
-from jaxsnn.progress import progress_bar
+from jaxsnn.progress import progress_bar, skip
 from jaxsnn.sweeps.counts import Counts, no_counts, to_dataset
 from jaxsnn.sweeps.grid import Grid
 from jaxsnn.sweeps.job import Job, Points, checked_job, identity, make_points
@@ -112,7 +113,7 @@ def sweep(
     points = make_points(job, calibration)
     store = Store(path, identity(job, points))
     if store.finished:
-        return from_first(lambda: load_sweep(cast(str, path)))
+        return from_first(lambda: load_sweep(cast(Path, store.path)))
     if store.plan is None:
         store.begin(plan._asdict())
     else:
@@ -141,9 +142,8 @@ def _count_all(
             done, sums = store.load(number)
             for index, piece in enumerate(pieces):
                 work = block.size * steps[block.dt] * (piece.stop - piece.start)
-                if index < done:  # by an earlier process, and not as fast as it looks
-                    bar.initial += work
-                    bar.n += work
+                if index < done:
+                    skip(bar, work)
                     continue
                 found = run(block, piece)
                 sums = list(map(np.add, sums, found)) if index else list(found)

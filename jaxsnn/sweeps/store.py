@@ -7,18 +7,19 @@ import json
 import os
 import pickle
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
-from zipfile import BadZipFile
+from uuid import uuid4
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from jaxsnn.digests import digest
+from jaxsnn.sweeps.plan import Plan
 from jaxsnn.sweeps.results import load_sweep
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 _UNFINISHED = ".unfinished"
+_ANY = f".????????{_UNFINISHED}"
 
 
 @contextmanager
@@ -45,15 +47,15 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         ...     path.read_bytes()
         b'all of it'
     """
-    handle, name = tempfile.mkstemp(suffix=_UNFINISHED, prefix=f"{path.name}.", dir=path.parent)
+    unfinished = path.with_name(f"{path.name}.{uuid4().hex[:8]}{_UNFINISHED}")
     try:
-        with os.fdopen(handle, "wb") as file:
-            yield cast(BinaryIO, file)
+        with open(unfinished, "xb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(name, path)
+        os.replace(unfinished, path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
         raise
 
 
@@ -143,25 +145,31 @@ class Store:
         path = cast(Path, self.path)
         if not path.parent.is_dir():
             raise ValueError(f"{path.parent} is no folder; make it, or choose another path.")
-        _remove_unfinished(path.parent, path.name)
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ValueError(f"{self.folder} is no folder; move it, or choose another path.")
+        begun, plan = self.folder / "sweep.json", None
         if path.exists():
-            self._refuse_another(path, json.loads(load_sweep(path).attrs.get("identity", "{}")))
+            self._refuse_another(path, _identity_of(path))
             shutil.rmtree(self.folder, ignore_errors=True)
-            return True, None
-        begun = self.folder / "sweep.json"
-        if not begun.exists():
-            return False, None
-        _remove_unfinished(self.folder)
-        try:
-            kept = json.loads(begun.read_text())
-            identity, plan = kept["identity"], kept["plan"]
-        except (ValueError, KeyError) as error:
-            raise _damaged(begun, error) from error
-        self._refuse_another(self.folder, identity)
-        return False, plan
+        elif begun.exists():
+            try:
+                kept = json.loads(begun.read_text())
+                identity = dict(kept["identity"])
+                plan = {name: int(kept["plan"][name]) for name in Plan._fields}
+            except (ValueError, KeyError, TypeError) as error:
+                raise _damaged(begun, error) from error
+            self._refuse_another(self.folder, identity)
+        for left in [
+            *self.folder.glob(f"*{_ANY}"),
+            *path.parent.glob(glob.escape(path.name) + _ANY),
+        ]:
+            left.unlink(missing_ok=True)  # of a process that was killed while it wrote
+        return path.exists(), plan
 
     def _begin(self) -> None:
-        self.folder.mkdir(exist_ok=True)
+        # Blocks without a plan belong to nothing.
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir()
         with replacing(self.folder / "sweep.json") as file:
             content = {"identity": self.identity, "plan": self.plan}
             file.write(json.dumps(content, indent=1).encode())
@@ -171,14 +179,18 @@ class Store:
         if not path.exists():
             return 0, []
         try:
-            with np.load(path) as arrays:
-                return int(arrays["done"]), [arrays[name] for name in arrays if name != "done"]
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+            with np.load(path) as file:
+                done, *arrays = (file[f"arr_{number}"] for number in range(len(file.files) - 1))
+                if str(file["digest"]) != digest(done, *arrays):
+                    raise ValueError("its digest is another")
+        except Exception as error:  # whatever a zip file with wrong bytes may lead to
             raise _damaged(path, error) from error
+        return int(done), arrays
 
     def _save(self, block: int, done: int, arrays: Sequence[np.ndarray]) -> None:
+        content = np.asarray(done), *arrays
         with replacing(self._block(block)) as file:
-            np.savez(file, *arrays, done=np.array(done))
+            np.savez(file, *content, digest=np.asarray(digest(*content)))
 
     def _finish(self, result: xr.Dataset) -> None:
         content = result.assign_attrs(identity=json.dumps(self.identity))
@@ -198,10 +210,13 @@ class Store:
             )
 
 
-def _remove_unfinished(folder: Path, name: str = "") -> None:
-    """Remove what a killed process left of a file, or of all files of the folder."""
-    for left in folder.glob(f"{glob.escape(name)}*{_UNFINISHED}"):
-        left.unlink(missing_ok=True)
+def _identity_of(path: Path) -> dict[str, str]:
+    """The identity in the file of a result; empty if a sweep without a path made it."""
+    text = load_sweep(path).attrs.get("identity", "{}")
+    try:
+        return dict(json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise _damaged(path, error) from error
 
 
 def _damaged(path: Path, error: Exception) -> ValueError:

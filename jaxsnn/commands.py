@@ -1,0 +1,229 @@
+"""The command line's sweeps and their pictures, for the paper's two networks."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from jaxsnn import neurons, scaling
+from jaxsnn.datasets import load_dataset
+from jaxsnn.errors import UsageError
+from jaxsnn.pretrained import kept_in, trained_network
+from jaxsnn.sweeps import Grid, best, load_sweep, plotting, sweep
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+_RULES = {
+    "unnormalised": 1.0,
+    "model-based": scaling.model_based_scales,
+    "data-based": scaling.data_based_scales,
+}
+_RESETS = {"zero": neurons.reset_to_zero, "subtraction": neurons.reset_by_subtraction}
+_MILLISECONDS = (6, 10, 20, 50, 100)
+
+
+def sweep_network(
+    network: Literal["fc", "conv"] = "fc",
+    recipe: Literal["modern", "authors"] = "modern",
+    scales: tuple[Literal["unnormalised", "model-based", "data-based"], ...] = ("data-based",),
+    percentile: tuple[float, ...] = (),
+    threshold: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0),
+    max_rate: tuple[float, ...] = (1000.0, 500.0, 250.0, 125.0),
+    dt: tuple[float, ...] = (1e-3,),
+    refractory_period: tuple[float, ...] = (0.0,),
+    reset: tuple[Literal["zero", "subtraction"], ...] = ("zero",),
+    seed: tuple[int, ...] = (0,),
+    duration: float = 0.05,
+    images: int = 1000,
+    output: Path = Path("sweep.nc"),
+    memory: int | None = None,
+    cache: Path | None = None,
+    data_dir: Path | None = None,
+    archives: Path | None = None,
+) -> None:
+    """Simulate one of the paper's networks at every combination of settings.
+
+    Trains the network when it is first asked for. Finished pieces are kept: called again, a sweep
+    that was stopped goes on where it was. Writes one netCDF file, for `python -m jaxsnn plot` and
+    `jaxsnn.load_sweep`, and prints the best settings within some times.
+
+    Args:
+        network: the fully connected network or the convolutional one.
+        recipe: how it is trained.
+        scales: rules for the scale factors.
+        percentile: further rules, each a percentile of the activations.
+        threshold: thresholds in units of the scale factors.
+        max_rate: rates in hertz of a pixel of value 1.
+        dt: durations of a step in seconds.
+        refractory_period: in seconds.
+        reset: resets after a spike.
+        seed: seeds of the input spikes.
+        duration: simulated time in seconds.
+        images: how many of the 10,000 test images.
+        output: the file for the result.
+        memory: bytes that a piece may take on each device.
+        cache: the folder for trained networks; by default the user's cache folder.
+        data_dir: the data directory of TensorFlow Datasets; by default its own.
+        archives: a folder with the four official archives of MNIST; by default JAXSNN_ARCHIVES.
+
+    Raises:
+        DatasetError: the data cannot be had; the message says what was tried.
+        UsageError: settings that cannot be simulated, or a file of another sweep.
+
+    Example:
+        >>> from jaxsnn.commands import sweep_network
+        >>> sweep_network(max_rate=(2000.0,))
+        Traceback (most recent call last):
+        ...
+        jaxsnn.errors.UsageError: max_rate=2000 Hz times dt=0.001 s is 2, but a pixel spikes at \
+most once in a step: take max_rate <= 1000 or dt <= 0.0005.
+    """
+    if not 1 <= images <= 10_000:
+        raise UsageError(f"images={images}; there are 10,000 test images: take 1 to 10000.")
+    rules = {name: _RULES[name] for name in scales}
+    for rank in percentile:
+        rules[f"percentile {rank:g}"] = partial(scaling.percentile_scales, percentile=rank)
+    try:
+        grid = Grid(
+            scales=rules,
+            threshold=threshold,
+            max_rate=max_rate,
+            dt=dt,
+            refractory_period=refractory_period,
+            reset={name: _RESETS[name] for name in reset},
+            seed=seed,
+            duration=duration,
+        )
+    except ValueError as error:
+        raise UsageError(error) from error
+    train, test = load_dataset("mnist", data_dir=data_dir, archives=archives)
+    name = f"{network}-{recipe}"
+    _say(f"Training {name}, or taking it from {kept_in(name, cache=cache)}")
+    trained = trained_network(name, train, cache=cache)
+    _say(f"Sweeping over {len(grid)} points and {images} images")
+    try:
+        data = sweep(
+            trained,
+            test.images[:images],
+            test.labels[:images],
+            grid,
+            calibration=train.images,
+            path=output,
+            memory=memory,
+        )
+    except ValueError as error:
+        raise UsageError(error) from error
+    _say(f"The result is in {output.resolve()}\n")
+    _say(best_table(data))
+
+
+def best_table(data: xr.Dataset) -> str:
+    """The best settings within some times, as a table."""
+    import pandas as pd
+
+    rows = []
+    for milliseconds in _MILLISECONDS:
+        if not data.time[0] <= milliseconds * 1e-3 <= data.time[-1] * (1 + 1e-9):
+            continue
+        found = best(data, time=milliseconds * 1e-3)
+        row: dict[str, Any] = {"within (ms)": milliseconds}
+        row |= {dim: found[dim].item() for dim in _several(data)}
+        row["time (ms)"] = 1e3 * found.time.item()
+        row["accuracy (%)"] = 100 * found.accuracy.item()
+        row["operations (M)"] = found.synaptic_operations.item() / 1e6
+        rows.append(row)
+    return str(pd.DataFrame(rows).to_markdown(index=False, floatfmt=".5g"))
+
+
+def plot_sweep(
+    file: Annotated[Path, tyro.conf.Positional],
+    x: str = "max_rate",
+    y: str = "threshold",
+    along: str = "threshold",
+    select: tuple[str, ...] = (),
+    output: Path | None = None,
+) -> None:
+    """Draw the pictures of a sweep: a map, curves against time, and the Pareto front.
+
+    Where a picture has no room for a parameter, its first value is taken, and named; select
+    another.
+
+    Args:
+        file: the netCDF file of a sweep.
+        x: the parameter from left to right of the map.
+        y: the parameter from bottom to top of the map.
+        along: the parameter that has colours in the curves and the front.
+        select: values of parameters, such as reset=zero or scales=data-based.
+        output: the folder for the pictures; by default that of the file.
+
+    Raises:
+        UsageError: the file is no sweep, or does not have these parameters.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from jaxsnn.commands import plot_sweep
+        >>> plot_sweep(Path("no/such/file.nc"))
+        Traceback (most recent call last):
+        ...
+        jaxsnn.errors.UsageError: no/such/file.nc does not exist; `sweep(..., path=...)` writes it.
+    """
+    try:
+        data = _selected(load_sweep(file), select)
+        pictures = {
+            "map": plotting.plot_map(_with_room(data, x, y), x=x, y=y),
+            "curves": plotting.plot_curves(_with_room(data, along), along=along),
+            "front": plotting.plot_pareto(data, along=along),
+        }
+    except (FileNotFoundError, ValueError) as error:
+        raise UsageError(error) from error
+    folder = output or file.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, figure in pictures.items():
+        path = folder / f"{file.stem}-{name}.png"
+        figure.savefig(path, dpi=150)
+        _say(str(path))
+
+
+def _selected(data: xr.Dataset, choices: tuple[str, ...]) -> xr.Dataset:
+    for choice in choices:
+        name, _, value = choice.partition("=")
+        if name not in data.dims:
+            raise UsageError(
+                f"{choice!r}: the sweep has the parameters {list(data.accuracy.dims)}."
+            )
+        labels = data[name].values.tolist()
+        wanted = [label for label in labels if str(label) == value or label == _number(value)]
+        if not wanted:
+            raise UsageError(f"{choice!r}: {name} has the values {labels}.")
+        data = data.sel({name: wanted})
+    return data
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _several(data: xr.Dataset) -> list[str]:
+    """The parameters with several values; seeds are averaged."""
+    dims = map(str, data.accuracy.dims[:-1])
+    return [dim for dim in dims if data.sizes[dim] > 1 and dim != "seed"]
+
+
+def _with_room(data: xr.Dataset, *axes: str) -> xr.Dataset:
+    """The dataset with one parameter for panels beside the axes, and the first value of others."""
+    for dim in [dim for dim in _several(data) if dim not in axes][1:]:
+        first = data[dim].values[:1].tolist()
+        _say(f"{dim}: only {first[0]} is drawn; choose with --select {dim}=...")
+        data = data.sel({dim: first})
+    return data
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
