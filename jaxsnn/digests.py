@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
@@ -27,16 +28,17 @@ def digest(*parts: Any) -> str:
             kind, data = "text", np.frombuffer(part.encode(), np.uint8)
         else:
             array = _plain(part)
-            kind, data = f"{array.dtype} {array.shape}", array.reshape(-1).view(np.uint8)
+            data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+            kind = f"{array.dtype} {array.shape}"
         found.update(f"{kind} {data.size}:".encode())
-        found.update(np.ascontiguousarray(data).data)
+        found.update(data.data)
     return found.hexdigest()
 
 
 def _plain(array: Any) -> np.ndarray:
     """An array of numbers, also of a JAX key."""
     dtype = getattr(array, "dtype", None)
-    if dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
+    if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
         array = jax.random.key_data(array)
     return np.asarray(array)
 

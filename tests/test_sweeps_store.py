@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -72,7 +71,7 @@ def whole():
 def stop_at(patch, moment, number):
     """Stop at the write of this number; unless an error, as if killed: nothing is cleaned up."""
     where, name = {
-        "before": (tempfile, "mkstemp"),
+        "before": (store, "uuid4"),
         "torn": (os, "fsync"),
         "error": (os, "fsync"),
         "complete": (os, "replace"),

@@ -159,11 +159,10 @@ class Store:
             except (ValueError, KeyError, TypeError) as error:
                 raise _damaged(begun, error) from error
             self._refuse_another(self.folder, identity)
-        for left in [
-            *self.folder.glob(f"*{_ANY}"),
-            *path.parent.glob(glob.escape(path.name) + _ANY),
-        ]:
-            left.unlink(missing_ok=True)  # of a process that was killed while it wrote
+        inside, beside = glob.escape(self.folder.name), glob.escape(path.name)
+        for pattern in (f"{inside}/*{_ANY}", f"{beside}{_ANY}"):
+            for left in path.parent.glob(pattern):  # of a process that was killed while it wrote
+                left.unlink(missing_ok=True)
         return path.exists(), plan
 
     def _begin(self) -> None:
@@ -180,17 +179,17 @@ class Store:
             return 0, []
         try:
             with np.load(path) as file:
-                done, *arrays = (file[f"arr_{number}"] for number in range(len(file.files) - 1))
-                if str(file["digest"]) != digest(done, *arrays):
+                done = int(file["done"])
+                arrays = [file[f"arr_{number}"] for number in range(len(file.files) - 2)]
+                if str(file["digest"]) != digest(str(done), *arrays):
                     raise ValueError("its digest is another")
         except Exception as error:  # whatever a zip file with wrong bytes may lead to
             raise _damaged(path, error) from error
-        return int(done), arrays
+        return done, arrays
 
     def _save(self, block: int, done: int, arrays: Sequence[np.ndarray]) -> None:
-        content = np.asarray(done), *arrays
         with replacing(self._block(block)) as file:
-            np.savez(file, *content, digest=np.asarray(digest(*content)))
+            np.savez(file, *arrays, done=np.int64(done), digest=digest(str(done), *arrays))
 
     def _finish(self, result: xr.Dataset) -> None:
         content = result.assign_attrs(identity=json.dumps(self.identity))
