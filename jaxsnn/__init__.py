@@ -7,6 +7,8 @@ A trained model goes through five rooms, and each can be used alone:
     Network, scale factors   --balance_thresholds-->   SpikingNetwork
     SpikingNetwork, images   --simulate-->             Simulation
     Simulation, labels       --accuracy, plotting-->   accuracy, latency, operations; pictures
+
+and `sweep` takes a network, images, labels and a grid of settings through the last three at once.
 """
 
 from jaxsnn import metrics, network, networks, neurons, plotting, readout, sweeps, training

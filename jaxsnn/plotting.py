@@ -9,25 +9,27 @@ figure that a cell ends with. Matplotlib is imported when the first picture is d
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
-from io import BytesIO
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from jaxsnn.drawing import (
+    COLORS,
+    DARK,
+    SMALL,
+    Values,
+    checked_fraction,
+    new_figure,
+    show_errors_as_accuracies,
+)
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.collections import QuadMesh
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which colour-blind people can tell apart; yellow is too pale for lines.
-_COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_DARK = "#333333"
-_SMALL = 8
-
-Values = ArrayLike | Sequence[Any]  # lists too, as JSON gives them
 Curve = tuple[np.ndarray, np.ndarray]  # times in seconds, accuracies
 
 
@@ -66,11 +68,11 @@ def plot_accuracy(
     """
     data = _checked_panels(curves, times)
     references = {
-        network: _checked_fraction(f"{network} relu_accuracy", _of(relu_accuracy, network))
+        network: checked_fraction(f"{network} relu_accuracy", _of(relu_accuracy, network))
         for network in data
         if relu_accuracy is not None
     }
-    figure = figure or _new_figure(10.0 if len(data) > 1 else 7.0, 3.8)
+    figure = figure or new_figure(10.0 if len(data) > 1 else 7.0, 3.8)
     axes = figure.subplots(1, len(data), squeeze=False, sharex=True, sharey=True)[0]
     colors: dict[str, str] = {}  # a variant has one colour in all panels
     fractions = [accuracy for variants in data.values() for _, accuracy in variants.values()]
@@ -78,19 +80,19 @@ def plot_accuracy(
     floor = min(errors[errors > 0], default=0.01) / 2  # what stands for 0, which has no logarithm
     for ax, (network, variants) in zip(axes, data.items(), strict=True):
         for variant, (seconds, accuracy) in variants.items():
-            color = colors.setdefault(variant, _COLORS[len(colors) % len(_COLORS)])
+            color = colors.setdefault(variant, COLORS[len(colors) % len(COLORS)])
             error = np.maximum(1 - accuracy, floor)
             style = {"color": color, "lw": 1.5, "drawstyle": "steps-post"}
             # Not clipped: a network that stays silent lies on the axis, and must be seen there.
             ax.plot(seconds * 1e3, error, label=variant, clip_on=False, zorder=3, **style)
         if network in references:
-            style = {"color": _DARK, "ls": (0, (4, 2)), "lw": 1.2}
+            style = {"color": DARK, "ls": (0, (4, 2)), "lw": 1.2}
             ax.axhline(max(1 - references[network], floor), label="ReLU network", **style)
         ax.set(title=network, xlabel="simulated time (ms)", xscale="log", yscale="log")
         ax.grid(axis="y", color="#dddddd", lw=0.6)
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("accuracy (%)")
-    _show_errors_as_accuracies(axes[0], errors, floor)
+    show_errors_as_accuracies(axes[0], errors, floor)
     lines = {str(line.get_label()): line for ax in axes for line in ax.lines}
     labels = sorted(lines, key="ReLU network".__eq__)  # that one last
     figure.legend(
@@ -146,7 +148,7 @@ def plot_raster(
     if max_neurons < 1:
         raise ValueError(f"max_neurons={max_neurons}; it must be at least 1.")
     names = _checked_names(names, ["input", *_layer_names(len(layers) - 1)])
-    figure = figure or _new_figure(9.0, 0.9 + 1.05 * len(layers))
+    figure = figure or new_figure(9.0, 0.9 + 1.05 * len(layers))
     grid = figure.subplots(
         len(layers),
         2,
@@ -169,7 +171,7 @@ def plot_raster(
         else:
             side.text(1, 0.5, label, ha="right", va="center", fontsize=9)
         side.axis("off")
-        ax.tick_params(labelsize=_SMALL)
+        ax.tick_params(labelsize=SMALL)
         ax.spines[["top", "right"]].set_visible(False)
     grid[-1, 1].set(xlabel="time (ms)", xlim=(0, (len(layers[0]) + 1) * dt * 1e3))
     figure.align_ylabels(list(grid[:, 1]))
@@ -225,7 +227,7 @@ def plot_rates(
     ]
     columns = min(len(layers), 3)
     rows = -(-len(layers) // columns)
-    figure = figure or _new_figure(3.1 * columns + 0.7, 3.1 * rows)
+    figure = figure or new_figure(3.1 * columns + 0.7, 3.1 * rows)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     meshes = [_draw_density(ax, *layer, steps) for ax, layer in zip(axes, layers, strict=False)]
     most = max(float(cast(np.ndarray, mesh.get_array()).max()) for mesh in meshes)
@@ -244,21 +246,6 @@ def plot_rates(
 
 
 # -- Parts -----------------------------------------------------------------------------------------
-
-
-def _new_figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure
-
-    figure = Figure((width, height), layout="constrained", facecolor="white")
-    # What a notebook calls to show an object, if pyplot has not told it how to show figures.
-    figure._repr_png_ = partial(_png, figure)  # type: ignore[attr-defined]
-    return figure
-
-
-def _png(figure: Figure) -> bytes:
-    file = BytesIO()
-    figure.savefig(file, format="png")
-    return file.getvalue()
 
 
 def _of(values: Any, network: str) -> Any:
@@ -297,7 +284,7 @@ def _checked_panels(curves: Mapping[str, Any], times: Any) -> dict[str, dict[str
 
 
 def _checked_curve(name: str, accuracies: Values, times: Values) -> Curve:
-    found, seconds = _checked_fraction(name, accuracies), np.asarray(times, float)
+    found, seconds = checked_fraction(name, accuracies), np.asarray(times, float)
     if found.ndim != 1 or seconds.ndim != 1 or not 0 < len(found) <= len(seconds):
         raise ValueError(
             f"{name}: accuracies of shape {found.shape} and times of shape {seconds.shape}; "
@@ -309,35 +296,6 @@ def _checked_curve(name: str, accuracies: Values, times: Values) -> Curve:
             "axis; count times from the end of the first step, as Simulation.times does."
         )
     return seconds[: len(found)], found
-
-
-def _checked_fraction(name: str, values: Values) -> np.ndarray:
-    found = np.asarray(values, float)
-    found = np.where(np.abs(found - 1) < 1e-6, 1.0, found)  # a mean of ones, rounded in float32
-    wrong = found[~((found >= 0) & (found <= 1))]
-    if wrong.size:
-        raise ValueError(
-            f"{name}: an accuracy of {wrong[0]:g}; it must lie in [0, 1]. Divide percentages by "
-            "100."
-        )
-    return found
-
-
-def _show_errors_as_accuracies(ax: Axes, errors: np.ndarray, floor: float) -> None:
-    """Turn a logarithmic axis of errors upside down and label it with accuracies in percent."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, StrMethodFormatter
-
-    top = max(float(errors.min()), floor) / 1.25
-    ax.set_ylim(min(1.0, max(float(errors.max()), 10 * top)), top)
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    ax.yaxis.set_major_formatter(FuncFormatter(_percent))
-
-
-def _percent(error: float, _position: int | None) -> str:
-    return f"{100 * (1 - error):.6g}"
 
 
 def _checked_spikes(spikes: Sequence[Values]) -> list[np.ndarray]:
@@ -391,7 +349,7 @@ def _draw_spikes(ax: Axes, spikes: np.ndarray, dt: float, max_neurons: int) -> i
     shown = np.linspace(0, size - 1, min(max_neurons, size)).round().astype(int)
     times, which = _spike_times(spikes[:, shown], dt)
     diameter = np.clip(200 / len(spikes), 0.8, 2)  # in points; a panel is about 500 wide
-    ax.scatter(times, shown[which], s=diameter**2, color=_DARK, linewidths=0, rasterized=True)
+    ax.scatter(times, shown[which], s=diameter**2, color=DARK, linewidths=0, rasterized=True)
     margin = max(0.6, 0.03 * size)
     ax.set(ylim=(size - 1 + margin, -margin), yticks=[0, size - 1])
     return len(shown)
@@ -405,13 +363,13 @@ def _draw_output(ax: Axes, spikes: np.ndarray, dt: float) -> int:
     predicted = int(counts.argmax()) if len(which) else -1
     chosen = which == predicted
     dash = {"marker": "|", "s": 16, "linewidths": 1.2}
-    ax.scatter(times[~chosen], which[~chosen], color=_DARK, **dash)
+    ax.scatter(times[~chosen], which[~chosen], color=DARK, **dash)
     ax.set(ylabel="class", ylim=(classes - 0.4, -0.6))
     legend = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": 2, "borderaxespad": 0}
     if len(which):
         label = f"predicted class: {predicted}"
-        ax.scatter(times[chosen], which[chosen], color=_COLORS[0], label=label, **dash)
-        ring = {"s": 50, "facecolors": "none", "edgecolors": _COLORS[1]}
+        ax.scatter(times[chosen], which[chosen], color=COLORS[0], label=label, **dash)
+        ring = {"s": 50, "facecolors": "none", "edgecolors": COLORS[1]}
         ax.scatter(times[0], which[0], label=f"first spike: {times[0]:g} ms", **ring)
         ax.legend(**legend, frameon=False, fontsize=9, handletextpad=0.2)
     else:
@@ -420,14 +378,14 @@ def _draw_output(ax: Axes, spikes: np.ndarray, dt: float) -> int:
         ax.set_yticks(range(classes))
         for neuron, (count, tick) in enumerate(zip(counts, ax.get_yticklabels(), strict=True)):
             text = f"{count} spikes" if neuron == predicted else f"{count}"
-            color = _COLORS[0] if neuron == predicted else _DARK
+            color = COLORS[0] if neuron == predicted else DARK
             tick.set_color(color)
             ax.annotate(
                 text,
                 (1.01, neuron),
                 xycoords=("axes fraction", "data"),
                 va="center_baseline",
-                fontsize=_SMALL,
+                fontsize=SMALL,
                 color=color,
             )
     return classes
@@ -455,7 +413,7 @@ def _draw_density(ax: Axes, activation: np.ndarray, rate: np.ndarray, steps: int
     mesh = ax.pcolormesh(
         edges, edges, np.ma.masked_equal(cells, 0), norm=LogNorm(), cmap="viridis", rasterized=True
     )
-    ax.plot([0, largest], [0, largest], color=_COLORS[0], ls=(0, (4, 2)), lw=1.2, label="identity")
+    ax.plot([0, largest], [0, largest], color=COLORS[0], ls=(0, (4, 2)), lw=1.2, label="identity")
     ax.set(xlim=edges[[0, -1]], ylim=edges[[0, -1]], aspect="equal")
     text = f"mean |error| {np.abs(rate - activation).mean():.2g}"
     if np.ptp(activation) > 0 and np.ptp(rate) > 0:

@@ -48,7 +48,17 @@ def trained_network(
 
     Raises:
         KeyError: there is no such recipe.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> from jaxsnn.pretrained import trained_network
+        >>> trained_network("fc-best", SimpleNamespace(images=[], labels=[]))
+        Traceback (most recent call last):
+        ...
+        KeyError: "no recipe 'fc-best'; there are fc-authors, fc-modern, conv-authors, conv-modern"
     """
+    if name not in training.RECIPES:
+        raise KeyError(f"no recipe {name!r}; there are {', '.join(training.RECIPES)}")
     recipe = training.RECIPES[name]
     model = recipe.model(rngs=nnx.Rngs(seed))
     training.fit(model, train, recipe=recipe, seed=seed, checkpoint=kept_in(name, seed, cache))

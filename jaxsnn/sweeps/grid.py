@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain, combinations, product
+from itertools import product
 from math import prod
 from typing import Any, NamedTuple
 
@@ -33,7 +33,7 @@ class Axis(NamedTuple):
     single: bool
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Grid:
     """All combinations of these settings; what is given as one value is the same in all.
 
@@ -183,16 +183,16 @@ def _check_distinct(axis: Axis) -> None:
     if not axis.values:
         raise ValueError(f"{axis.name} is empty; give at least one value.")
     # Two rules may well come to the same scale factors, but one setting must not stand twice.
-    groups = [axis.labels] if axis.name == "scales" else [axis.labels, axis.values]
-    for one, other in chain.from_iterable(combinations(group, 2) for group in groups):
-        if _same(one, other):
-            raise ValueError(
-                f"{axis.name} has {one!r} twice; give each value once, and functions of the same "
-                "name as {name: function}."
-            )
+    for values in [axis.labels] if axis.name == "scales" else [axis.labels, axis.values]:
+        keys = [_key(value) for value in values]
+        for place, key in enumerate(keys):
+            if len(keys) > len(set(keys)) and key in keys[:place]:
+                raise ValueError(
+                    f"{axis.name} has {values[place]!r} twice; give each value once, and functions "
+                    "of the same name as {name: function}."
+                )
 
 
-def _same(one: Any, other: Any) -> bool:
-    if callable(one) or callable(other):
-        return one is other
-    return np.array_equal(np.asarray(one), np.asarray(other))
+def _key(value: Any) -> Any:
+    """What equal values have in common: a number, a name, a row of numbers or a function."""
+    return value if callable(value) or isinstance(value, str) else tuple(np.ravel(value).tolist())

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxsnn.plotting import (
-    _COLORS,
-    _DARK,
-    _SMALL,
-    _checked_fraction,
-    _new_figure,
-    _percent,
-    _show_errors_as_accuracies,
+from jaxsnn.drawing import (
+    COLORS,
+    DARK,
+    SMALL,
+    checked_fraction,
+    new_figure,
+    percent,
+    show_errors_as_accuracies,
 )
 from jaxsnn.sweeps.results import pareto_front
 
@@ -111,7 +111,7 @@ def plot_map(
     latency = np.ma.masked_array(1e3 * _settling_times(accuracy, seconds), ~useful)
 
     rows, height, width = errors.shape
-    figure = figure or _new_figure(
+    figure = figure or new_figure(
         2 * (np.clip(0.46 * width, 1.6, 6) + 1.6),
         rows * (np.clip(0.3 * height, 1.2, 5) + 0.3 * bool(panel)) + 0.8,
     )
@@ -172,7 +172,7 @@ def plot_curves(data: Dataset, *, along: str = "threshold", figure: Figure | Non
     panels = len(accuracy)
     columns = {1: 1, 2: 2, 4: 2}.get(panels, 3)
     rows = -(-panels // columns)
-    figure = figure or _new_figure(1.6 + (5.4, 3.7, 2.9)[columns - 1] * columns, 0.8 + 3 * rows)
+    figure = figure or new_figure(1.6 + (5.4, 3.7, 2.9)[columns - 1] * columns, 0.8 + 3 * rows)
     axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
     labels, colors = _labels(data, along), _colors(data, along)
     for ax, curves in zip(axes, accuracy, strict=False):
@@ -190,7 +190,7 @@ def plot_curves(data: Dataset, *, along: str = "threshold", figure: Figure | Non
             ax.tick_params(labelbottom=True)
     for ax in axes[panels:]:
         ax.remove()
-    _show_errors_as_accuracies(axes[0], errors, floor)
+    show_errors_as_accuracies(axes[0], errors, floor)
     _draw_legend(figure, axes[0], data, along)
     return figure
 
@@ -250,21 +250,21 @@ def plot_pareto(
     front = candidates[pareto_front(costs.flat[candidates], accuracy.flat[candidates])]
     where = np.unravel_index(front, accuracy.shape)
 
-    figure = figure or _new_figure(8.0, 4.6)
+    figure = figure or new_figure(8.0, 4.6)
     ax = figure.subplots()
     colors = _colors(data, along)
     for label, color, x, y in zip(_labels(data, along), colors, costs, heights, strict=True):
         style = {"color": color, "lw": 0.7, "marker": ".", "ms": 2.5, "mew": 0, "alpha": 0.4}
         ax.plot(*_joined(x, y), label=label, rasterized=True, **style)
     x, y = costs[where], heights[where]
-    style = {"color": _DARK, "lw": 1.8, "drawstyle": "steps-post", "zorder": 3}
+    style = {"color": DARK, "lw": 1.8, "drawstyle": "steps-post", "zorder": 3}
     ax.plot(x, y, label="Pareto front", **style)
-    style = {"s": 18, "edgecolors": _DARK, "linewidths": 0.8, "zorder": 4}
+    style = {"s": 18, "edgecolors": DARK, "linewidths": 0.8, "zorder": 4}
     ax.scatter(x, y, c=[colors[index] for index in where[0]], **style)
     _draw_relu(ax, relu, floor)
     _restyle(ax)
     ax.set(xlabel=_COSTS[cost], ylabel="accuracy (%)")
-    _show_errors_as_accuracies(ax, errors, floor)
+    show_errors_as_accuracies(ax, errors, floor)
     if len(front):
         ax.set_xlim(left=x[0] / 1.3)
     useful = accuracy[where] >= _USELESS * accuracy.max()
@@ -344,7 +344,7 @@ def _array(data: Dataset, name: str, dims: Sequence[str]) -> np.ndarray:
 def _accuracy(data: Dataset, dims: Sequence[str]) -> np.ndarray:
     """Accuracies `[*dims, seed, time]`; there is one seed where the seed is among dims."""
     dims = [*dims, "one seed" if "seed" in dims else "seed", "time"]
-    return _checked_fraction("accuracy", _array(data, "accuracy", dims))
+    return checked_fraction("accuracy", _array(data, "accuracy", dims))
 
 
 def _costs(data: Dataset, dims: Sequence[str], cost: str) -> np.ndarray:
@@ -449,8 +449,8 @@ def _colors(data: Dataset, axis: str) -> list[str]:
     from matplotlib.colors import to_hex
 
     values = data.sizes[axis]
-    if values <= len(_COLORS) and not _is_number(data, axis):
-        return list(_COLORS[:values])
+    if values <= len(COLORS) and not _is_number(data, axis):
+        return list(COLORS[:values])
     return [to_hex(color) for color in colormaps["viridis"](np.linspace(0, 0.9, values))]
 
 
@@ -464,7 +464,7 @@ def _label_cells(ax: Axes, data: Dataset, x: str, y: str, *, bottom: bool) -> No
     rotation = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if long else {}
     ax.set_xticks(range(0, len(columns), every[0]), columns[:: every[0]], **rotation)
     ax.set_yticks(range(0, len(rows), every[1]), rows[:: every[1]])
-    ax.tick_params(labelsize=_SMALL, length=0, labelbottom=bottom)
+    ax.tick_params(labelsize=SMALL, length=0, labelbottom=bottom)
     ax.spines[:].set_visible(False)
     ax.set_ylabel(_title(data, y))
     if bottom:
@@ -492,7 +492,7 @@ def _draw_accuracies(
         pad=0.02,
         extend="max" if most > worst else "neither",
         ticks=LogLocator(subs=(1, 2, 5)),
-        format=FuncFormatter(_percent),
+        format=FuncFormatter(percent),
     )
     bar.minorticks_off()
     bar.ax.invert_yaxis()  # accuracies grow upwards
@@ -541,7 +541,7 @@ def _draw_cells(
     positions = np.ndindex(height, width)
     for (row, column), fill, text in zip(positions, fills, texts, strict=True):
         hidden = text == "nan"
-        color = _DARK if hidden else _readable(fill)
+        color = DARK if hidden else _readable(fill)
         ax.text(
             column,
             row,
@@ -565,7 +565,7 @@ def _explain_hatching(figure: Figure) -> None:
 
     patch = Patch(**_HATCHED, linewidth=0)
     text = "last accuracy zero, or below half of the best"
-    figure.legend([patch], [text], loc="outside lower right", frameon=False, fontsize=_SMALL)
+    figure.legend([patch], [text], loc="outside lower right", frameon=False, fontsize=SMALL)
 
 
 # -- Curves ----------------------------------------------------------------------------------------
@@ -589,7 +589,7 @@ def _draw_curve(
 
 
 def _draw_relu(ax: Axes, accuracy: float, floor: float) -> None:
-    style = {"color": _DARK, "ls": (0, (4, 2)), "lw": 1.2}
+    style = {"color": DARK, "ls": (0, (4, 2)), "lw": 1.2}
     ax.axhline(max(1 - accuracy, floor), label="ReLU network", **style)
 
 
@@ -647,13 +647,13 @@ def _draw_notes(ax: Axes, x: np.ndarray, y: np.ndarray, texts: Sequence[str]) ->
             chosen.append(index)
     left, right = np.log(ax.get_xlim())
     for index in chosen[:_MAX_NOTES]:
-        style = {"ha": "right", "fontsize": _SMALL, "color": _DARK, "zorder": 2.5}
+        style = {"ha": "right", "fontsize": SMALL, "color": DARK, "zorder": 2.5}
         style["bbox"] = {"facecolor": "white", "alpha": 0.85, "linewidth": 0, "pad": 0.5}
         position = {"xytext": (-4, 4), "textcoords": "offset points"}
         ax.annotate(texts[index], (x[index], y[index]), **position, **style)
         # Room for it: a character takes about 0.55 of the size of the font, and the axes have about
         # 0.7 of the figure's width.
-        width = 0.55 * _SMALL / 72 * (len(texts[index]) + 2)
+        width = 0.55 * SMALL / 72 * (len(texts[index]) + 2)
         share = min(width / (0.7 * ax.figure.bbox.width / ax.figure.dpi), 0.6)
         left = min(left, (np.log(x[index]) - share * right) / (1 - share))
     ax.set_xlim(np.exp(left), np.exp(right))

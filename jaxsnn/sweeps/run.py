@@ -136,8 +136,9 @@ def _count_all(
     steps = [job.grid.steps(dt) for dt in job.grid.values("dt")]
     total = len(job.images) * sum(block.size * steps[block.dt] for block in blocks)
     options = {"desc": title, "unit": "image-step", "unit_scale": True, "total": total}
+    shown = progress if jax.process_index() == 0 else False
     run, whole = piece_runner(job, points, plan, mesh), no_counts(job)
-    with progress_bar(progress, **options) as bar:
+    with progress_bar(shown, **options) as bar:
         for number, block in enumerate(blocks):
             done, sums = store.load(number)
             for index, piece in enumerate(pieces):

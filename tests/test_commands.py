@@ -1,0 +1,107 @@
+"""`python -m jaxsnn sweep` and `plot`, with a training of one epoch."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import jaxsnn
+from jaxsnn import training
+from jaxsnn.__main__ import main
+from jaxsnn.pretrained import trained_network
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """Folder, arguments and file of a sweep that was done."""
+    folder = tmp_path_factory.mktemp("sweep")
+    arguments = ["sweep", "--network", "fc", "--images", "20", "--duration", "0.012"]
+    arguments += ["--threshold", "0.25", "0.5", "--max-rate", "1000", "500", "--percentile", "99"]
+    arguments += ["--reset", "zero", "subtraction"]
+    arguments += ["--output", str(folder / "result.nc"), "--cache", str(folder / "cache")]
+    with pytest.MonkeyPatch.context() as patch:
+        for name, recipe in training.RECIPES.items():
+            patch.setitem(training.RECIPES, name, replace(recipe, epochs=1))
+        main(arguments)
+        yield folder, arguments
+
+
+def test_sweep(swept, capsys):
+    folder, arguments = swept
+    data = jaxsnn.load_sweep(folder / "result.nc")
+    sizes = {"scales": 2, "threshold": 2, "max_rate": 2, "reset": 2, "time": 12, "seed": 1}
+    assert {name: data.sizes[name] for name in sizes} == sizes
+    assert data.scales.values.tolist() == ["data-based", "percentile 99"]
+    assert float(data.accuracy.max()) > 0.8
+    written = (folder / "result.nc").stat().st_mtime_ns
+    main(arguments)  # it is done, and read from the file
+    assert (folder / "result.nc").stat().st_mtime_ns == written
+    printed = capsys.readouterr().out
+    assert "Sweeping over 16 points and 20 images" in printed
+    rows = [line.split("|")[1].strip() for line in printed.splitlines() if line.startswith("|")]
+    assert rows[2:] == ["6", "10"]
+    best = jaxsnn.best(data, time=0.01)
+    assert f"{100 * best.accuracy.item():.5g}" in printed
+
+
+def test_plot(swept, tmp_path, capsys):
+    folder, _ = swept
+    main(["plot", str(folder / "result.nc"), "--output", str(tmp_path / "pictures")])
+    names = sorted(path.name for path in (tmp_path / "pictures").iterdir())
+    assert names == ["result-curves.png", "result-front.png", "result-map.png"]
+    for path in (tmp_path / "pictures").iterdir():
+        assert path.read_bytes().startswith(b"\x89PNG")
+    assert "reset: only zero is drawn; choose with --select reset=..." in capsys.readouterr().out
+    main(["plot", str(folder / "result.nc"), "--select", "reset=subtraction", "max_rate=500"])
+    assert "only" not in capsys.readouterr().out
+    assert (folder / "result-map.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sweep", "--images", "0"], "images=0"),
+        (["sweep", "--max-rate", "2000"], "max_rate=2000 Hz"),
+        (["sweep", "--threshold"], "threshold is empty"),
+        (["sweep", "--seed", "1", "1"], "seed has 1 twice"),
+        (["sweep", "--percentile", "101"], "percentile=101"),
+        (["sweep", "--output", "no/such/folder/x.nc"], "no/such/folder is no folder"),
+        (["sweep", "--memory", "10"], "memory=10 bytes"),
+        (["sweep", "--archives", "no/such/folder"], "no/such/folder"),
+        (["plot", "no/such/file.nc"], "no/such/file.nc does not exist"),
+        (["plot", __file__], "cannot be read"),
+    ],
+)
+def test_bad_arguments(arguments, message, tmp_path, monkeypatch, swept):
+    folder, _ = swept
+    monkeypatch.chdir(tmp_path)
+    cache = ["--cache", str(folder / "cache")] if arguments[0] == "sweep" else []
+    with pytest.raises(SystemExit, match=message):
+        main([*arguments, *cache])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--x", "color"], "'color' is not a dimension"),
+        (["--select", "color=red"], "the parameters are"),
+        (["--select", "reset=none"], "reset has the values .'zero', 'subtraction'."),
+    ],
+)
+def test_bad_pictures(options, message, swept):
+    with pytest.raises(SystemExit, match=message):
+        main(["plot", str(swept[0] / "result.nc"), *options])
+
+
+def test_the_file_is_that_of_python(swept):
+    """What the command line does is what a few lines do."""
+    folder, _ = swept
+    data = jaxsnn.load_sweep(folder / "result.nc")
+    train, test = jaxsnn.load_dataset("mnist")
+    network = trained_network("fc-modern", train, cache=folder / "cache")
+    scales = jaxsnn.data_based_scales(network, train.images)
+    grid = jaxsnn.Grid(scales=scales, threshold=0.5, max_rate=500.0, duration=0.012)
+    one = jaxsnn.sweep(network, test.images[:20], test.labels[:20], grid)
+    point = data.sel(scales="data-based", threshold=0.5, max_rate=500.0, reset="zero").squeeze()
+    np.testing.assert_allclose(point.accuracy, one.accuracy, atol=0.051)  # an image of 20
+    np.testing.assert_array_equal(point.input_spikes, one.input_spikes)
