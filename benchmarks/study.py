@@ -123,6 +123,8 @@ def main(
         cache: the folder for trained networks; by default the user's cache folder.
         data_dir: the data directory of TensorFlow Datasets; by default its own.
     """
+    if not 1 <= images < 10_000:
+        raise SystemExit(f"images={images}: take 1 to 9999, so that some are left for the trial.")
     train, test = jaxsnn.load_dataset("mnist", data_dir=data_dir)
     for folder in (work, output):
         folder.mkdir(parents=True, exist_ok=True)

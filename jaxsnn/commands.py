@@ -13,6 +13,7 @@ from jaxsnn.datasets import load_dataset
 from jaxsnn.errors import UsageError
 from jaxsnn.pretrained import kept_in, trained_network
 from jaxsnn.sweeps import Grid, best, load_sweep, plotting, sweep
+from jaxsnn.sweeps.store import check_path
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -84,10 +85,16 @@ most once in a step: take max_rate <= 1000 or dt <= 0.0005.
     """
     if not 1 <= images <= 10_000:
         raise UsageError(f"images={images}; there are 10,000 test images: take 1 to 10000.")
+    for name, values in (("scales", scales), ("percentile", percentile), ("reset", reset)):
+        if len(set(values)) < len(values):
+            raise UsageError(f"{name}={values} has a value twice; give each once.")
     rules = {name: _RULES[name] for name in scales}
     for rank in percentile:
-        rules[f"percentile {rank:g}"] = partial(scaling.percentile_scales, percentile=rank)
+        if not 0 < rank <= 100:
+            raise UsageError(f"percentile={rank}; it must be above 0 and at most 100.")
+        rules[f"percentile {rank}"] = partial(scaling.percentile_scales, percentile=rank)
     try:
+        check_path(output)
         grid = Grid(
             scales=rules,
             threshold=threshold,
@@ -126,9 +133,8 @@ def best_table(data: xr.Dataset) -> str:
     import pandas as pd
 
     rows = []
-    for milliseconds in _MILLISECONDS:
-        if not data.time[0] <= milliseconds * 1e-3 <= data.time[-1] * (1 + 1e-9):
-            continue
+    first, last = (1e3 * data.time.values[[0, -1]]).tolist()
+    for milliseconds in [ms for ms in _MILLISECONDS if first <= ms < last - 1e-6] + [last]:
         found = best(data, time=milliseconds * 1e-3)
         row: dict[str, Any] = {"within (ms)": milliseconds}
         row |= {dim: found[dim].item() for dim in _several(data)}
@@ -149,19 +155,19 @@ def plot_sweep(
 ) -> None:
     """Draw the pictures of a sweep: a map, curves against time, and the Pareto front.
 
-    Where a picture has no room for a parameter, its first value is taken, and named; select
-    another.
+    Where a picture has no room for a parameter, some of its values are left out, and it says so;
+    select others. A picture whose parameters the sweep does not have is left out too.
 
     Args:
         file: the netCDF file of a sweep.
         x: the parameter from left to right of the map.
         y: the parameter from bottom to top of the map.
         along: the parameter that has colours in the curves and the front.
-        select: values of parameters, such as reset=zero or scales=data-based.
+        select: values of parameters, such as reset=zero or max_rate=250 max_rate=1000.
         output: the folder for the pictures; by default that of the file.
 
     Raises:
-        UsageError: the file is no sweep, or does not have these parameters.
+        UsageError: the file is no sweep, or has the parameters of no picture.
 
     Example:
         >>> from pathlib import Path
@@ -173,34 +179,46 @@ def plot_sweep(
     """
     try:
         data = _selected(load_sweep(file), select)
-        pictures = {
-            "map": plotting.plot_map(_with_room(data, x, y), x=x, y=y),
-            "curves": plotting.plot_curves(_with_room(data, along), along=along),
-            "front": plotting.plot_pareto(data, along=along),
-        }
     except (FileNotFoundError, ValueError) as error:
         raise UsageError(error) from error
     folder = output or file.parent
     folder.mkdir(parents=True, exist_ok=True)
-    for name, figure in pictures.items():
+    pictures = {
+        "map": lambda: plotting.plot_map(_with_room(data, x, y), x=x, y=y),
+        "curves": lambda: plotting.plot_curves(_with_room(data, along), along=along),
+        "front": lambda: plotting.plot_pareto(data, along=along),
+    }
+    drawn = 0
+    for name, draw in pictures.items():
         path = folder / f"{file.stem}-{name}.png"
-        figure.savefig(path, dpi=150)
-        _say(str(path))
+        try:
+            draw().savefig(path, dpi=150)
+        except ValueError as error:
+            _say(f"No {name}: {error}")
+        else:
+            drawn += 1
+            _say(str(path))
+    if not drawn:
+        raise UsageError(f"{file}: no picture can be drawn; name its parameters: {_sizes(data)}.")
+
+
+def _sizes(data: xr.Dataset) -> str:
+    return ", ".join(f"{dim} ({data.sizes[dim]})" for dim in data.accuracy.dims[:-1])
 
 
 def _selected(data: xr.Dataset, choices: tuple[str, ...]) -> xr.Dataset:
+    """The dataset with the values chosen, such as reset=zero; choices of one name add up."""
+    wanted: dict[str, list[Any]] = {}
     for choice in choices:
         name, _, value = choice.partition("=")
-        if name not in data.dims:
-            raise UsageError(
-                f"{choice!r}: the sweep has the parameters {list(data.accuracy.dims)}."
-            )
+        if name not in data.accuracy.dims[:-1]:
+            raise UsageError(f"{choice!r}: the parameters are {_sizes(data)}.")
         labels = data[name].values.tolist()
-        wanted = [label for label in labels if str(label) == value or label == _number(value)]
-        if not wanted:
+        found = [label for label in labels if str(label) == value or label == _number(value)]
+        if not found:
             raise UsageError(f"{choice!r}: {name} has the values {labels}.")
-        data = data.sel({name: wanted})
-    return data
+        wanted[name] = wanted.get(name, []) + found
+    return data.sel(wanted)
 
 
 def _number(text: str) -> float | None:
@@ -217,11 +235,14 @@ def _several(data: xr.Dataset) -> list[str]:
 
 
 def _with_room(data: xr.Dataset, *axes: str) -> xr.Dataset:
-    """The dataset with one parameter for panels beside the axes, and the first value of others."""
-    for dim in [dim for dim in _several(data) if dim not in axes][1:]:
-        first = data[dim].values[:1].tolist()
-        _say(f"{dim}: only {first[0]} is drawn; choose with --select {dim}=...")
-        data = data.sel({dim: first})
+    """The dataset with values of one parameter for panels, and the first value of all others."""
+    for place, dim in enumerate(dim for dim in _several(data) if dim not in axes):
+        labels = data[dim].values.tolist()
+        room = plotting.MAX_PANELS if place == 0 else 1
+        if len(labels) > room:
+            kept = [labels[index * len(labels) // room] for index in range(room)]
+            _say(f"{dim}: only {', '.join(map(str, kept))} drawn; choose with --select {dim}=...")
+            data = data.sel({dim: kept})
     return data
 
 

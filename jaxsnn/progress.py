@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -20,8 +21,14 @@ def progress_bar(progress: bool | None, **options: Any) -> tqdm:
         >>> list(progress_bar(False, iterable=range(3)))
         [0, 1, 2]
     """
-    hidden = None if progress is None else not progress
+    hidden = (False if _in_a_notebook() else None) if progress is None else not progress
     return tqdm(disable=hidden, delay=0.0 if progress else 1.0, leave=False, **options)
+
+
+def _in_a_notebook() -> bool:
+    """Whether output goes to a notebook, which is no terminal; tqdm only knows with ipywidgets."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return shell is not None and "IPKernelApp" in shell.config
 
 
 def skip(bar: tqdm, work: int) -> None:

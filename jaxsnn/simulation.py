@@ -520,8 +520,8 @@ def checked_times(
 
 
 def in_steps(refractory_period: float, dt: float) -> int:
-    """A refractory period in whole steps; 1e-6 of a step is rounding."""
-    return ceil(refractory_period / dt - 1e-6)
+    """A refractory period in whole steps; a millionth of it is rounding."""
+    return ceil(refractory_period / dt * (1 - 1e-6))
 
 
 def check_network(network: SpikingNetwork) -> None:

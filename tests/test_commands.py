@@ -31,7 +31,7 @@ def test_sweep(swept, capsys):
     data = jaxsnn.load_sweep(folder / "result.nc")
     sizes = {"scales": 2, "threshold": 2, "max_rate": 2, "reset": 2, "time": 12, "seed": 1}
     assert {name: data.sizes[name] for name in sizes} == sizes
-    assert data.scales.values.tolist() == ["data-based", "percentile 99"]
+    assert data.scales.values.tolist() == ["data-based", "percentile 99.0"]
     assert float(data.accuracy.max()) > 0.8
     written = (folder / "result.nc").stat().st_mtime_ns
     main(arguments)  # it is done, and read from the file
@@ -39,7 +39,7 @@ def test_sweep(swept, capsys):
     printed = capsys.readouterr().out
     assert "Sweeping over 16 points and 20 images" in printed
     rows = [line.split("|")[1].strip() for line in printed.splitlines() if line.startswith("|")]
-    assert rows[2:] == ["6", "10"]
+    assert rows[2:] == ["6", "10", "12"]
     best = jaxsnn.best(data, time=0.01)
     assert f"{100 * best.accuracy.item():.5g}" in printed
 
@@ -51,9 +51,13 @@ def test_plot(swept, tmp_path, capsys):
     assert names == ["result-curves.png", "result-front.png", "result-map.png"]
     for path in (tmp_path / "pictures").iterdir():
         assert path.read_bytes().startswith(b"\x89PNG")
-    assert "reset: only zero is drawn; choose with --select reset=..." in capsys.readouterr().out
-    main(["plot", str(folder / "result.nc"), "--select", "reset=subtraction", "max_rate=500"])
+    assert "reset: only zero drawn; choose with --select reset=..." in capsys.readouterr().out
+    chosen = ["reset=subtraction", "max_rate=500", "max_rate=1000", "scales=data-based"]
+    main(["plot", str(folder / "result.nc"), "--select", *chosen])
     assert "only" not in capsys.readouterr().out
+    main(["plot", str(folder / "result.nc"), "--x", "color", "--output", str(tmp_path / "two")])
+    assert "No map: 'color' is not a dimension" in capsys.readouterr().out
+    assert len(list((tmp_path / "two").iterdir())) == 2
     assert (folder / "result-map.png").exists()
 
 
@@ -65,6 +69,8 @@ def test_plot(swept, tmp_path, capsys):
         (["sweep", "--threshold"], "threshold is empty"),
         (["sweep", "--seed", "1", "1"], "seed has 1 twice"),
         (["sweep", "--percentile", "101"], "percentile=101"),
+        (["sweep", "--percentile", "99", "99"], "percentile=.99.0, 99.0. has a value twice"),
+        (["sweep", "--reset", "zero", "zero"], "reset=.* twice"),
         (["sweep", "--output", "no/such/folder/x.nc"], "no/such/folder is no folder"),
         (["sweep", "--memory", "10"], "memory=10 bytes"),
         (["sweep", "--archives", "no/such/folder"], "no/such/folder"),
@@ -83,7 +89,7 @@ def test_bad_arguments(arguments, message, tmp_path, monkeypatch, swept):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--x", "color"], "'color' is not a dimension"),
+        (["--x", "color", "--along", "color"], "no picture can be drawn; name its parameters"),
         (["--select", "color=red"], "the parameters are"),
         (["--select", "reset=none"], "reset has the values .'zero', 'subtraction'."),
     ],

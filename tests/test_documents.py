@@ -63,3 +63,12 @@ def test_notebook_runs(path):
         if "image/png" in output.get("data", {})
     ]
     assert len(pictures) >= 3
+
+
+def test_a_notebook_shows_bars():
+    """Also where ipywidgets are not installed, and a terminal is not there."""
+    code = "from jaxsnn.progress import progress_bar\nprint(progress_bar(None, total=3).disable)"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    NotebookClient(notebook, timeout=60, kernel_name="python3").execute()
+    texts = [output.get("text", "") for output in notebook.cells[0].outputs]
+    assert "False\n" in texts

@@ -214,6 +214,37 @@ def test_durations_are_read_off_one_run(rng):
     xr.testing.assert_equal(some, whole.sel(time=[0.004, 0.01, DURATION]))
 
 
+def test_single_precision_says_the_same_as_double(rng):
+    """0.06 s is 60 steps, and 0.1 is 0.1, also where they come from an array of JAX."""
+    network, _, images, labels = problem(rng, batch=3)
+    axes = {"threshold": [0.5, 0.7], "max_rate": [1000.0, 0.1], "duration": [0.02, 0.06]}
+    wide = jaxsnn.Grid(scales=2.0, refractory_period=0.003, **axes)
+    narrow = {name: jnp.asarray(values) for name, values in axes.items()}
+    narrow = jaxsnn.Grid(
+        scales=jnp.float32(2), refractory_period=jnp.float32(0.003), dt=jnp.float32(1e-3), **narrow
+    )
+    xr.testing.assert_equal(
+        jaxsnn.sweep(network, images, labels, wide), jaxsnn.sweep(network, images, labels, narrow)
+    )
+
+
+def test_numbers_and_rows_of_multipliers_have_labels_of_one_kind():
+    axis = jaxsnn.Grid(scales=1.0, threshold=[1.0, [0.5, 1.0, 2.0]]).axes["threshold"]
+    assert axis.labels == ["1", "0.5/1/2"]
+    assert jaxsnn.Grid(scales=1.0, threshold=[[1.0, 2.0], [2.0, 1.0]]).axes["threshold"].labels == [
+        0,
+        1,
+    ]
+
+
+def test_a_network_too_large_for_the_usual_memory_is_swept(rng, monkeypatch):
+    network, _, images, labels = problem(rng)
+    grid = jaxsnn.Grid(scales=2.0, threshold=[0.5, 1.0], duration=0.005)
+    whole = jaxsnn.sweep(network, images, labels, grid)
+    monkeypatch.setattr(plan, "_MEMORY", {"cpu": 10})
+    xr.testing.assert_equal(jaxsnn.sweep(network, images, labels, grid), whole)
+
+
 def test_one_value_is_no_dimension(rng):
     network, _, images, labels = problem(rng)
     data = jaxsnn.sweep(network, images, labels, jaxsnn.Grid(scales=1.0, duration=DURATION))
@@ -411,6 +442,7 @@ def test_best(budget, threshold, time):
         ({"operations": 0.1}, "synaptic_operations <= 0.1 within the budget; the nearest has 0.5"),
         ({"time": 0.01, "accuracy": 0.6}, "accuracy >= 0.6 within the budget; the nearest has 0.5"),
         ({"time": 0.0}, "time=0.0; a bound must be positive"),
+        ({"accuracy": 90.0}, "divide percentages by 100"),
         ({"accuracy": float("nan")}, "accuracy=nan"),
     ],
 )
@@ -458,6 +490,15 @@ def test_best_looks_at_the_mean_over_seeds():
         ({"threshold": 0.0}, "must be positive"),
         ({"threshold": [1.0, np.inf]}, "must be positive and finite"),
         ({"threshold": [[1.0, -1.0, 1.0]]}, "must be positive"),
+        ({"seed": [0, 1 << 32]}, "seed=4294967296; a seed is at least 0"),
+        ({"seed": -1}, "seed=-1"),
+        ({"refractory_period": 1e7}, "too many steps"),
+        ({"scales": "data-based"}, "scales='data-based'; give a rule"),
+        ({"scales": []}, "scales is empty"),
+        ({"scales": None}, "scales=None; give a rule"),
+        ({"scales": [[1.0, 2.0], [3.0, 4.0]]}, r"several of them with names: \{name: rule"),
+        ({"scales": [jaxsnn.model_based_scales, 1.0]}, "several of them with names"),
+        ({"threshold": None}, "must be positive and finite"),
         ({"seed": np.array([0.5])}, "seed=.*sequence of integers"),
     ],
 )
@@ -496,6 +537,7 @@ def test_labels_of_rules():
         ({"grid": {"scales": [1.0, 2.0]}}, "2 values for 3 layers"),
         ({"grid": {"threshold": [[1.0, 2.0]]}}, "threshold: 2 values for 3 layers"),
         ({"calibration": np.zeros((0, 12), np.float32)}, "no images"),
+        ({"read": lambda output: output.spike_counts}, r"read returned an array of shape .1, 4."),
         ({"mesh": jax.make_mesh((1,), ("x",))}, "it needs 'points' and 'images'"),
     ],
 )
@@ -509,6 +551,12 @@ def test_bad_arguments_before_anything_is_compiled(rng, caplog, change, message)
             jaxsnn.sweep(network, grid=grid, **arguments)
         assert not [r for r in caplog.records if "jit(_run_piece)" in r.getMessage()]
         assert not [r for r in caplog.records if "jit(_maxima)" in r.getMessage()]
+
+
+def test_output_neurons_need_one_axis():
+    network = jaxsnn.read_network(lambda x: jax.nn.relu(2 * x), jnp.zeros((1, 2, 2)))
+    with pytest.raises(ValueError, match="flatten"):
+        jaxsnn.sweep(network, jnp.zeros((1, 2, 2)), [3], jaxsnn.Grid(scales=1.0))
 
 
 def test_broken_weights_are_refused(rng):

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -132,16 +131,38 @@ def test_stopped_at_any_write_it_goes_on(tmp_path, calls, whole, moment):
         assert list(folder.iterdir()) == [path]
 
 
+def test_what_is_not_of_a_sweep_is_not_touched(tmp_path):
+    path = tmp_path / "result.nc"
+    (tmp_path / "result.nc.partial").mkdir()
+    thesis = tmp_path / "result.nc.partial" / "thesis.txt"
+    thesis.write_text("all of it")
+    with pytest.raises(ValueError, match=r"thesis.txt is of no sweep; move it"):
+        swept(path)
+    assert thesis.read_text() == "all of it"
+
+
+def test_a_rule_is_not_run_for_a_path_that_cannot_be():
+    def rule(network):
+        raise AssertionError("ran")
+
+    with pytest.raises(ValueError, match="no/such/folder is no folder"):
+        swept("no/such/folder/result.nc", scales=rule)
+
+
 def test_stopped_while_it_removes_the_pieces(tmp_path, calls, whole, monkeypatch):
     path = tmp_path / "result.nc"
 
-    def half(folder, **_):
+    unlink, removed = Path.unlink, []
+
+    def half(file, **options):
         if path.exists():
-            (folder / "sweep.json").unlink()
-            raise KeyboardInterrupt
+            if removed:
+                raise KeyboardInterrupt
+            removed.append(file)
+        unlink(file, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(shutil, "rmtree", half)
+        patch.setattr(Path, "unlink", half)
         with pytest.raises(KeyboardInterrupt):
             swept(path)
     assert len(list(Path(f"{path}.partial").iterdir())) > 0

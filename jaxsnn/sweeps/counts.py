@@ -9,13 +9,13 @@ from jax.typing import ArrayLike
 
 from jaxsnn import metrics
 from jaxsnn.network import Network
-from jaxsnn.sweeps.grid import Grid
+from jaxsnn.sweeps.grid import SIMULATED, Grid
 from jaxsnn.sweeps.job import Job, Points
 
 if TYPE_CHECKING:
     import xarray as xr
 
-_AXES = 7  # of a grid
+_AXES = len(SIMULATED)
 _DT = 3  # the place of dt among them
 _MEANINGS = {
     "scales": ("scale factors", ""),
@@ -110,9 +110,8 @@ def to_dataset(job: Job, points: Points, counts: Counts, relu_accuracy: float) -
 
 def _in_order(counts: Counts, grid: Grid) -> Counts:
     """Counts [grid, T, ...] with the axes of the grid in its own order."""
-    order = ("reset", "dt", "seed", "max_rate", "scales", "threshold", "refractory_period")
-    sizes = [len(grid.values(name)) for name in order]
-    places = [list(grid.axes).index(name) for name in order]
+    sizes = [len(grid.values(name)) for name in SIMULATED]
+    places = [list(grid.axes).index(name) for name in SIMULATED]
     apart = (array.reshape(*sizes, *array.shape[5:]) for array in counts)
     return Counts(*(np.moveaxis(array, range(_AXES), places) for array in apart))
 
@@ -121,7 +120,7 @@ def _until(values: np.ndarray, grid: Grid) -> np.ndarray:
     """Values [grid, T, ...] after the last whole step of each time: [grid, times, ...]."""
     parts = []
     for index, dt in enumerate(grid.values("dt")):
-        steps = np.floor(grid.times / dt + 1e-6).astype(int)
+        steps = np.floor(grid.times / dt * (1 + 2e-6)).astype(int)
         part = values.take([index], _DT).take(np.maximum(steps - 1, 0), _AXES)
         part[(slice(None),) * _AXES + (steps == 0,)] = 0
         parts.append(part)

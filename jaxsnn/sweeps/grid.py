@@ -14,7 +14,11 @@ from jax.typing import ArrayLike
 
 from jaxsnn import neurons
 from jaxsnn.neurons import Reset
-from jaxsnn.simulation import checked_times
+from jaxsnn.simulation import checked_times, in_steps
+
+# The axes of a grid in the order in which they are simulated: what varies outside comes first, and
+# the last three make up the points of one seed and rate.
+SIMULATED = ("reset", "dt", "seed", "max_rate", "scales", "threshold", "refractory_period")
 
 
 class Axis(NamedTuple):
@@ -37,21 +41,21 @@ class Axis(NamedTuple):
 class Grid:
     """All combinations of these settings; what is given as one value is the same in all.
 
-    A sequence or a mapping makes a dimension of the result, one value does not. The keys of a
-    mapping are the labels of its values.
+    A sequence makes a dimension of the result, one value does not. Scale factors, thresholds and
+    resets may also come as a mapping, whose keys are the labels of its values.
 
     Attributes:
         scales: scale factors: one λ for each layer or one for all, or a rule, a function of the
             network or of the network and calibration images, such as
             `jaxsnn.data_based_scales`. Several have names: `{"data-based": ..., "mine": ...}`.
-        threshold: multipliers m of the thresholds: a layer's threshold is m·λ and its spikes weigh
-            λ, so that m is the threshold of the network with normalised weights. An entry of a
-            sequence or mapping may be a row with one number for each layer.
+        threshold: multipliers m of the thresholds of `balance_thresholds(network, λ)`, so that m is
+            the threshold of the network with normalised weights. An entry of a sequence or mapping
+            may be a row with one number for each layer.
         max_rate: rates in hertz of a pixel of value 1; at most 1/dt.
         dt: durations of a step in seconds.
         refractory_period: in seconds.
         reset: `reset_to_zero`, `reset_by_subtraction` or functions of yours.
-        seed: integers; the same seed and rate give the same input spikes at all points.
+        seed: integers below 2**32; the same seed and rate give the same input spikes at all points.
         duration: simulated time in seconds, a multiple of every dt. A sequence of durations is
             read off one run to the longest, and the result has these times only.
 
@@ -82,14 +86,14 @@ step: take max_rate <= 1000 or dt <= 0.0005.
     axes: dict[str, Axis] = field(init=False, repr=False)
 
     def __post_init__(self):
-        several = isinstance(self.threshold, Sequence) or np.ndim(self.threshold) > 0
+        several = _is_list(self.threshold) or np.ndim(self.threshold) > 0
         axes = [
             _named_axis("scales", self.scales, several=_are_rules(self.scales)),
             _named_axis("threshold", self.threshold, several=several),
             _numeric_axis("max_rate", self.max_rate),
             _numeric_axis("dt", self.dt),
             _numeric_axis("refractory_period", self.refractory_period),
-            _named_axis("reset", self.reset, several=not callable(self.reset)),
+            _named_axis("reset", self.reset, several=_is_list(self.reset)),
             _numeric_axis("seed", self.seed, kinds="iu"),
         ]
         object.__setattr__(self, "axes", {axis.name: axis for axis in axes})
@@ -109,15 +113,20 @@ step: take max_rate <= 1000 or dt <= 0.0005.
         """The values of an axis."""
         return self.axes[name].values
 
+    @property
+    def durations(self) -> list[float]:
+        """The durations in seconds."""
+        return _numeric_axis("duration", self.duration).values
+
     def steps(self, dt: float) -> int:
         """The number of steps of the longest duration."""
-        return round(float(np.max(self.duration)) / dt)
+        return round(max(self.durations) / dt)
 
     @property
     def times(self) -> np.ndarray:
         """The times of the result in seconds: the durations asked for, or the end of each step."""
         if np.ndim(self.duration):
-            return np.unique(np.asarray(self.duration, float))
+            return np.unique(self.durations)
         ends = [np.arange(1, self.steps(dt) + 1) * dt for dt in self.values("dt")]
         return np.unique(np.round(np.concatenate(ends), 12))  # 0.003, not 0.0030000000000000001
 
@@ -134,9 +143,17 @@ step: take max_rate <= 1000 or dt <= 0.0005.
                     f"threshold {label!r} is {value}; a multiplier must be positive and finite, "
                     "one number or one for each layer."
                 )
+        for period, dt in product(self.values("refractory_period"), self.values("dt")):
+            if in_steps(period, dt) >= 1 << 31:
+                raise ValueError(f"refractory_period={period:g} s is too many steps of {dt:g} s.")
+        for seed in self.values("seed"):
+            if not 0 <= seed < 1 << 32:
+                raise ValueError(f"seed={seed}; a seed is at least 0 and below 2**32.")
         for reset in self.values("reset"):
             if not callable(reset):
                 raise ValueError(f"reset={reset!r}; it must be a function, such as reset_to_zero.")
+        for scales in self.values("scales"):
+            _check_scales(scales)
 
 
 def _numeric_axis(name: str, given: ArrayLike | Sequence[float], kinds: str = "fiu") -> Axis:
@@ -144,7 +161,9 @@ def _numeric_axis(name: str, given: ArrayLike | Sequence[float], kinds: str = "f
     if array.ndim > 1 or (array.size and array.dtype.kind not in kinds):
         kind = "numbers" if "f" in kinds else "integers"
         raise ValueError(f"{name}={given!r}; give one number or a sequence of {kind}.")
-    values = np.atleast_1d(array.astype(float) if "f" in kinds else array).tolist()
+    values = np.atleast_1d(array).tolist()
+    if "f" in kinds:  # 0.1 in single precision is 0.1, and not 0.10000000149
+        values = [float(str(value)) for value in np.atleast_1d(array)]
     return Axis(name, values, values, single=array.ndim == 0)
 
 
@@ -155,6 +174,8 @@ def _named_axis(name: str, given: Any, *, several: bool) -> Axis:
     labels = [_label(value, place) for place, value in enumerate(values)]
     if name == "scales":
         labels = [_scales_label(label) for label in labels]
+    if len({isinstance(label, int) for label in labels}) > 1:  # numbers, and rows that have none
+        labels = ["/".join(f"{m:g}" for m in np.atleast_1d(value)) for value in values]
     return Axis(name, labels, values, single=not several)
 
 
@@ -171,12 +192,33 @@ def _label(value: Any, place: int) -> Any:
         return f"{_label(value.func, place)}({options})"
     if callable(value):
         return getattr(value, "__name__", str(value))
-    return place if isinstance(value, Sequence) or np.ndim(value) else float(value)
+    if _is_list(value) or np.ndim(value):
+        return place
+    try:
+        return float(str(value))
+    except ValueError:
+        return str(value)
 
 
 def _are_rules(scales: Any) -> bool:
-    """Whether a sequence holds several rules, and not one scale factor for each layer."""
-    return isinstance(scales, Sequence) and len(scales) > 0 and all(map(callable, scales))
+    """Whether a sequence holds rules, and not one scale factor for each layer."""
+    return _is_list(scales) and all(map(callable, scales))
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def _check_scales(scales: Any) -> None:
+    """Raise ValueError unless it is a rule, a number, or one number or array for each layer."""
+    entries = scales if _is_list(scales) else [scales]
+    numbers = (getattr(entry, "dtype", np.asarray(entry).dtype) for entry in entries)
+    listed = any(isinstance(entry, Sequence) for entry in entries)
+    if not callable(scales) and (listed or any(dtype.kind not in "fiuV" for dtype in numbers)):
+        raise ValueError(
+            f"scales={scales!r}; give a rule, or one λ for each layer or for all, and several of "
+            "them with names: {name: rule, name: [λ, ...]}."
+        )
 
 
 def _check_distinct(axis: Axis) -> None:

@@ -20,7 +20,7 @@ from jaxsnn.balancing import balance_thresholds
 from jaxsnn.digests import digest, fingerprint
 from jaxsnn.network import Network, expect, per_layer
 from jaxsnn.simulation import check_network, in_steps
-from jaxsnn.sweeps.grid import Axis, Grid
+from jaxsnn.sweeps.grid import SIMULATED, Axis, Grid
 
 
 class Job(NamedTuple):
@@ -36,8 +36,7 @@ class Job(NamedTuple):
     @property
     def shape(self) -> tuple[int, int, int, int, int]:
         """The number of resets, dts, seeds, rates, and points of one of each."""
-        axes = ("reset", "dt", "seed", "max_rate", "scales", "threshold", "refractory_period")
-        resets, dts, seeds, rates, *points = (len(self.grid.values(name)) for name in axes)
+        resets, dts, seeds, rates, *points = (len(self.grid.values(name)) for name in SIMULATED)
         return resets, dts, seeds, rates, prod(points)
 
     @property
@@ -80,8 +79,8 @@ def checked_job(
     """The job of these arguments of `sweep`, or the errors that it names."""
     expect(network, Network, "read_network(model, example)")
     expect(grid, Grid, "jaxsnn.Grid(scales=..., threshold=...)")
-    pixels, classes = _checked_images(network, images, labels)
     check_network(balance_thresholds(network, 1.0))
+    pixels, classes = _checked_images(network, images, labels)
     for row in grid.values("threshold"):
         per_layer(network, np.asarray(row).tolist(), "threshold")
     scales = grid.axes["scales"]
@@ -95,6 +94,12 @@ def checked_job(
             )
     if calibration is not None:
         network.check_pixels(calibration)
+    read_out = jax.eval_shape(read, _output(network))
+    if read_out.shape != (1,):
+        raise ValueError(
+            f"read returned an array of shape {read_out.shape} for 1 sample; it must return one "
+            "class for each sample."
+        )
     return Job(network, pixels, classes, grid, encode, read)
 
 
@@ -124,7 +129,6 @@ def identity(job: Job, points: Points) -> dict[str, str]:
     """Names and digests of all that decides the result."""
     grid, network = job.grid, job.network
     zeros = jnp.zeros((1, *network.shapes[-1]))
-    output = readout.Output(zeros, zeros, jnp.ones(()), jnp.zeros(1, jnp.int32))
     pixels = jnp.zeros(network.input_shape, network.dtype)
     resets = [fingerprint(reset, zeros, zeros, zeros) for reset in grid.values("reset")]
     numbers = ("threshold", "max_rate", "dt", "refractory_period", "seed")
@@ -137,8 +141,14 @@ def identity(job: Job, points: Points) -> dict[str, str]:
         "duration": str(grid.times.tolist()),
         "reset": digest(_labels(grid.axes["reset"]), *resets),
         "encoding": fingerprint(job.encode, jax.random.key(0), pixels),
-        "readout": fingerprint(job.read, output),
+        "readout": fingerprint(job.read, _output(network)),
     }
+
+
+def _output(network: Network) -> readout.Output:
+    """What a readout sees of one sample."""
+    zeros = jnp.zeros((1, *network.shapes[-1]), network.dtype)
+    return readout.Output(zeros, zeros, jnp.ones((), network.dtype), jnp.zeros(1, jnp.int32))
 
 
 def _labels(axis: Axis) -> str:

@@ -64,12 +64,13 @@ def planned(job: Job, mesh: Mesh, memory: int | None) -> Plan:
 
     Points first, which share input spikes, then rates, which share random draws, then images.
     """
-    if memory is None:
-        memory = _MEMORY.get(mesh.devices.flat[0].platform, _MEMORY_OF_ACCELERATORS)
     _, _, seeds, rates, points = job.shape
     images = len(job.images)
     cost = _Cost.of(job)
     least = cost(1, 1, 1, 1)
+    if memory is None:  # what is fast, and not a limit
+        usual = _MEMORY.get(mesh.devices.flat[0].platform, _MEMORY_OF_ACCELERATORS)
+        memory = max(usual, least)
     if least > memory:
         raise ValueError(
             f"memory={memory} bytes, but one image at one point takes {least}: give at least that."

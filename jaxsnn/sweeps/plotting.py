@@ -47,7 +47,7 @@ _COSTS = {
     "time": "simulated time (ms)",
     "spikes": "spikes per image",
 }
-_MAX_PANELS = 6
+MAX_PANELS = 6
 _MAX_ENTRIES = 12  # of a legend of numbers; those between can be guessed
 _MAX_NOTES = 5
 _HATCHED: dict[str, Any] = {"facecolor": "#f2f2f2", "edgecolor": "#d0d0d0", "hatch": "////"}
@@ -325,11 +325,11 @@ def _arranged(data: Dataset, axes: Sequence[str]) -> tuple[Dataset, str]:
             f"beside {' and '.join(axes)} there are {_sizes(data, several)}, and there is room for "
             f"one of them. Select a value of the others: data.sel({example})."
         )
-    if several and data.sizes[several[0]] > _MAX_PANELS:
+    if several and data.sizes[several[0]] > MAX_PANELS:
         example = ", ".join(repr(value.item()) for value in data[several[0]].values[:2])
         raise ValueError(
             f"{several[0]} has {data.sizes[several[0]]} values, and there is room for panels of "
-            f"{_MAX_PANELS}. Select some: data.sel({several[0]}=[{example}])."
+            f"{MAX_PANELS}. Select some: data.sel({several[0]}=[{example}])."
         )
     data = data.squeeze([dim for dim in others if dim not in several], drop=True)
     return _sorted(data, [*axes, *several]), several[0] if several else ""

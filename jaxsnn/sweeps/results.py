@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -30,12 +30,16 @@ def load_sweep(path: str | PathLike[str]) -> xr.Dataset:
     """
     import xarray as xr
 
-    if not os.path.exists(path):
+    file = Path(path).expanduser()
+    if not file.exists():
         raise FileNotFoundError(f"{path} does not exist; `sweep(..., path=...)` writes it.")
     try:
-        data = xr.load_dataset(path, engine="h5netcdf")
+        data = xr.load_dataset(file, engine="h5netcdf")
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} cannot be read: {error}; delete it and sweep again.") from error
+        raise ValueError(
+            f"{path} cannot be read: {error}; choose another file, or delete it and sweep again if "
+            "it was one of a sweep."
+        ) from error
     if "accuracy" not in data or "time" not in data.dims:
         raise ValueError(f"{path} is no sweep: it has {list(data.variables)}; choose another file.")
     return data
@@ -86,9 +90,13 @@ def best(
     for name, bound in bounds.items():
         if bound is not None and not (np.isfinite(bound) and bound > 0):
             raise ValueError(f"{name}={bound}; a bound must be positive.")
+    names = ("accuracy", "time", "synaptic_operations")
+    if goal is not None and goal not in names:
+        raise ValueError(f"goal={goal!r}; it must be one of {', '.join(map(repr, names))}.")
+    if accuracy is not None and accuracy > 1:
+        raise ValueError(f"accuracy={accuracy:g}; it is a fraction: divide percentages by 100.")
     if "seed" in data.dims:
         data = data.mean("seed", skipna=False, keep_attrs=True)
-    names = ("accuracy", "time", "synaptic_operations")
     like = data["accuracy"]
     columns = {name: data[name].broadcast_like(like).transpose(*like.dims).values for name in names}
     costs = {name: -column if name == "accuracy" else column for name, column in columns.items()}

@@ -25,7 +25,7 @@ from jaxsnn.sweeps.job import Job, Points, checked_job, identity, make_points
 from jaxsnn.sweeps.plan import Plan, check_memory, planned
 from jaxsnn.sweeps.program import piece_runner
 from jaxsnn.sweeps.results import load_sweep
-from jaxsnn.sweeps.store import Store, from_first
+from jaxsnn.sweeps.store import Store, check_path, from_first
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -49,9 +49,10 @@ def sweep(
 ) -> xr.Dataset:
     """Simulate every point of a grid on the same images, and label what comes out.
 
-    A point gives what `simulate` gives for a `SpikingNetwork` with thresholds m·λ and amplitudes
-    λ, with the seed as its key: the same input spikes, and the same spikes of all neurons but for
-    the rounding of float32 sums.
+    A point gives what `simulate` gives for `balance_thresholds(network, λ)` with its thresholds
+    multiplied by m, and with the seed as its key: the same input spikes, and the same spikes of all
+    neurons but for the rounding of float32 sums. Each reset is a program of its own; all other
+    settings share one.
 
     Args:
         network: the ReLU network.
@@ -110,17 +111,20 @@ def sweep(
     job = checked_job(network, images, labels, grid, calibration, encode, read)
     mesh = _default_mesh(len(job.images)) if mesh is None else _checked_mesh(mesh)
     plan = planned(job, mesh, memory)
+    from_first(lambda: check_path(path))
     points = make_points(job, calibration)
     store = Store(path, identity(job, points))
     if store.finished:
-        return from_first(lambda: load_sweep(cast(Path, store.path)))
+        data = from_first(lambda: load_sweep(cast(Path, store.path)))
+        data.attrs.pop("identity")  # as in the first call
+        return data
     if store.plan is None:
         store.begin(plan._asdict())
     else:
         plan = Plan(**store.plan)
         check_memory(plan, job, mesh, memory)
     counts = _count_all(job, points, plan, mesh, store, progress)
-    data = _labelled(job, points, counts)
+    data = _labelled(job, points, plan, counts, mesh)
     store.finish(data)
     return data
 
@@ -156,13 +160,14 @@ def _count_all(
     return whole
 
 
-def _labelled(job: Job, points: Points, counts: Counts) -> xr.Dataset:
+def _labelled(job: Job, points: Points, plan: Plan, counts: Counts, mesh: Mesh) -> xr.Dataset:
     """The dataset of all counts, and where it comes from."""
     scores = partial(_relu_outputs, job.network)
     relu_accuracy = training.accuracy(scores, Dataset(job.images, job.labels))
-    devices = jax.devices()
+    devices = mesh.devices.ravel()
     return to_dataset(job, points, counts, relu_accuracy).assign_attrs(
         images=len(job.images),
+        pieces=len(plan.blocks(job)) * len(plan.pieces(job)),
         jax=version("jax"),
         jaxsnn=version("jaxsnn-conversion"),
         devices=f"{len(devices)} x {devices[0].device_kind}",

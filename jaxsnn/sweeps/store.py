@@ -6,7 +6,6 @@ import glob
 import json
 import os
 import pickle
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
 Value = TypeVar("Value")
 _UNFINISHED = ".unfinished"
 _ANY = f".????????{_UNFINISHED}"
+_OURS = ("sweep.json", "block-*.npz", f"*{_ANY}")
 
 
 @contextmanager
@@ -88,6 +88,21 @@ def from_first(function: Callable[[], Value]) -> Value:
     return value
 
 
+def check_path(path: str | PathLike[str] | None) -> None:
+    """Raise ValueError where a sweep cannot keep its files."""
+    if path is None:
+        return
+    file = Path(path).expanduser().absolute()
+    folder = Path(f"{file}.partial")
+    if not file.parent.is_dir():
+        raise ValueError(f"{file.parent} is no folder; make it, or choose another path.")
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is no folder; move it, or choose another path.")
+    for found in folder.glob("*"):
+        if not any(found.match(pattern) for pattern in _OURS):
+            raise ValueError(f"{found} is of no sweep; move it, or choose another path.")
+
+
 class Store:
     """What a sweep keeps: its result in one file and, until that is whole, blocks in a folder.
 
@@ -143,14 +158,10 @@ class Store:
 
     def _open(self) -> tuple[bool, dict[str, int] | None]:
         path = cast(Path, self.path)
-        if not path.parent.is_dir():
-            raise ValueError(f"{path.parent} is no folder; make it, or choose another path.")
-        if self.folder.exists() and not self.folder.is_dir():
-            raise ValueError(f"{self.folder} is no folder; move it, or choose another path.")
         begun, plan = self.folder / "sweep.json", None
         if path.exists():
             self._refuse_another(path, _identity_of(path))
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self._clear()
         elif begun.exists():
             try:
                 kept = json.loads(begun.read_text())
@@ -166,8 +177,7 @@ class Store:
         return path.exists(), plan
 
     def _begin(self) -> None:
-        # Blocks without a plan belong to nothing.
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._clear()  # blocks without a plan belong to nothing
         self.folder.mkdir()
         with replacing(self.folder / "sweep.json") as file:
             content = {"identity": self.identity, "plan": self.plan}
@@ -195,7 +205,15 @@ class Store:
         content = result.assign_attrs(identity=json.dumps(self.identity))
         with replacing(cast(Path, self.path)) as file:
             file.write(content.to_netcdf(engine="h5netcdf"))
-        shutil.rmtree(self.folder)
+        self._clear()
+
+    def _clear(self) -> None:
+        """Remove the folder, the plan first: blocks without one are never taken for another's."""
+        for pattern in _OURS:
+            for file in self.folder.glob(pattern):
+                file.unlink(missing_ok=True)
+        if self.folder.exists():
+            self.folder.rmdir()
 
     def _block(self, number: int) -> Path:
         return self.folder / f"block-{number:05}.npz"
