@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from jax.typing import ArrayLike
+
+from jaxsnn.drawing import Values
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -120,9 +120,7 @@ def best(
     return data.isel(dict(zip(data["accuracy"].dims, map(int, place), strict=True)))
 
 
-def pareto_front(
-    cost: ArrayLike | Sequence[float], accuracy: ArrayLike | Sequence[float]
-) -> np.ndarray:
+def pareto_front(cost: Values, accuracy: Values) -> np.ndarray:
     """Indices of the candidates that are worth their cost, the cheapest first.
 
     These are the candidates than which no other has at least the accuracy at a lower cost, or a
