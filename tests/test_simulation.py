@@ -180,8 +180,10 @@ def test_equal_to_the_oracle_spike_for_spike(rng, build, reset, refractory_steps
     network, layers = build(rng)
     images = models.dyadic_images(rng, 3, *network.input_shape)
     scales = [2.0 ** float(rng.integers(-1, 3)) for _ in network.layers]
+    snn = jaxsnn.balance_thresholds(network, scales)
+    thresholds, amplitudes = map(list, (map(float, snn.thresholds), map(float, snn.amplitudes)))
     run = jaxsnn.simulate(
-        jaxsnn.balance_thresholds(network, scales),
+        snn,
         images,
         key=7,
         duration=0.03,
@@ -196,8 +198,8 @@ def test_equal_to_the_oracle_spike_for_spike(rng, build, reset, refractory_steps
         expected = reference.simulate(
             layers,
             inputs[:, sample],
-            scales,
-            scales,
+            thresholds,
+            amplitudes,
             reset=reset,
             refractory_steps=refractory_steps,
             initial_potential=0.25,
