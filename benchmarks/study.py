@@ -41,10 +41,7 @@ HERE = Path(__file__).parent
 
 
 def small(data: xr.Dataset, path: Path) -> None:
-    """Write a sweep in single precision, compressed; it does not stand for the whole one."""
-    data = data.drop_attrs(deep=False).assign_attrs(
-        {name: value for name, value in data.attrs.items() if name != "identity"}
-    )
+    """Write a sweep in single precision, compressed."""
     encoding = {name: {"zlib": True, "complevel": 9, "dtype": "float32"} for name in data.data_vars}
     data.to_netcdf(path, engine="h5netcdf", encoding=encoding)
 
