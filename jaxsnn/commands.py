@@ -155,8 +155,8 @@ def plot_sweep(
 ) -> None:
     """Draw the pictures of a sweep: a map, curves against time, and the Pareto front.
 
-    Where a picture has no room for a parameter, some of its values are left out, and it says so;
-    select others. A picture whose parameters the sweep does not have is left out too.
+    Where a picture has no room for a parameter, its best value is drawn, or some for panels, and it
+    says so; select others. A picture whose parameters the sweep does not have is left out too.
 
     Args:
         file: the netCDF file of a sweep.
@@ -235,15 +235,16 @@ def _several(data: xr.Dataset) -> list[str]:
 
 
 def _with_room(data: xr.Dataset, *axes: str) -> xr.Dataset:
-    """The dataset with values of one parameter for panels, and the first value of all others."""
-    for place, dim in enumerate(dim for dim in _several(data) if dim not in axes):
-        labels = data[dim].values.tolist()
-        room = plotting.MAX_PANELS if place == 0 else 1
-        if len(labels) > room:
-            kept = [labels[index * len(labels) // room] for index in range(room)]
-            _say(f"{dim}: only {', '.join(map(str, kept))} drawn; choose with --select {dim}=...")
-            data = data.sel({dim: kept})
-    return data
+    """The dataset with some values of one parameter, for panels, and the best value of others."""
+    first, *others = [dim for dim in _several(data) if dim not in axes] or [None]
+    chosen = {dim: [best(data)[dim].item()] for dim in others}
+    labels = [] if first is None else data[first].values.tolist()
+    if len(labels) > plotting.MAX_PANELS:
+        places = range(plotting.MAX_PANELS)
+        chosen[first] = [labels[place * len(labels) // len(places)] for place in places]
+    for dim, kept in chosen.items():
+        _say(f"{dim}: only {', '.join(map(str, kept))} drawn; choose with --select {dim}=...")
+    return data.sel(chosen)
 
 
 def _say(text: str) -> None:

@@ -51,7 +51,8 @@ def test_plot(swept, tmp_path, capsys):
     assert names == ["result-curves.png", "result-front.png", "result-map.png"]
     for path in (tmp_path / "pictures").iterdir():
         assert path.read_bytes().startswith(b"\x89PNG")
-    assert "reset: only zero drawn; choose with --select reset=..." in capsys.readouterr().out
+    best = jaxsnn.best(jaxsnn.load_sweep(folder / "result.nc")).reset.item()
+    assert f"reset: only {best} drawn; choose with --select reset=..." in capsys.readouterr().out
     chosen = ["reset=subtraction", "max_rate=500", "max_rate=1000", "scales=data-based"]
     main(["plot", str(folder / "result.nc"), "--select", *chosen])
     assert "only" not in capsys.readouterr().out
