@@ -236,12 +236,12 @@ def _several(data: xr.Dataset) -> list[str]:
 
 def _with_room(data: xr.Dataset, *axes: str) -> xr.Dataset:
     """The dataset with some values of one parameter, for panels, and the best value of others."""
-    first, *others = [dim for dim in _several(data) if dim not in axes] or [None]
-    chosen = {dim: [best(data)[dim].item()] for dim in others}
-    labels = [] if first is None else data[first].values.tolist()
-    if len(labels) > plotting.MAX_PANELS:
-        places = range(plotting.MAX_PANELS)
-        chosen[first] = [labels[place * len(labels) // len(places)] for place in places]
+    dims, top = [dim for dim in _several(data) if dim not in axes], best(data)
+    chosen = {dim: [top[dim].item()] for dim in dims[1:]}
+    for dim in dims[:1]:
+        labels, room = data[dim].values.tolist(), plotting.MAX_PANELS
+        if len(labels) > room:
+            chosen[dim] = [labels[place * len(labels) // room] for place in range(room)]
     for dim, kept in chosen.items():
         _say(f"{dim}: only {', '.join(map(str, kept))} drawn; choose with --select {dim}=...")
     return data.sel(chosen)

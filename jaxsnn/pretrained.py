@@ -23,11 +23,8 @@ def kept_in(name: str, seed: int = 0, cache: Path | None = None) -> Path:
         'fc-modern-seed0'
     """
     folder = cache or Path(platformdirs.user_cache_dir("jaxsnn"))
-    return (
-        folder
-        / f"jaxsnn-{version('jaxsnn-conversion')}-jax-{version('jax')}"
-        / (f"{name}-seed{seed}")
-    )
+    versions = f"jaxsnn-{version('jaxsnn-conversion')}-jax-{version('jax')}"
+    return folder / versions / f"{name}-seed{seed}"
 
 
 def trained_network(
