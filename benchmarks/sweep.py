@@ -32,7 +32,7 @@ from peers import (
     DT,
     LARGEST_Z,
     NETWORKS,
-    Peer,
+    TorchPeer,
     channels_first,
     relu_network,
     sample_images,
@@ -156,7 +156,7 @@ class SpikingJelly:
         parts: the number of parts into which the images are split.
     """
 
-    peer: Peer
+    peer: TorchPeer
     parts: int
 
     def __str__(self) -> str:

@@ -15,6 +15,7 @@ from jaxsnn import metrics, network, networks, neurons, plotting, readout, sweep
 from jaxsnn.balancing import SpikingNetwork, balance_thresholds, normalize_weights
 from jaxsnn.datasets import Dataset, DatasetError, load_dataset
 from jaxsnn.encoding import constant, poisson
+from jaxsnn.fixed_point import FixedPoint, FixedPointNetwork, quantize
 from jaxsnn.network import Network
 from jaxsnn.neurons import (
     fast_sigmoid,

@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from jaxsnn.draws import bits_16
 
 Encoding = Callable[[Array, Array], Array]
 
@@ -17,13 +20,18 @@ Encoding = Callable[[Array, Array], Array]
 def poisson(key: Array, probability: Float[Array, "..."]) -> Float[Array, "..."]:
     """Spikes of 0 or 1, drawn in each step with the given probability (Diehl et al. 2015).
 
+    A draw has 16 bits: an input spikes where draw < k = round(65536·probability), so that its true
+    probability k/65536 is at most 1/131072 off. Probabilities of 0 and 1 are exact.
+
     Example:
         >>> import jax, jax.numpy as jnp, jaxsnn
         >>> jaxsnn.poisson(jax.random.key(0), jnp.array([0.0, 1.0])).tolist()
         [0.0, 1.0]
     """
-    drawn = jax.random.uniform(key, probability.shape, probability.dtype)
-    return (drawn < probability).astype(probability.dtype)
+    draws = bits_16(key, probability.size).reshape(probability.shape)
+    return (draws < jnp.round(probability * (1 << 16)).astype(draws.dtype)).astype(
+        probability.dtype
+    )
 
 
 def constant(key: Array, probability: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -10,7 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from jaxsnn.network import AveragePooling, Layer, Network
+from jaxsnn.network import AveragePooling, Layer, Network, remembered
 
 
 def accuracy(
@@ -65,7 +65,6 @@ def latency(accuracies: ArrayLike | Sequence, *, within: float = 0.003, dt: floa
     return float(dt * (below[-1] + 2 if len(below) else 1))
 
 
-@jax.jit
 def fan_out(network: Network) -> list[Float[Array, "..."]]:
     """For each layer, how many synapses lead into it from each neuron of the layer before.
 
@@ -84,6 +83,11 @@ def fan_out(network: Network) -> list[Float[Array, "..."]]:
         >>> [counts.tolist() for counts in jaxsnn.metrics.fan_out(network)]
         [[1.0, 2.0]]
     """
+    return remembered(network, "fan_out", _fan_out)
+
+
+@jax.jit
+def _fan_out(network: Network) -> list[Array]:
     shapes = [network.input_shape, *network.shapes[:-1]]
     return [_synapses(layer, shape) for layer, shape in zip(network.layers, shapes, strict=True)]
 
@@ -130,10 +134,24 @@ def synaptic_operations(
         >>> jaxsnn.metrics.synaptic_operations(network, counts, [jnp.zeros((1, 2))]).tolist()
         [13.0]
     """
+    return operations(fan_out(network), input_spike_counts, spike_counts)
+
+
+def operations(
+    synapses: Sequence[ArrayLike], input_spike_counts: ArrayLike, spike_counts: Sequence[ArrayLike]
+) -> Float[Array, " batch"]:
+    """As `synaptic_operations`, from the numbers of synapses that `fan_out` gives.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxsnn
+        >>> synapses, counts = [jnp.array([1.0, 2.0])], jnp.array([[3.0, 5.0]])
+        >>> jaxsnn.metrics.operations(synapses, counts, [jnp.zeros((1, 2))]).tolist()
+        [13.0]
+    """
     senders = [jnp.asarray(counts) for counts in (input_spike_counts, *spike_counts[:-1])]
     totals = [
-        (counts * synapses).sum(range(1, counts.ndim))
-        for counts, synapses in zip(senders, fan_out(network), strict=True)
+        (counts * behind).sum(range(1, counts.ndim))
+        for counts, behind in zip(senders, synapses, strict=True)
     ]
     return jnp.stack(totals).sum(0)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -28,9 +29,13 @@ else:
     AnyArray = Any
 
 
-def _static():
+def static_field():
     """A field that belongs to the structure of the pytree and not to its leaves."""
     return field(metadata={"static": True})
+
+
+# The default of GPUs and TPUs rounds weights in products to 10 or 7 bits.
+_FULL_PRECISION: dict[str, Any] = {"precision": lax.Precision.HIGHEST}
 
 
 class Operation:
@@ -60,8 +65,11 @@ class Dense(Operation):
     weighted: ClassVar[bool] = True
 
     def __call__(self, x: Array) -> Array:
-        # Full precision: the default of GPUs and TPUs rounds weights to 10 or 7 bits.
-        return jnp.matmul(x, self.kernel, precision=lax.Precision.HIGHEST)
+        return self.product(x, self.kernel, **_FULL_PRECISION)
+
+    def product(self, x: Array, kernel: Array, **how: Any) -> Array:
+        """The operation with another kernel, and with options of `jax.numpy.matmul`."""
+        return jnp.matmul(x, kernel, **how)
 
     def sum_inputs(self, weights: Array) -> Array:
         """Sum over the inputs of each output."""
@@ -77,25 +85,29 @@ class Convolution(Operation):
     """`jax.lax.conv_general_dilated` in the layout of the model it was read from."""
 
     kernel: AnyArray  # the axes as dimension_numbers say
-    strides: Shape = _static()
-    padding: tuple[tuple[int, int], ...] = _static()
-    input_dilation: Shape = _static()
-    kernel_dilation: Shape = _static()
-    groups: int = _static()
-    dimension_numbers: lax.ConvDimensionNumbers = _static()
+    strides: Shape = static_field()
+    padding: tuple[tuple[int, int], ...] = static_field()
+    input_dilation: Shape = static_field()
+    kernel_dilation: Shape = static_field()
+    groups: int = static_field()
+    dimension_numbers: lax.ConvDimensionNumbers = static_field()
     weighted: ClassVar[bool] = True
 
     def __call__(self, x: Array) -> Array:
+        return self.product(x, self.kernel, **_FULL_PRECISION)
+
+    def product(self, x: Array, kernel: Array, **how: Any) -> Array:
+        """The operation with another kernel, and with options of the convolution."""
         return lax.conv_general_dilated(
             x,
-            self.kernel,
+            kernel,
             self.strides,
             self.padding,
             self.input_dilation,
             self.kernel_dilation,
             self.dimension_numbers,
             self.groups,
-            precision=lax.Precision.HIGHEST,
+            **how,
         )
 
     def sum_inputs(self, weights: Array) -> Array:
@@ -117,7 +129,12 @@ class Multiply(Operation):
     weighted: ClassVar[bool] = True
 
     def __call__(self, x: Array) -> Array:
-        return x * self.factor
+        return self.product(x, self.factor)
+
+    def product(self, x: Array, factor: Array, **how: Any) -> Array:
+        """The operation with another factor; a product of numbers is exact, whatever the options."""
+        del how
+        return x * factor
 
     def sum_inputs(self, weights: Array) -> Array:
         """Each output has one input."""
@@ -136,10 +153,10 @@ class AveragePooling(Operation):
     inputs that the window really covers.
     """
 
-    window: Shape = _static()
-    strides: Shape = _static()
-    padding: tuple[tuple[int, int], ...] = _static()
-    count_padding: bool = _static()
+    window: Shape = static_field()
+    strides: Shape = static_field()
+    padding: tuple[tuple[int, int], ...] = static_field()
+    count_padding: bool = static_field()
 
     def __call__(self, x: Array) -> Array:
         if self.count_padding:
@@ -148,10 +165,14 @@ class AveragePooling(Operation):
 
     def sum(self, x: Array) -> Array:
         """Sum over each window."""
+        return self.reduce(x, 0, lax.add)
+
+    def reduce(self, x: Array, start: float, over: Callable[[Any, Any], Any]) -> Array:
+        """Reduce each window with a function of two numbers."""
         return lax.reduce_window(
             x,
-            np.zeros((), x.dtype)[()],
-            lax.add,
+            np.asarray(start, x.dtype)[()],
+            over,
             (1, *self.window),
             (1, *self.strides),
             ((0, 0), *self.padding),
@@ -170,7 +191,7 @@ class AveragePooling(Operation):
 class Reshape(Operation):
     """Features reshaped in row-major order, such as flatten."""
 
-    shape: Shape = _static()
+    shape: Shape = static_field()
 
     def __call__(self, x: Array) -> Array:
         return x.reshape(x.shape[0], *self.shape)
@@ -184,7 +205,7 @@ class Reshape(Operation):
 class Transpose(Operation):
     """Axes reordered as by `jax.numpy.transpose`; the first stays the batch."""
 
-    axes: Shape = _static()
+    axes: Shape = static_field()
 
     def __call__(self, x: Array) -> Array:
         return x.transpose(self.axes)
@@ -264,7 +285,7 @@ class Network:
     """
 
     layers: tuple[Layer, ...]
-    input_shape: Shape = _static()
+    input_shape: Shape = static_field()
 
     def __call__(self, images: ArrayLike) -> Float[Array, "batch ..."]:
         """The outputs of the last ReLU, for a batch of images."""
@@ -284,11 +305,14 @@ class Network:
         """The floating-point type of the weights."""
         return jnp.result_type(jnp.float32, *jax.tree.leaves(self))
 
-    @property
+    @cached_property
     def shapes(self) -> list[Shape]:
         """Shape of the neurons of each layer, without the batch axis."""
-        one = jax.ShapeDtypeStruct((1, *self.input_shape), self.dtype)
-        return [a.shape[1:] for a in jax.eval_shape(lambda n, x: n.activations(x), self, one)]
+        one, network = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), self.dtype),
+            (np.zeros((1, *self.input_shape)), self),
+        )
+        return [a.shape[1:] for a in jax.eval_shape(lambda n, x: n.activations(x), network, one)]
 
     def check_images(self, images: ArrayLike) -> Array:
         """Return the images as a float array, or raise ValueError where their shape is wrong."""
@@ -334,6 +358,16 @@ class Network:
 def is_known(value: object) -> bool:
     """Whether a value can be looked at: under `jit`, `vmap` or `grad` it may be a tracer."""
     return not isinstance(value, Tracer)
+
+
+def remembered(thing: Any, name: str, function: Callable[[Any], Any]) -> Any:
+    """The value of a function of something immutable, computed once if its arrays are known."""
+    if not all(map(is_known, jax.tree.leaves(thing))):
+        return function(thing)
+    if name not in thing.__dict__:
+        with jax.ensure_compile_time_eval():
+            thing.__dict__[name] = function(thing)
+    return thing.__dict__[name]
 
 
 def holds(condition: Callable[[Any], Any], value: ArrayLike) -> bool:

@@ -1,4 +1,7 @@
-"""The simulation: one scan of integrate-and-fire layers over time steps, for a batch of images."""
+"""The simulation of a spiking network on a batch of images, and what comes out of it.
+
+Two engines do the work: the compiled scan (`scan`), and an event-driven one for CPUs (`events`).
+"""
 
 from __future__ import annotations
 
@@ -6,77 +9,44 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from math import ceil, prod
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
-from jaxsnn import encoding, metrics, neurons, readout
+from jaxsnn import encoding, events, metrics, neurons, readout, stopping
+from jaxsnn.checks import (
+    check_fixed_point,
+    check_network,
+    check_sizes,
+    check_state,
+    checked_samples,
+    checked_times,
+    start_potentials,
+)
+from jaxsnn.draws import sample_keys
+from jaxsnn.events import Engine
+from jaxsnn.fixed_point import FixedPoint, FixedPointNetwork
+from jaxsnn.network import AnyArray, Network, is_known
 from jaxsnn.balancing import SpikingNetwork
-from jaxsnn.network import AnyArray, expect, holds, is_known, per_layer
 from jaxsnn.progress import progress_bar
+from jaxsnn.scan import scan_steps
+from jaxsnn.state import Job, Rules, State, Step
+from jaxsnn.synapses import AnyNetwork, Units, chosen_units
 
 # Potentials, counters and spikes of one piece of the batch; small pieces stay in a CPU's caches.
 _BYTES_PER_PIECE = {"cpu": 1 << 26}
 _BYTES_PER_PIECE_OF_ACCELERATORS = 1 << 30
 # Steps of one compiled scan, at most: what a progress bar waits for.
-_STEPS_PER_CHUNK = 100
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class State:
-    """All that a simulation carries from step to step, for B samples.
-
-    ==================  =============  ========================================================
-    field               shape          meaning
-    ==================  =============  ========================================================
-    step                []             number of steps done
-    neurons             layers         membrane potentials and refractory counters `[B, ...]`
-    input_spike_counts  [B, ...]       for each input the steps in which it was not zero
-    spike_counts        layers         spikes of each neuron `[B, ...]`
-    first_spike_class   [B]            output neuron that spiked first, -1 if none has
-    first_spike_step    [B]            steps until then, 0 if none has spiked
-    samples             [B]            numbers of the samples, for the random draws
-    dt                  []             duration of a step in seconds
-    refractory_steps    []             refractory period in steps
-    ==================  =============  ========================================================
-    """
-
-    step: AnyArray
-    neurons: list[neurons.NeuronState]
-    input_spike_counts: AnyArray
-    spike_counts: list[AnyArray]
-    first_spike_class: AnyArray
-    first_spike_step: AnyArray
-    samples: AnyArray
-    dt: AnyArray
-    refractory_steps: AnyArray
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Step:
-    """What a `record` function sees of one time step.
-
-    ===========  ===========  ==================================================
-    field        shape        meaning
-    ===========  ===========  ==================================================
-    inputs       [B, ...]     input of the first layer: spikes, or a current
-    spikes       layers       spikes of each layer, 0 or 1 `[B, ...]`
-    potentials   layers       membrane potentials after the reset `[B, ...]`
-    prediction   [B]          class read out after this step, or -1
-    ===========  ===========  ==================================================
-    """
-
-    inputs: AnyArray
-    spikes: list[AnyArray]
-    potentials: list[AnyArray]
-    prediction: AnyArray
+_STEPS_PER_SCAN = 100
+# Steps between which decided samples leave the batch.
+_STEPS_BETWEEN_EXITS = 5
+# Samples that are enough to keep the cores busy; fewer go through several steps at a time.
+_SAMPLES_AT_ONCE = 32
+_LONGEST_CHUNK = 20
 
 
 @jax.tree_util.register_dataclass
@@ -92,6 +62,8 @@ class Simulation:
         input_spike_counts: for each input the number of steps in which it was not zero `[B, ...]`.
         synaptic_operations: effective synaptic operations of each sample `[B]`.
         times: time in seconds at the end of every step `[T]`.
+        exit_time: for each sample the simulated time in seconds `[B]`: when the stop rule ended it,
+            or the end of the run. Predictions and counts stay as they were then.
         records: what the `record` function returned, with leaves `[T, B, ...]`, or None.
         state: hand it to `simulate` to go on where this run ended.
 
@@ -113,6 +85,7 @@ class Simulation:
     input_spike_counts: AnyArray
     synaptic_operations: AnyArray
     times: AnyArray
+    exit_time: AnyArray
     records: PyTree
     state: State
 
@@ -120,23 +93,17 @@ class Simulation:
         """Fraction of the samples predicted rightly after every step; undecided ones are wrong."""
         return metrics.accuracy(self.predictions, labels)
 
+    def mean_latency(self) -> Float[Array, ""]:
+        """Mean time in seconds after which a sample was decided, by the stop rule of the run."""
+        return jnp.asarray(self.exit_time).mean()
+
     def first_spike_accuracy(self, labels: ArrayLike | Sequence) -> Float[Array, ""]:
         """Fraction of the samples whose first output spike is of the right class."""
         return metrics.accuracy(self.first_spike_prediction, labels)
 
 
-class _Rules(NamedTuple):
-    """The functions that make up a simulation; they are part of the compiled program."""
-
-    encode: encoding.Encoding
-    reset: neurons.Reset
-    spike: neurons.Spike
-    read: readout.Readout
-    record: Callable[[Step], PyTree] | None
-
-
 def simulate(
-    network: SpikingNetwork,
+    network: SpikingNetwork | FixedPointNetwork,
     images: ArrayLike,
     *,
     key: ArrayLike,
@@ -150,22 +117,26 @@ def simulate(
     initial_potential: ArrayLike | Sequence[ArrayLike] = 0.0,
     read: readout.Readout = readout.spike_count,
     record: Callable[[Step], PyTree] | None = None,
+    stop: stopping.Stop | None = None,
+    arithmetic: FixedPoint | None = None,
+    engine: Engine = "auto",
     state: State | None = None,
     samples: ArrayLike | Sequence[int] | None = None,
     batch_size: int | None = None,
+    chunk: int | None = None,
     progress: bool | None = None,
 ) -> Simulation:
     """Simulate a spiking network on a batch of images.
 
     In each step the input spikes are drawn, and then layer after layer integrates the weighted
     spikes of the layer before, of the same step, and fires (`jaxsnn.integrate_and_fire`). The
-    defaults are those of Diehl et al. 2015.
+    defaults are those of Diehl et al. 2015, in float32.
 
     Memory does not grow with the duration, but for the predictions and what `record` keeps. The
     result can be differentiated by weights, thresholds, amplitudes and initial potentials.
 
     Args:
-        network: the spiking network.
+        network: the spiking network; `quantize` makes one of integers.
         images: images `[B, ...]` with pixels in [0, 1].
         key: a JAX key or an integer seed. The spikes of a sample depend on (key, sample, step)
             alone, not on its place in a batch.
@@ -182,13 +153,26 @@ def simulate(
             `readout.first_spike`, `readout.membrane_potential` or a function of yours.
         record: function of a `Step` whose value is kept for every step, for example
             `lambda step: step.spikes[0]`. Its leaves have the samples first.
+        stop: when a sample is decided: `stopping.first_spike`, `stopping.margin(spikes)`,
+            `stopping.margin_over_time(spikes, every)` or a function of yours. Decided samples
+            leave the batch: their predictions and counts stay as they are, and no more work is
+            done for them. By default all samples run to the end.
+        arithmetic: `FixedPoint(bits)` rounds the network to integers, whose spikes are bit for bit
+            the same everywhere; by default that of the network.
+        engine: "scan" is the compiled loop for all devices and both arithmetics. "events" runs
+            fixed-point networks on a CPU and adds the weights of those neurons alone that spike;
+            it needs Numba (`pip install "jaxsnn-conversion[fast]"`). "auto" takes the events where
+            they can serve.
         state: where to go on: the `state` of an earlier run on the same images, with the same dt
             and refractory period.
         samples: the number of each sample for the random draws `[B]`; by default 0, 1, …, B-1, or
             those of the state. Give it when you simulate a part of a set and want the spikes of
             the whole.
         batch_size: how many samples are computed at a time; by default as many as memory allows.
-            A run in several pieces returns NumPy arrays, which lie in the memory of the host.
+            A run in several pieces returns NumPy arrays, which lie in the memory of the host, and
+            so does one of the event-driven engine.
+        chunk: how many steps a layer goes through before the next one begins, in the scan; by
+            default a few for small batches, for which weights are then read less often.
         progress: whether to show a bar; by default on a terminal or in a notebook, for runs of
             more than a second.
 
@@ -209,24 +193,36 @@ def simulate(
         >>> run.predictions[:, 0].tolist(), run.accuracy([0]).tolist()
         ([0, 0, 0, 0], [1.0, 1.0, 1.0, 1.0])
     """
+    if arithmetic is not None:
+        network = arithmetic(network)
     check_network(network)
     images = network.network.check_pixels(images)
     steps, refractory_steps = checked_times(duration, dt, max_rate, refractory_period)
     if state is None:
-        samples = _checked_samples(samples, len(images))
+        samples = checked_samples(samples, len(images))
     else:
         if samples is not None or jax.tree.leaves(initial_potential) != [0.0]:
             raise ValueError("samples and initial_potential belong to the state; leave them out.")
-        _check_state(network, state, len(images), dt, refractory_steps)
+        check_state(network, state, len(images), dt, refractory_steps)
         samples = state.samples
-    potentials = per_layer(network.network, initial_potential, "initial_potential")
-    rules = _Rules(encode, reset, spike, read, record)
-    keys = sample_keys(key, samples)
-    inputs = (network, images, keys, max_rate, potentials, state)
-    traced = not all(map(is_known, jax.tree.leaves(inputs)))
-    if batch_size is None:
-        batch_size = len(images) if traced else _fitting_batch(network)
-    pieces = _pieces(len(images), batch_size)
+    check_sizes(batch_size=batch_size, chunk=chunk)
+    rules = Rules(encode, reset, spike, read, record, stop)
+    job = Job(
+        network,
+        images,
+        sample_keys(key, samples),
+        samples,
+        max_rate,
+        dt,
+        steps,
+        refractory_steps,
+        start_potentials(network, initial_potential),
+        state,
+        rules,
+    )
+    if isinstance(network, FixedPointNetwork):
+        check_fixed_point(job)
+    traced = not all(map(is_known, jax.tree.leaves((network, images, job.keys, job[4], job[8:10]))))
     bar = progress_bar(
         False if traced else progress,
         desc="simulating",
@@ -234,200 +230,214 @@ def simulate(
         unit="image-step",
         unit_scale=True,
     )
-    runs = []
     with bar:
-        for piece in pieces:
-            drive = images[piece] * (max_rate * dt)
-            now = (
-                _initial_state(network, drive, samples[piece], dt, potentials, refractory_steps)
-                if state is None
-                else _take(state, piece)
-            )
-            outputs = []
-            for chunk in _chunks(steps):
-                now, output = _scan(network, drive, keys[piece], now, steps=chunk, rules=rules)
-                outputs.append(output)
-                if not bar.disable:
-                    jax.block_until_ready(now)
-                    bar.update(min(chunk * len(piece), bar.total - bar.n))  # the last is filled up
-            predictions, records = _concatenate(outputs, axis=0)
-            run = _result(network, now, predictions, records, dt)
-            # Finished pieces go to the host, so that a device holds no more than one.
-            runs.append(run if traced or len(pieces) == 1 else jax.device_get(run))
-    return runs[0] if len(runs) == 1 else _join(runs, len(images))
-
-
-def _result(
-    network: SpikingNetwork, state: State, predictions: Array, records: PyTree, dt: float
-) -> Simulation:
-    spiked = state.first_spike_class >= 0
-    steps = len(predictions)
-    return Simulation(
-        predictions=predictions,
-        first_spike_prediction=state.first_spike_class,
-        first_spike_time=jnp.where(spiked, state.first_spike_step * dt, jnp.nan),
-        spike_counts=state.spike_counts,
-        input_spike_counts=state.input_spike_counts,
-        synaptic_operations=metrics.synaptic_operations(
-            network.network, state.input_spike_counts, state.spike_counts
-        ),
-        times=(state.step - steps + 1 + jnp.arange(steps)) * dt,
-        records=records,
-        state=state,
-    )
+        if events.serve(engine, network, rules, traced=traced):
+            return simulation(job, *events.run(job, bar))
+        return _simulate_scan(job, bar, batch_size, chunk, traced)
 
 
 # -- The scan --------------------------------------------------------------------------------------
 
 
-@partial(jax.jit, static_argnames=("steps", "rules"))
-def _scan(
-    network: SpikingNetwork,
-    probabilities: Array,
-    keys: Array,
-    state: State,
-    *,
-    steps: int,
-    rules: _Rules,
-) -> tuple[State, tuple[Array, PyTree]]:
-    """The next steps of one piece of the batch: the new state, predictions and records."""
-    dtype = network.network.dtype
-    probabilities = probabilities.astype(dtype)
-    fire = partial(
-        neurons.integrate_and_fire,
-        reset=rules.reset,
-        spike=rules.spike,
-        refractory_steps=state.refractory_steps,
-    )
+def _simulate_scan(
+    job: Job, bar: Any, batch_size: int | None, chunk: int | None, traced: bool
+) -> Simulation:
+    """All samples, in pieces of the batch that fit into memory, in the compiled scan."""
+    count = len(job.images)
+    if batch_size is None:
+        batch_size = count if traced else _fitting_batch(job.network)
+    pieces = _pieces(count, batch_size)
+    if chunk is None:
+        chunk = min(_LONGEST_CHUNK, ceil(_SAMPLES_AT_ONCE / len(pieces[0])), job.steps)
+    run = partial(_run_to_exits if job.rules.stop and not traced else _run_to_the_end, bar=bar)
+    units = chosen_units(job.network)
+    runs = []
+    for piece in pieces:
+        whole = len(pieces) == 1
+        part = job if whole else _part(job, piece)
+        state, predictions, records = run(part, units=units, chunk=chunk)
+        found = simulation(job, state, predictions, records)
+        # Finished pieces go to the host, so that a device holds no more than one.
+        runs.append(found if whole else jax.device_get(found))
+    return runs[0] if len(runs) == 1 else _join(runs, count)
 
-    def one_step(state: State, _: None) -> tuple[State, tuple[Array, PyTree]]:
-        step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, state.step)
-        inputs = jax.vmap(rules.encode)(step_keys, probabilities).astype(dtype)
-        new_neurons, spikes = propagate(network, state.neurons, inputs, fire)
-        state = _counted(state, new_neurons, inputs, spikes)
-        output = readout.Output(
-            state.spike_counts[-1],
-            new_neurons[-1].potential,
-            network.thresholds[-1].astype(dtype),
-            state.first_spike_class,
+
+def _run_to_the_end(job: Job, *, bar: Any, units: Units, chunk: int) -> tuple[State, Array, PyTree]:
+    """All steps of one piece of the batch: the last state, predictions and records."""
+    state, outputs = _start(job), []
+    for steps in _parts_of_time(job.steps, _STEPS_PER_SCAN):
+        state, output = scan_steps(
+            job.network,
+            job.probabilities,
+            job.keys,
+            state,
+            steps=steps,
+            chunk=chunk,
+            rules=job.rules,
+            units=units,
         )
-        prediction = rules.read(output)
-        potentials = [layer.potential for layer in new_neurons]
-        record = rules.record and rules.record(Step(inputs, spikes, potentials, prediction))
-        _check_record(record, len(inputs))
-        return state, (prediction, record)
-
-    return lax.scan(one_step, state, None, length=steps)
+        outputs.append(output)
+        if not bar.disable:
+            jax.block_until_ready(state)
+            bar.update(min(steps * len(job.images), bar.total - bar.n))  # the last is filled up
+    return state, *_concatenate(outputs, axis=0)
 
 
-def propagate(
-    network: SpikingNetwork,
-    old: Sequence[neurons.NeuronState],
-    inputs: Array,
-    fire: Callable[[neurons.NeuronState, Array, Array], tuple[neurons.NeuronState, Array]],
-) -> tuple[list[neurons.NeuronState], list[Array]]:
-    """One step of all layers: a spike reaches all later layers within its step.
+def _run_to_exits(
+    job: Job, *, bar: Any, units: Units, chunk: int
+) -> tuple[State, np.ndarray, PyTree]:
+    """As `_run_to_the_end`; samples that a stop rule has ended leave the batch.
 
-    Args:
-        network: the spiking network.
-        old: the state of each layer `[B, ...]`.
-        inputs: the input of the first layer in this step `[B, ...]`.
-        fire: one step of a layer, (state, current, threshold) ↦ (state, spikes).
-
-    Returns:
-        The new state and the spikes of each layer.
+    The batch is halved as soon as half of it is decided, so that few programs are compiled.
     """
-    dtype = inputs.dtype
-    new, spikes, sent = [], [], inputs
-    for layer, state, threshold, amplitude in zip(
-        network.network.layers, old, network.thresholds, network.amplitudes, strict=True
-    ):
-        state, fired = fire(state, layer(sent), threshold.astype(dtype))
-        new.append(state)
-        spikes.append(fired)
-        sent = fired * amplitude.astype(dtype)
-    return new, spikes
+    state = _start(job)
+    running, part = np.arange(len(job.images)), job
+    whole_state, predictions, records = None, None, None
+    done = 0
+    for steps in _parts_of_time(job.steps, _STEPS_BETWEEN_EXITS):
+        state, (predicted, recorded) = scan_steps(
+            part.network,
+            part.probabilities,
+            part.keys,
+            state,
+            steps=steps,
+            chunk=min(chunk, steps),
+            rules=part.rules,
+            units=units,
+        )
+        if whole_state is None:
+            whole_state = jax.tree.map(lambda leaf: np.array(leaf), state)
+            predictions = np.full((job.steps, len(running)), -1, np.int32)
+            records = jax.tree.map(
+                lambda leaf: np.zeros((job.steps, *leaf.shape[1:]), leaf.dtype), recorded
+            )
+        now = slice(done, done + steps)
+        predictions[now, running] = predicted
+        jax.tree.map(_put_at(now, running), records, recorded)
+        whole_state = jax.tree.map(_put(running), whole_state, state)
+        done += steps
+        going = np.flatnonzero(np.asarray(state.exit_step) == 0)
+        bar.update(min(steps * len(running), bar.total - bar.n))
+        if len(going) == 0:
+            break
+        if len(going) <= len(running) // 2:
+            size = len(running) // 2
+            while size // 2 >= len(going) and size > 1:
+                size //= 2
+            kept = np.resize(going, size)  # filled up with some of them again
+            running, state, part = running[kept], _take(state, kept), _part(part, kept)
+    bar.update(bar.total - bar.n)
+    assert whole_state is not None
+    if records is not None:
+        ended = np.asarray(whole_state.exit_step)
+        first = int(whole_state.step) - done
+        after = (np.arange(first, first + job.steps)[:, None] >= ended) & (ended > 0)
+        jax.tree.map(lambda kept: kept.__setitem__(after, 0), records)
+    step = np.asarray(whole_state.step) - done + job.steps
+    return replace(whole_state, step=step), predictions, records
 
 
-def _counted(
-    state: State, new_neurons: list[neurons.NeuronState], inputs: Array, spikes: list[Array]
-) -> State:
-    """The state after a step with these spikes."""
-    first, first_class = first_spikes(state.first_spike_class, spikes[-1])
-    return replace(
-        state,
-        step=state.step + 1,
-        neurons=new_neurons,
-        input_spike_counts=state.input_spike_counts + (inputs != 0),
-        spike_counts=[
-            counts + fired for counts, fired in zip(state.spike_counts, spikes, strict=True)
-        ],
-        first_spike_class=first_class,
-        first_spike_step=jnp.where(first, state.step + 1, state.first_spike_step),
+def _put(places: np.ndarray) -> Callable[[np.ndarray, Array], np.ndarray]:
+    """A function that writes the values of some samples into those of all."""
+
+    def write(whole: np.ndarray, part: Array) -> np.ndarray:
+        if whole.ndim == 0:
+            return np.asarray(part)
+        whole[places] = part
+        return whole
+
+    return write
+
+
+def _put_at(steps: slice, places: np.ndarray) -> Callable[[np.ndarray, Array], None]:
+    """As `_put`, at some steps of a record."""
+
+    def write(whole: np.ndarray, part: Array) -> None:
+        whole[steps, places] = part
+
+    return write
+
+
+def _start(job: Job) -> State:
+    """The state in which a piece of the batch begins."""
+    if job.state is not None:
+        return job.state
+    return _initial_state(
+        job.network.network,
+        job.samples,
+        job.potentials,
+        job.dt,
+        job.refractory_steps,
+        counting=job.refractory_steps > 1,
     )
 
 
-def first_spikes(known: Array, output: Array) -> tuple[Array, Array]:
-    """Which samples have their first output spike in this step, and its class for all so far."""
-    first = (known < 0) & (output > 0).any(1)
-    return first, jnp.where(first, output.argmax(1).astype(jnp.int32), known)
-
-
+@partial(jax.jit, static_argnames="counting")
 def _initial_state(
-    network: SpikingNetwork,
-    images: Array,
+    network: Network,
     samples: AnyArray,
-    dt: float,
     potentials: list[Array],
-    refractory_steps: int,
+    dt: ArrayLike,
+    refractory_steps: ArrayLike,
+    *,
+    counting: bool,
 ) -> State:
-    batch, shapes = len(images), network.network.shapes
-    dtype = network.network.dtype
-    start = [
-        neurons.initial_state((batch, *shape), potential.astype(dtype), refractory_steps > 1)
-        for potential, shape in zip(potentials, shapes, strict=True)
-    ]
+    batch, dtype = len(samples), potentials[0].dtype
     return State(
         step=jnp.zeros((), jnp.int32),
-        neurons=start,
-        input_spike_counts=jnp.zeros(images.shape, dtype),
-        spike_counts=[jnp.zeros((batch, *shape), dtype) for shape in shapes],
+        neurons=[
+            neurons.initial_state((batch, *shape), potential, counting)
+            for potential, shape in zip(potentials, network.shapes, strict=True)
+        ],
+        input_spike_counts=jnp.zeros((batch, *network.input_shape), dtype),
+        spike_counts=[jnp.zeros((batch, *shape), dtype) for shape in network.shapes],
         first_spike_class=jnp.full(batch, -1, jnp.int32),
         first_spike_step=jnp.zeros(batch, jnp.int32),
+        exit_step=jnp.zeros(batch, jnp.int32),
         samples=jnp.asarray(samples),
         dt=jnp.asarray(dt, jnp.float32),
         refractory_steps=jnp.asarray(refractory_steps, jnp.int32),
     )
 
 
-def sample_keys(key: ArrayLike, samples: ArrayLike) -> Array:
-    """A key for each sample that depends on its number alone, and not on its place in a batch."""
-    return jax.vmap(jax.random.fold_in, (None, 0))(_counter_based(key), samples)
+# -- The result ------------------------------------------------------------------------------------
 
 
-def _counter_based(key: ArrayLike) -> Array:
-    """The key as one of Threefry, whose draws do not depend on the place in a batch."""
-    if isinstance(key, int):
-        return jax.random.key(key, impl="threefry2x32")
-    typed = jnp.asarray(key)
-    if typed.ndim == 0 and jnp.issubdtype(typed.dtype, jnp.integer):
-        return jax.random.key(typed, impl="threefry2x32")
-    if typed.dtype == jnp.uint32 and typed.ndim == 1:
-        typed = jax.random.wrap_key_data(typed)
-    if typed.shape != () or not jnp.issubdtype(typed.dtype, jax.dtypes.prng_key):
-        raise ValueError(
-            f"key has shape {typed.shape} and dtype {typed.dtype}; give one key, such as "
-            "jax.random.key(0), or an integer."
-        )
-    if str(jax.random.key_impl(typed)) == "threefry2x32":
-        return typed
-    return jax.random.wrap_key_data(jax.random.bits(typed, (2,), jnp.uint32), impl="threefry2x32")
+def simulation(job: Job, state: State, predictions: AnyArray, records: PyTree) -> Simulation:
+    """The result of a run, from the state at its end and what was read at every step."""
+    synapses = metrics.fan_out(job.network.network)
+    found = _found(job.network.network, synapses, state, predictions, job.dt)
+    return Simulation(**found, records=records, state=state)
+
+
+@jax.jit
+def _found(
+    network: Network, synapses: list[Array], state: State, predictions: Array, dt: ArrayLike
+) -> dict[str, Any]:
+    steps = len(predictions)
+    first = state.step - steps
+    ended = jnp.where(state.exit_step > 0, state.exit_step, state.step)
+    # The last word of a sample that a stop rule ended stands to the end.
+    seen = jnp.minimum(jnp.arange(steps)[:, None], jnp.maximum(ended - first - 1, 0))
+    spiked = state.first_spike_class >= 0
+    return {
+        "predictions": jnp.take_along_axis(predictions, seen, 0),
+        "first_spike_prediction": state.first_spike_class,
+        "first_spike_time": jnp.where(spiked, state.first_spike_step * dt, jnp.nan),
+        "spike_counts": state.spike_counts,
+        "input_spike_counts": state.input_spike_counts,
+        "synaptic_operations": metrics.operations(
+            synapses, state.input_spike_counts, state.spike_counts
+        ),
+        "times": (first + 1 + jnp.arange(steps)) * dt,
+        "exit_time": ended * dt,
+    }
 
 
 # -- Pieces ----------------------------------------------------------------------------------------
 
 
-def _fitting_batch(network: SpikingNetwork) -> int:
+def _fitting_batch(network: AnyNetwork) -> int:
     """How many samples a device takes at a time."""
     numbers = sum(map(prod, (network.network.input_shape, *network.network.shapes)))
     budget = _BYTES_PER_PIECE.get(jax.default_backend(), _BYTES_PER_PIECE_OF_ACCELERATORS)
@@ -439,20 +449,29 @@ def _pieces(samples: int, batch_size: int) -> list[np.ndarray]:
 
     The last piece is filled up by repeating the last sample.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}; it must be at least 1.")
     count = ceil(samples / batch_size)
     size = ceil(samples / count)
     indices = np.minimum(np.arange(count * size), samples - 1)
     return list(indices.reshape(count, size))
 
 
-def _chunks(steps: int) -> list[int]:
-    """The steps in chunks of one length, so that one program serves all."""
-    length = max(n for n in range(1, _STEPS_PER_CHUNK + 1) if steps % n == 0)
-    if length < _STEPS_PER_CHUNK // 5:  # a number of steps with no good divisor
-        return [steps]
+def _parts_of_time(steps: int, most: int) -> list[int]:
+    """The steps in parts of one length, so that one program serves all."""
+    length = max(n for n in range(1, most + 1) if steps % n == 0)
+    if length * 5 < most:  # a number of steps with no good divisor
+        whole, rest = divmod(steps, most)
+        return [most] * whole + [rest] * (rest > 0)
     return [length] * (steps // length)
+
+
+def _part(job: Job, samples: np.ndarray) -> Job:
+    """The job of some of the samples."""
+    return job._replace(
+        images=job.images[samples],
+        keys=job.keys[samples],
+        samples=job.samples[samples],
+        state=None if job.state is None else _take(job.state, samples),
+    )
 
 
 def _take(state: State, samples: np.ndarray) -> State:
@@ -487,95 +506,3 @@ def _join(runs: Sequence[Simulation], size: int) -> Simulation:
     return Simulation(**{field.name: together(field.name) for field in fields(Simulation)})
 
 
-# -- Checks ----------------------------------------------------------------------------------------
-
-
-def checked_times(
-    duration: float, dt: float, max_rate: ArrayLike, refractory_period: float
-) -> tuple[int, int]:
-    """The number of steps and of refractory steps."""
-    duration, dt = float(duration), float(dt)
-    if not (np.isfinite(dt) and dt > 0):
-        raise ValueError(f"dt={dt}; a step must take more than 0 seconds.")
-    steps = round(duration / dt) if np.isfinite(duration) else 0
-    if steps < 1 or abs(steps - duration / dt) > 1e-6 * steps:
-        raise ValueError(
-            f"duration={duration} is {duration / dt:g} steps of dt={dt}; it must be a whole number "
-            "of steps, at least 1. Both are in seconds."
-        )
-    if not (np.isfinite(refractory_period) and refractory_period >= 0):
-        raise ValueError(f"refractory_period={refractory_period}; it must be at least 0 seconds.")
-    if np.ndim(max_rate):
-        raise ValueError(f"max_rate has shape {np.shape(max_rate)}; it must be one number.")
-    if is_known(max_rate):
-        rate = float(max_rate)  # type: ignore[arg-type]
-        if not rate >= 0:
-            raise ValueError(f"max_rate={rate:g}; a rate must be at least 0 hertz.")
-        if rate * dt > 1 + 1e-6:
-            raise ValueError(
-                f"max_rate={rate:g} Hz times dt={dt:g} s is {rate * dt:g}, but a pixel spikes at "
-                f"most once in a step: take max_rate <= {1 / dt:g} or dt <= {1 / rate:g}."
-            )
-    return steps, in_steps(refractory_period, dt)
-
-
-def in_steps(refractory_period: float, dt: float) -> int:
-    """A refractory period in whole steps; a millionth of it is rounding."""
-    return ceil(refractory_period / dt * (1 - 1e-6))
-
-
-def check_network(network: SpikingNetwork) -> None:
-    """Raise ValueError where a spiking network cannot be simulated, and say why."""
-    expect(network, SpikingNetwork, "balance_thresholds(network, scales)")
-    per_layer(network.network, network.thresholds, "thresholds")
-    per_layer(network.network, network.amplitudes, "amplitudes")
-    shape = network.network.shapes[-1]
-    if len(shape) != 1:
-        raise ValueError(
-            f"the output layer has neurons of shape {shape}; classes need one axis, so flatten the "
-            "model's outputs."
-        )
-    for index, layer in enumerate(network.network.layers):
-        threshold, name = network.thresholds[index], network.network.name(index)
-        if not holds(lambda value: value > 0, threshold):
-            raise ValueError(f"{name}: its thresholds must be positive, not {threshold}.")
-        if not all(holds(jnp.isfinite, weights) for weights in layer.weights):
-            raise ValueError(f"{name}: its weights are not all finite; train it again.")
-
-
-def _check_record(record: PyTree, batch: int) -> None:
-    for leaf in jax.tree.leaves(record):
-        if jnp.shape(leaf)[:1] != (batch,):
-            raise ValueError(
-                f"record returned an array of shape {jnp.shape(leaf)} for {batch} samples; its "
-                "first axis must be the samples, since a batch may be computed in pieces."
-            )
-
-
-def _checked_samples(samples: ArrayLike | Sequence[int] | None, batch: int) -> Array:
-    numbers = jnp.arange(batch) if samples is None else jnp.asarray(samples)
-    if numbers.shape != (batch,) or not jnp.issubdtype(numbers.dtype, jnp.integer):
-        raise ValueError(
-            f"samples has shape {numbers.shape} and dtype {numbers.dtype}; it must be one integer "
-            f"for each of the {batch} images."
-        )
-    return numbers
-
-
-def _check_state(
-    network: SpikingNetwork, state: State, batch: int, dt: float, refractory_steps: int
-) -> None:
-    expected = [(batch, *shape) for shape in network.network.shapes]
-    found = [layer.potential.shape for layer in state.neurons]
-    if found != expected:
-        raise ValueError(
-            f"the state has potentials of shape {found}, but this network and these {batch} images "
-            f"need {expected}; go on with the network and the images of the earlier run."
-        )
-    if not holds(lambda value: value == np.float32(dt), state.dt):
-        raise ValueError(f"the state comes from a run with dt={state.dt:g}, not {dt:g}.")
-    if not holds(lambda value: value == refractory_steps, state.refractory_steps):
-        raise ValueError(
-            f"the state comes from a run with a refractory period of {state.refractory_steps} "
-            f"steps, not {refractory_steps}; go on with the same."
-        )

@@ -272,7 +272,7 @@ def test_chunks_of_time_are_one_run(rng, monkeypatch):
     snn = jaxsnn.balance_thresholds(network, 2.0)
     images = models.dyadic_images(rng, 5, *network.input_shape)
     whole = jaxsnn.simulate(snn, images, key=3, duration=0.06, record=everything)
-    monkeypatch.setattr("jaxsnn.simulation._STEPS_PER_CHUNK", 5)
+    monkeypatch.setattr("jaxsnn.simulation._STEPS_PER_SCAN", 5)
     assert_equal_runs(whole, jaxsnn.simulate(snn, images, key=3, duration=0.06, record=everything))
 
 
@@ -311,7 +311,7 @@ def test_vmap_over_thresholds_is_a_loop_over_them(rng):
 
 
 def compilations(caplog):
-    return [r.getMessage() for r in caplog.records if "Compiling jit(_scan)" in r.getMessage()]
+    return [r.getMessage() for r in caplog.records if "Compiling jit(scan_steps)" in r.getMessage()]
 
 
 def test_nothing_compiles_twice(rng, caplog):
@@ -341,13 +341,13 @@ def test_memory_does_not_grow_with_the_duration(rng, monkeypatch):
     network, _ = models.dense_network(rng)
     snn = jaxsnn.balance_thresholds(network, 1.0)
     images = models.dyadic_images(rng, 8, *network.input_shape)
-    scan, programs = simulation._scan, []
+    scan, programs = simulation.scan_steps, []
 
     def compiled(*arguments, **options):
         programs.append(scan.lower(*arguments, **options).compile().memory_analysis())
         return scan(*arguments, **options)
 
-    monkeypatch.setattr(simulation, "_scan", compiled)
+    monkeypatch.setattr(simulation, "scan_steps", compiled)
     for steps in (10, 100):
         run = jaxsnn.simulate(snn, images, key=0, duration=steps * 1e-3)
         assert run.records is None

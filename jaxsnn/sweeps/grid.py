@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 
 from jaxsnn import neurons
 from jaxsnn.neurons import Reset
-from jaxsnn.simulation import checked_times, in_steps
+from jaxsnn.checks import checked_times, in_steps
 
 # The axes of a grid in the order in which they are simulated: what varies outside comes first, and
 # the last three make up the points of one seed and rate.

@@ -19,7 +19,7 @@ from jaxsnn import encoding, readout
 from jaxsnn.balancing import balance_thresholds
 from jaxsnn.digests import digest, fingerprint
 from jaxsnn.network import Network, expect, per_layer
-from jaxsnn.simulation import check_network, in_steps
+from jaxsnn.checks import check_network, in_steps
 from jaxsnn.sweeps.grid import SIMULATED, Axis, Grid
 
 

@@ -23,11 +23,14 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from jaxsnn import encoding, metrics, neurons, readout, simulation
+from jaxsnn import encoding, metrics, neurons, readout, scan
 from jaxsnn.balancing import SpikingNetwork
+from jaxsnn.checks import in_steps
+from jaxsnn.draws import sample_keys
 from jaxsnn.network import AnyArray, Network
 from jaxsnn.sweeps.counts import Counts, tails, uniform
 from jaxsnn.sweeps.job import Job, Points
+from jaxsnn.synapses import synapses as synapses_of
 from jaxsnn.sweeps.plan import Block, Plan, room, rounded_up
 
 
@@ -62,7 +65,7 @@ def piece_runner(
     numbers = np.arange(len(job.images))
     keys = np.stack(
         [
-            np.asarray(jax.random.key_data(simulation.sample_keys(seed, numbers)))
+            np.asarray(jax.random.key_data(sample_keys(seed, numbers)))
             for seed in grid.values("seed")
         ]
     )
@@ -165,6 +168,7 @@ def _count(
 ) -> Counts:
     """Simulate one point on B images, and count in each step [room, ...]."""
     dtype, batch = network.network.dtype, len(images.labels)
+    layers = synapses_of(network, ())
     probabilities = (images.images * factor).astype(dtype)
     zero = jnp.zeros((), dtype)
     counting = refractory_steps is not None
@@ -182,9 +186,9 @@ def _count(
         states, output_counts, known, counts = carry
         step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
         inputs = jax.vmap(rules.encode)(step_keys, probabilities).astype(dtype)
-        states, spikes = simulation.propagate(network, states, inputs, fire)
+        states, spikes = scan.propagate(layers, states, inputs, fire)
         output_counts = output_counts + spikes[-1]
-        first, known = simulation.first_spikes(known, spikes[-1])
+        first, known = scan.first_spikes(known, spikes[-1])
         threshold = network.thresholds[-1].astype(dtype)
         output = readout.Output(output_counts, states[-1].potential, threshold, known)
         prediction = rules.read(output)
@@ -252,5 +256,5 @@ def _refractory_steps(
 ) -> Array | None:
     if not job.counts_refractory_steps:
         return None
-    steps = [simulation.in_steps(period, dt) for period in periods]
+    steps = [in_steps(period, dt) for period in periods]
     return place(np.array(steps, np.int32), "points")

@@ -1,0 +1,169 @@
+"""What `simulate` and `sweep` ask of their arguments, before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from jaxsnn.balancing import SpikingNetwork
+from jaxsnn import encoding, neurons
+from jaxsnn.fixed_point import LARGEST_POTENTIAL, FixedPointNetwork
+from jaxsnn.network import AnyArray, expect, holds, is_known, per_layer
+from jaxsnn.state import Job, State
+from jaxsnn.synapses import AnyNetwork
+
+
+def checked_times(
+    duration: float, dt: float, max_rate: ArrayLike, refractory_period: float
+) -> tuple[int, int]:
+    """The number of steps and of refractory steps."""
+    duration, dt = float(duration), float(dt)
+    if not (np.isfinite(dt) and dt > 0):
+        raise ValueError(f"dt={dt}; a step must take more than 0 seconds.")
+    steps = round(duration / dt) if np.isfinite(duration) else 0
+    if steps < 1 or abs(steps - duration / dt) > 1e-6 * steps:
+        raise ValueError(
+            f"duration={duration} is {duration / dt:g} steps of dt={dt}; it must be a whole number "
+            "of steps, at least 1. Both are in seconds."
+        )
+    if not (np.isfinite(refractory_period) and refractory_period >= 0):
+        raise ValueError(f"refractory_period={refractory_period}; it must be at least 0 seconds.")
+    if np.ndim(max_rate):
+        raise ValueError(f"max_rate has shape {np.shape(max_rate)}; it must be one number.")
+    if is_known(max_rate):
+        rate = float(max_rate)  # type: ignore[arg-type]
+        if not rate >= 0:
+            raise ValueError(f"max_rate={rate:g}; a rate must be at least 0 hertz.")
+        if rate * dt > 1 + 1e-6:
+            raise ValueError(
+                f"max_rate={rate:g} Hz times dt={dt:g} s is {rate * dt:g}, but a pixel spikes at "
+                f"most once in a step: take max_rate <= {1 / dt:g} or dt <= {1 / rate:g}."
+            )
+    return steps, in_steps(refractory_period, dt)
+
+
+def in_steps(refractory_period: float, dt: float) -> int:
+    """A refractory period in whole steps; a millionth of it is rounding."""
+    return ceil(refractory_period / dt * (1 - 1e-6))
+
+
+def check_network(network: AnyNetwork) -> None:
+    """Raise ValueError where a spiking network cannot be simulated, and say why."""
+    if isinstance(network, FixedPointNetwork):  # was checked when it was made
+        return
+    expect(network, SpikingNetwork, "balance_thresholds(network, scales)")
+    per_layer(network.network, network.thresholds, "thresholds")
+    per_layer(network.network, network.amplitudes, "amplitudes")
+    shape = network.network.shapes[-1]
+    if len(shape) != 1:
+        raise ValueError(
+            f"the output layer has neurons of shape {shape}; classes need one axis, so flatten the "
+            "model's outputs."
+        )
+    for index, layer in enumerate(network.network.layers):
+        threshold, name = network.thresholds[index], network.network.name(index)
+        if not holds(lambda value: value > 0, threshold):
+            raise ValueError(f"{name}: its thresholds must be positive, not {threshold}.")
+        if not all(holds(jnp.isfinite, weights) for weights in layer.weights):
+            raise ValueError(f"{name}: its weights are not all finite; train it again.")
+
+
+def checked_samples(samples: ArrayLike | Sequence[int] | None, batch: int) -> Array:
+    """The number of each sample, one integer for each image."""
+    numbers = np.arange(batch, dtype=np.int32) if samples is None else jnp.asarray(samples)
+    if numbers.shape != (batch,) or not jnp.issubdtype(numbers.dtype, jnp.integer):
+        raise ValueError(
+            f"samples has shape {numbers.shape} and dtype {numbers.dtype}; it must be one integer "
+            f"for each of the {batch} images."
+        )
+    return numbers
+
+
+def check_state(
+    network: AnyNetwork, state: State, batch: int, dt: float, refractory_steps: int
+) -> None:
+    """Raise ValueError where a state does not belong to this run."""
+    expected = [(batch, *shape) for shape in network.network.shapes]
+    found = [layer.potential.shape for layer in state.neurons]
+    if found != expected:
+        raise ValueError(
+            f"the state has potentials of shape {found}, but this network and these {batch} images "
+            f"need {expected}; go on with the network and the images of the earlier run."
+        )
+    integers = isinstance(network, FixedPointNetwork)
+    if jnp.issubdtype(state.neurons[0].potential.dtype, jnp.integer) != integers:
+        raise ValueError(
+            "the state comes from a run with another arithmetic; go on with the network of that run."
+        )
+    if not holds(lambda value: value == 0, state.exit_step):
+        raise ValueError(
+            "the state comes from a run in which a stop rule ended samples; go on from one without."
+        )
+    if not holds(lambda value: value == np.float32(dt), state.dt):
+        raise ValueError(f"the state comes from a run with dt={state.dt:g}, not {dt:g}.")
+    if not holds(lambda value: value == refractory_steps, state.refractory_steps):
+        raise ValueError(
+            f"the state comes from a run with a refractory period of {state.refractory_steps} "
+            f"steps, not {refractory_steps}; go on with the same."
+        )
+
+
+def check_sizes(**sizes: int | None) -> None:
+    """Raise ValueError where a size is given that is below 1."""
+    for name, size in sizes.items():
+        if size is not None and size < 1:
+            raise ValueError(f"{name}={size}; it must be at least 1.")
+
+
+def start_potentials(
+    network: AnyNetwork, potential: ArrayLike | Sequence[ArrayLike]
+) -> list[AnyArray]:
+    """The membrane potentials at the start of each layer, in the arithmetic of the network."""
+    potentials = per_layer(network.network, potential, "initial_potential")
+    if isinstance(network, SpikingNetwork):
+        return [values.astype(network.network.dtype) for values in potentials]
+    if not all(map(is_known, potentials)):
+        raise ValueError("initial_potential is traced; fixed-point arithmetic has to know it.")
+    found = []
+    for index, (values, unit) in enumerate(zip(potentials, network.units, strict=True)):
+        integers = np.rint(np.asarray(values, np.float64) / np.asarray(unit, np.float64))
+        if not np.all(np.abs(integers) < LARGEST_POTENTIAL):
+            raise ValueError(
+                f"initial_potential: {network.network.name(index)} would start at "
+                f"{np.max(np.abs(integers)):.3g} steps of its grid; the limit is "
+                f"{LARGEST_POTENTIAL}. Use float32."
+            )
+        found.append(jnp.asarray(integers.astype(np.int32)))
+    return found
+
+
+def check_fixed_point(job: Job) -> None:
+    """Raise ValueError where a job has no exact form in integers."""
+    network, rules = job.network, job.rules
+    assert isinstance(network, FixedPointNetwork)
+    done = 0
+    if job.state is not None and is_known(job.state.step):
+        done = int(job.state.step)
+    if done + job.steps > network.steps:
+        raise ValueError(
+            f"a run of {done + job.steps} steps, but the network's potentials are sure not to "
+            f"overflow for {network.steps} only: quantize(network, steps={done + job.steps})."
+        )
+    if rules.reset not in (neurons.reset_to_zero, neurons.reset_by_subtraction):
+        raise ValueError(
+            "fixed-point arithmetic has the resets reset_to_zero and reset_by_subtraction, for "
+            "which potentials are bounded; for another, use float32."
+        )
+    if rules.encode is encoding.poisson or not is_known(job.images):
+        return
+    example = rules.encode(job.keys[0], jnp.asarray(job.probabilities[0], jnp.float32))
+    if not holds(lambda value: (value == 0) | (value == 1), example):
+        raise ValueError(
+            "the encoding sends other numbers than 0 and 1, but fixed-point arithmetic takes spikes "
+            "only: use poisson or another encoding by spikes, or float32."
+        )

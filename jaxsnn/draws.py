@@ -1,0 +1,109 @@
+"""Random bits from a counter: Threefry, written out so that XLA turns it into straight code.
+
+A draw is a function of a key and a number alone. It does not depend on the batch, on the device,
+or on what else is drawn, and the event-driven engine computes the very same bits.
+"""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+from jaxtyping import Array, UInt
+
+ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+PARITY = 0x1BD11BDA
+ROUNDS_OF_FOUR = 5
+DRAWS_PER_BLOCK = 4
+
+
+def threefry(key: tuple[Any, Any], first: Any, second: Any) -> tuple[Any, Any]:
+    """Threefry-2x32 with 20 rounds: two words of 32 bits from a key and a counter of two words.
+
+    Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
+
+    Args:
+        key: the two words of the key, unsigned integers of 32 bits.
+        first: the first word of the counter.
+        second: the second word.
+
+    Returns:
+        Two words, of the shape that all arguments broadcast to.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsnn.draws import threefry
+        >>> zero = jnp.zeros((), jnp.uint32)
+        >>> [hex(word) for word in threefry((zero, zero), zero, zero)]
+        ['0x6b200159', '0x99ba4efe']
+    """
+    keys = (*key, key[0] ^ key[1] ^ jnp.uint32(PARITY))
+    first, second = first + keys[0], second + keys[1]
+    for group in range(ROUNDS_OF_FOUR):
+        for distance in ROTATIONS[group % 2]:
+            first = first + second
+            second = first ^ ((second << distance) | (second >> (32 - distance)))
+        first = first + keys[(group + 1) % 3]
+        second = second + keys[(group + 2) % 3] + jnp.uint32(group + 1)
+    return first, second
+
+
+def bits_16(key: Array, count: int) -> UInt[Array, " count"]:
+    """So many draws of 16 bits, as integers of 32 bits.
+
+    Block b, which is Threefry of the counter (0, b), has the draws b, b + n, b + 2n and b + 3n,
+    where n is the number of blocks: the lower and the upper halves of its two words.
+
+    Args:
+        key: a JAX key of Threefry.
+        count: the number of draws.
+
+    Returns:
+        The draws, from 0 to 65,535.
+
+    Example:
+        >>> import jax
+        >>> from jaxsnn.draws import bits_16
+        >>> draws = bits_16(jax.random.key(0), 6)
+        >>> draws.shape, bool((draws < 1 << 16).all())
+        ((6,), True)
+    """
+    words = jax.random.key_data(key)
+    blocks = jnp.arange(ceil(count / DRAWS_PER_BLOCK), dtype=jnp.uint32)
+    # The barrier keeps XLA from computing a block once for each of its draws.
+    one, two = lax.optimization_barrier(
+        threefry((words[0], words[1]), jnp.zeros_like(blocks), blocks)
+    )
+    halves = one & 0xFFFF, one >> 16, two & 0xFFFF, two >> 16
+    return jnp.concatenate(halves)[:count]
+
+
+# -- Keys ------------------------------------------------------------------------------------------
+
+
+def sample_keys(key: ArrayLike, samples: ArrayLike) -> Array:
+    """A key for each sample that depends on its number alone, and not on its place in a batch."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(_counter_based(key), samples)
+
+
+def _counter_based(key: ArrayLike) -> Array:
+    """The key as one of Threefry, whose draws do not depend on the place in a batch."""
+    if isinstance(key, int):
+        return jax.random.key(key, impl="threefry2x32")
+    typed = jnp.asarray(key)
+    if typed.ndim == 0 and jnp.issubdtype(typed.dtype, jnp.integer):
+        return jax.random.key(typed, impl="threefry2x32")
+    if typed.dtype == jnp.uint32 and typed.ndim == 1:
+        typed = jax.random.wrap_key_data(typed)
+    if typed.shape != () or not jnp.issubdtype(typed.dtype, jax.dtypes.prng_key):
+        raise ValueError(
+            f"key has shape {typed.shape} and dtype {typed.dtype}; give one key, such as "
+            "jax.random.key(0), or an integer."
+        )
+    if str(jax.random.key_impl(typed)) == "threefry2x32":
+        return typed
+    return jax.random.wrap_key_data(jax.random.bits(typed, (2,), jnp.uint32), impl="threefry2x32")

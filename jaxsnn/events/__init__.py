@@ -1,0 +1,79 @@
+"""The event-driven engine, for fixed-point networks on CPUs.
+
+In a step a few percent of the neurons spike, so that a dense product is for the most part a product
+with zeros. This engine adds the weights of those neurons alone that spike. It needs Numba, and gives
+exactly the spikes of the scan.
+
+    kernels   one image through all steps, compiled by Numba
+    wiring    a network as flat arrays, for the kernels
+    engine    a job for the kernels, on all cores
+"""
+
+from __future__ import annotations
+
+import warnings
+from functools import lru_cache
+from importlib.util import find_spec
+from typing import Any, Literal
+
+import jax
+from jaxtyping import Array
+
+from jaxsnn import encoding, stopping
+from jaxsnn.events.wiring import why_not as why_not_network
+from jaxsnn.fixed_point import FixedPointNetwork
+from jaxsnn.state import Job, Rules, State
+from jaxsnn.synapses import AnyNetwork
+
+Engine = Literal["auto", "scan", "events"]
+INSTALL = 'pip install "jaxsnn-conversion[fast]"'
+
+
+def serve(engine: Engine, network: AnyNetwork, rules: Rules, *, traced: bool) -> bool:
+    """Whether the events simulate this: if asked to, or if they can and nobody says otherwise.
+
+    Raises:
+        ValueError: they are asked to, and cannot; or there is no such engine.
+    """
+    if engine not in ("auto", "scan", "events"):
+        raise ValueError(f"engine={engine!r}; there are 'auto', 'scan' and 'events'.")
+    if engine == "scan":
+        return False
+    reason = why_not(network, rules, traced)
+    if reason is None and find_spec("numba") is None:
+        reason = f"Numba is not installed: {INSTALL}"
+        if engine == "auto":
+            _say_once(f"the scan simulates fixed-point networks many times slower, for {reason}")
+    if reason is not None and engine == "events":
+        raise ValueError(f'engine="events" cannot serve: {reason}.')
+    return reason is None
+
+
+def why_not(network: AnyNetwork, rules: Rules, traced: bool) -> str | None:
+    """Why the events cannot serve a simulation, if so; Numba apart."""
+    if not isinstance(network, FixedPointNetwork):
+        return "the network is not in fixed point (arithmetic=FixedPoint(...) or quantize)"
+    if traced:
+        return "jit, vmap or grad trace the simulation, which only the scan can follow"
+    if jax.default_backend() != "cpu":
+        return f"it is for CPUs, and JAX runs on {jax.default_backend()}"
+    if rules.record is not None:
+        return "it records nothing; take the scan for record=..."
+    if rules.encode is not encoding.poisson:
+        return "it draws its own input, as encoding.poisson does, and knows no other"
+    known = rules.stop is stopping.first_spike or isinstance(rules.stop, stopping.Margin)
+    if rules.stop is not None and not known:
+        return "it knows the stop rules of jaxsnn.stopping only"
+    return why_not_network(network)
+
+
+@lru_cache
+def _say_once(text: str) -> None:
+    warnings.warn(text, stacklevel=5)
+
+
+def run(job: Job, bar: Any) -> tuple[State, Array, None]:
+    """Simulate a job that `serve` has found fit: the last state, and predictions `[T, B]`."""
+    from jaxsnn.events.engine import simulate_events
+
+    return simulate_events(job, bar)

@@ -1,0 +1,484 @@
+"""Fixed point: integer weights, thresholds and potentials, so that spikes are the same everywhere.
+
+Weights are rounded to a grid of 8 or 16 bits, thresholds to multiples of the grid's step. Integer
+sums do not depend on their order, and none of them can overflow: a bound is computed from the
+weights. So the spikes are bit for bit the same for every batch size, chunk of time, engine and
+device.
+
+    potential (in the units of the thresholds) = unit · integer potential
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxsnn.balancing import SpikingNetwork
+from jaxsnn.network import (
+    AnyArray,
+    AveragePooling,
+    Convolution,
+    Dense,
+    Layer,
+    Multiply,
+    Network,
+    Operation,
+    Shape,
+    expect,
+    is_known,
+    static_field,
+)
+
+Per = Literal["channel", "layer"]
+
+_INTEGERS = {8: np.int8, 16: np.int16}
+# Sums of the inputs of one step: of 16 bits with weights of 8 bits, and always below 2^24, so that
+# float32 sums of integers are exact.
+_LARGEST_SUM = {8: (1 << 15) - 1, 16: (1 << 24) - 1}
+# Potentials stay within 2^30 on either side of zero, thresholds too: their sum is an int32.
+LARGEST_POTENTIAL = 1 << 30
+# Grids of the channels of a layer are at most so many times finer than that of the whole layer.
+_FINER = 256
+_TINY = float(np.finfo(np.float32).tiny)
+
+
+@dataclass(frozen=True)
+class FixedPoint:
+    """Fixed-point arithmetic: call it with a spiking network, or hand it to `simulate`.
+
+    Attributes:
+        bits: 8 or 16 bits for a weight, or one such number for each layer.
+        per: whether each output channel of a layer has a grid of its own, or all the same.
+        steps: the longest simulation in steps: no potential can overflow in these. The more there
+            are, the coarser are weights of 16 bits, since potentials have 32.
+
+    Raises:
+        ValueError: another number of bits, another grid, or a number of steps out of range.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxsnn
+        >>> network = jaxsnn.read_network(lambda x: jax.nn.relu(0.5 * x), jnp.zeros((1, 2)))
+        >>> snn = jaxsnn.balance_thresholds(network, 1.0)
+        >>> run = jaxsnn.simulate(snn, jnp.array([[0.0, 1.0]]), key=0, duration=0.004,
+        ...                       arithmetic=jaxsnn.FixedPoint(bits=8))
+        >>> run.spike_counts[0].tolist()
+        [[0, 2]]
+    """
+
+    bits: int | Sequence[int] = 8
+    per: Per = "channel"
+    steps: int = 1000
+
+    def __post_init__(self):
+        if not set(np.ravel(self.bits).tolist()) <= set(_INTEGERS):
+            raise ValueError(f"bits={self.bits}; weights have 8 or 16 bits.")
+        if self.per not in ("channel", "layer"):
+            raise ValueError(f"per={self.per!r}; a grid is one for each 'channel' or 'layer'.")
+        if not 1 <= self.steps <= 1 << 20:
+            raise ValueError(f"steps={self.steps}; it must be from 1 to {1 << 20}.")
+
+    def __call__(self, network: SpikingNetwork) -> FixedPointNetwork:
+        expect(network, SpikingNetwork, "balance_thresholds(network, scales)")
+        layers = integer_layers(network.network, network.amplitudes, self)
+        return with_thresholds(layers, network.thresholds, network.amplitudes)
+
+
+def quantize(
+    network: SpikingNetwork,
+    *,
+    bits: int | Sequence[int] = 8,
+    per: Per = "channel",
+    steps: int = 1000,
+) -> FixedPointNetwork:
+    """The network in fixed-point arithmetic, for `simulate`.
+
+    `simulate(network, ..., arithmetic=FixedPoint(...))` does the same in each call; a network that
+    is simulated many times is better rounded once.
+
+    Args:
+        network: the spiking network.
+        bits: 8 or 16 bits for a weight, or one such number for each layer.
+        per: whether each output channel has a grid of its own, or all channels of a layer share it.
+        steps: the longest simulation in steps.
+
+    Returns:
+        The network of integers.
+
+    Raises:
+        ValueError: a layer that has no exact form in integers, or a threshold out of range; the
+            message names the layer and what can be done.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxsnn
+        >>> network = jaxsnn.read_network(lambda x: jax.nn.relu(0.5 * x), jnp.zeros((1, 2)))
+        >>> fixed = jaxsnn.quantize(jaxsnn.balance_thresholds(network, 1.0))
+        >>> fixed.network.layers[0].weights[0].item(), fixed.thresholds[0].item()
+        (127, 254)
+        >>> print(fixed)
+        FixedPointNetwork with inputs (2,)
+          layer 1: Multiply → (2,), 8 bits, weights within 0, thresholds within 0
+    """
+    return FixedPoint(bits, per, steps)(network)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class FixedPointNetwork:
+    """A spiking network of integers; `quantize` makes it.
+
+    Attributes:
+        network: the operations, with weights of 8 or 16 bits; poolings stand for sums.
+        thresholds: for each layer the integer thresholds; they broadcast to its neurons.
+        units: for each layer what a potential of 1 stands for, in the units of the original
+            thresholds; they broadcast likewise.
+        gains: for each layer a factor of its current; 1 where the layer has weights.
+        bits: for each layer the bits of a weight.
+        steps: the longest simulation in steps.
+        weight_errors: for each layer the largest error of a weight, as a fraction of the threshold
+            of its neuron.
+        threshold_errors: for each layer the largest relative error of a threshold.
+    """
+
+    network: Network
+    thresholds: list[AnyArray]
+    units: list[AnyArray]
+    gains: tuple[int, ...] = static_field()
+    bits: tuple[int, ...] = static_field()
+    steps: int = static_field()
+    weight_errors: tuple[float, ...] = static_field()
+    threshold_errors: tuple[float, ...] = static_field()
+
+    def __str__(self) -> str:
+        first, *lines = str(self.network).splitlines()
+        errors = zip(lines, self.bits, self.weight_errors, self.threshold_errors, strict=True)
+        described = [
+            f"{line}, {bits} bits, weights within {weight:.2g}, thresholds within {threshold:.2g}"
+            for line, bits, weight, threshold in errors
+        ]
+        return "\n".join([f"FixedPoint{first}", *described])
+
+
+# -- Weights ---------------------------------------------------------------------------------------
+
+
+class IntegerLayers(NamedTuple):
+    """The layers of a network with integer weights, before they have thresholds.
+
+    Attributes:
+        network: the layers.
+        scales: for each layer how many steps of its grid make 1 of the original potential, if a
+            spike of the layer before weighs 1; a number or an array of its neurons.
+        gains: for each layer a factor of its current.
+        errors: for each layer the largest error of a weight, for its neurons likewise.
+        folded: for each layer whether the amplitudes of the layer before are part of its weights.
+        bits: for each layer the bits of a weight.
+        steps: the longest simulation in steps.
+    """
+
+    network: Network
+    scales: list[np.ndarray]
+    gains: list[int]
+    errors: list[np.ndarray]
+    folded: list[bool]
+    bits: tuple[int, ...]
+    steps: int
+
+
+def integer_layers(
+    network: Network, amplitudes: Sequence[Any], arithmetic: FixedPoint
+) -> IntegerLayers:
+    """Round the weights; amplitudes that are arrays become part of them.
+
+    Points of a sweep that differ in thresholds, and in amplitudes that are numbers, share them.
+
+    Args:
+        network: the original network.
+        amplitudes: for each layer what a spike of it weighs.
+        arithmetic: bits and grids.
+
+    Returns:
+        The layers.
+
+    Raises:
+        ValueError: a layer that has no exact form in integers.
+    """
+    if not all(map(is_known, jax.tree.leaves((network, list(amplitudes))))):
+        raise ValueError(
+            "fixed-point arithmetic has to know the weights, but they are traced: make the network "
+            "with quantize(...) outside of jit, vmap and grad."
+        )
+    each = arithmetic.bits
+    bits = (each,) * len(network.layers) if isinstance(each, int) else tuple(each)
+    if len(bits) != len(network.layers):
+        raise ValueError(f"bits={each}: {len(bits)} numbers for {len(network.layers)} layers.")
+    layers, parts, folded = [], [], []
+    before, shape = np.ones(()), network.input_shape
+    for index, layer in enumerate(network.layers):
+        grid = _Grid(bits[index], arithmetic.per, arithmetic.steps, network.name(index))
+        scale = np.broadcast_to(1 / before, shape) if before.ndim else np.ones(())
+        part = _Part((), shape, scale, np.zeros(()), most=1, weighted=False)
+        for operation in layer.operations:
+            part = _add(part, operation, grid)
+        layers.append(Layer(part.operations))
+        parts.append(part if part.weighted else _with_gain(part, grid))
+        folded.append(before.ndim > 0)
+        before, shape = np.asarray(amplitudes[index], np.float64), network.shapes[index]
+    return IntegerLayers(
+        Network(tuple(layers), network.input_shape),
+        [part.scale for part in parts],
+        [part.gain for part in parts],
+        [part.error for part in parts],
+        folded,
+        bits,
+        arithmetic.steps,
+    )
+
+
+class _Part(NamedTuple):
+    """A layer up to some operation, whose value is an integer / `scale`.
+
+    Attributes:
+        operations: the operations so far, with integer weights.
+        shape: shape of their output, without the batch axis.
+        scale: a number or an array of that shape.
+        error: largest error of a weight, likewise.
+        most: how large the integers can be for each spike that is received, without weights.
+        weighted: whether an operation had weights.
+        gain: a factor of the output.
+    """
+
+    operations: tuple[Operation, ...]
+    shape: Shape
+    scale: np.ndarray
+    error: np.ndarray
+    most: int
+    weighted: bool
+    gain: int = 1
+
+
+class _Grid(NamedTuple):
+    """The grid of the weights of one layer, and the name of the layer."""
+
+    bits: int
+    per: Per
+    steps: int
+    name: str
+
+    @property
+    def largest(self) -> int:
+        """The largest weight."""
+        return (1 << self.bits - 1) - 1
+
+    @property
+    def largest_sum(self) -> int:
+        """The largest sum that the inputs of one step may have."""
+        return min(_LARGEST_SUM[self.bits], LARGEST_POTENTIAL // self.steps)
+
+
+def _add(part: _Part, operation: Operation, grid: _Grid) -> _Part:
+    """The layer with one more operation."""
+    if operation.weighted:
+        return _add_weights(part, operation, grid)
+    one = jax.ShapeDtypeStruct((1, *part.shape), jnp.float32)
+    part = part._replace(
+        operations=(*part.operations, operation), shape=jax.eval_shape(operation, one).shape[1:]
+    )
+    if isinstance(operation, AveragePooling):
+        return _add_pooling(part, operation, one.shape[1:], grid)
+    return part._replace(
+        scale=_moved(operation, part.scale), error=_moved(operation, part.error)
+    )
+
+
+def _moved(operation: Operation, values: np.ndarray) -> np.ndarray:
+    """Values of neurons in the order that a reshape or transpose gives them."""
+    if values.ndim == 0:
+        return values
+    places = operation(jnp.arange(values.size, dtype=jnp.int32).reshape(1, *values.shape))
+    return values.reshape(-1)[np.asarray(places)[0]]
+
+
+def _add_pooling(part: _Part, pooling: AveragePooling, shape: Shape, grid: _Grid) -> _Part:
+    """A mean becomes a sum: the integers stand for so many times less."""
+    places = jnp.arange(prod(shape), dtype=jnp.int32).reshape(1, *shape)
+    last, first = (
+        np.asarray(pooling.reduce(places, start, over))[0]
+        for start, over in ((-1, lax.max), (prod(shape), lax.min))
+    )
+    counts = np.asarray(pooling.counts(shape), np.int64)[0]
+    divisors = np.full_like(counts, prod(pooling.window)) if pooling.count_padding else counts
+    scale, error = part.scale, part.error
+    if scale.ndim:
+        if not np.array_equal(scale.reshape(-1)[first], scale.reshape(-1)[last]):
+            raise ValueError(
+                f"{grid.name}: spikes of one window weigh differently, which integer sums cannot "
+                "hold; use one scale factor for each channel or layer, or float32."
+            )
+        scale, error = scale.reshape(-1)[last], np.broadcast_to(error, shape).reshape(-1)[last]
+    divisor = divisors if np.ptp(divisors) else divisors.reshape(-1)[0]
+    return part._replace(
+        scale=np.asarray(scale * divisor, np.float64),
+        error=error,
+        most=part.most * int(counts.max()),
+    )
+
+
+def _with_gain(part: _Part, grid: _Grid) -> _Part:
+    """A layer without weights: its spikes weigh a power of 2, which keeps simple fractions exact."""
+    room = min(grid.largest, grid.largest_sum // part.most)
+    gain = 1 << max(room.bit_length() - 1, 0)
+    return part._replace(gain=gain, scale=part.scale * gain, error=np.zeros(()))
+
+
+def _add_weights(part: _Part, operation: Operation, grid: _Grid) -> _Part:
+    """The operation with rounded weights: integers = round(weights · steps of the grid)."""
+    if part.weighted:
+        raise ValueError(
+            f"{grid.name}: two operations with weights and no ReLU between them; multiply them "
+            "into one, or use float32."
+        )
+    weights = np.asarray(jax.tree.leaves(operation)[0], np.float64)
+    scale = part.scale
+    if scale.ndim:
+        weights, scale = weights / _along_inputs(operation, scale, grid.name), np.ones(())
+    channel = _channel_axis(operation)
+    together = tuple(a for a in range(weights.ndim) if a != channel or grid.per == "layer")
+
+    def largest(values: np.ndarray) -> np.ndarray:
+        return np.max(values, axis=together, keepdims=True, initial=0)
+
+    def sums(values: np.ndarray) -> np.ndarray:
+        """The larger of the sums of positive and of negative weights."""
+        both = [operation.sum_inputs(np.maximum(sign * values, 0)) for sign in (1, -1)]
+        found = np.maximum(*both) * part.most
+        if channel is None:
+            return largest(found)
+        shape = [-1 if axis == channel else 1 for axis in range(weights.ndim)]
+        found = found.reshape(shape)
+        return found.max(keepdims=True) if grid.per == "layer" else found
+
+    sizes = largest(np.abs(weights))
+    sizes = np.maximum(sizes, max(sizes.max(), _TINY) / _FINER)
+    steps = np.minimum(grid.largest / sizes, grid.largest_sum / np.maximum(sums(weights), _TINY))
+    integers = np.rint(weights * steps)
+    # Rounding may carry a sum over its bound: a slightly coarser grid brings it back.
+    while np.any(over := sums(integers) > grid.largest_sum):
+        steps = np.where(over, steps * (1 - 1 / 256), steps)
+        integers = np.rint(weights * steps)
+    integer = integers.astype(_INTEGERS[grid.bits])
+    one = jax.ShapeDtypeStruct((1, *part.shape), jnp.float32)
+    shape = jax.eval_shape(operation, one).shape[1:]
+    return _Part(
+        (*part.operations, jax.tree.map(lambda _: jnp.asarray(integer), operation)),
+        shape,
+        scale * _at_outputs(operation, steps, shape),
+        _at_outputs(operation, largest(np.abs(integers / steps - weights)), shape),
+        most=1,
+        weighted=True,
+    )
+
+
+def _channel_axis(operation: Operation) -> int | None:
+    """The axis of the weights that runs along the output channels."""
+    if isinstance(operation, Convolution):
+        return operation.dimension_numbers.rhs_spec[0]
+    return 1 if isinstance(operation, Dense) else None
+
+
+def _at_outputs(operation: Operation, values: np.ndarray, shape: Shape) -> np.ndarray:
+    """One value for each output channel, as an array of all outputs."""
+    if values.size == 1:
+        return values.reshape(())
+    axis = len(shape) - 1
+    if isinstance(operation, Convolution):
+        axis = operation.dimension_numbers.out_spec[1] - 1
+    apart = [-1 if place == axis else 1 for place in range(len(shape))]
+    return np.broadcast_to(values.reshape(apart), shape)
+
+
+def _along_inputs(operation: Operation, values: np.ndarray, name: str) -> np.ndarray:
+    """Values of the inputs, the same within a channel, as they broadcast to the weights."""
+    axis, place = values.ndim - 1, 0
+    rank = np.ndim(jax.tree.leaves(operation)[0])
+    if isinstance(operation, Convolution):
+        axis = operation.dimension_numbers.lhs_spec[1] - 1
+        place = operation.dimension_numbers.rhs_spec[1]
+    rows = np.moveaxis(values, axis, -1).reshape(-1, values.shape[axis])
+    grouped = isinstance(operation, Convolution) and operation.groups > 1
+    if isinstance(operation, Multiply) or grouped or not np.all(rows == rows[0]):
+        raise ValueError(
+            f"{name}: the spikes that it receives weigh differently within a channel, which its "
+            "integer weights cannot hold; use one scale factor for each channel or layer, or "
+            "float32."
+        )
+    return rows[0].reshape([-1 if axis == place else 1 for axis in range(rank)])
+
+
+# -- Thresholds ------------------------------------------------------------------------------------
+
+
+def with_thresholds(
+    layers: IntegerLayers, thresholds: Sequence[Any], amplitudes: Sequence[Any]
+) -> FixedPointNetwork:
+    """Integer layers with thresholds, in the units of the original network.
+
+        Θ = round(θ · scale / amplitude of the layer before)
+
+    Args:
+        layers: integer layers.
+        thresholds: θ of each layer.
+        amplitudes: for each layer what a spike of it weighs; arrays are those that the layers were
+            made with.
+
+    Returns:
+        The network of integers.
+
+    Raises:
+        ValueError: a threshold is below half a step of the grid, or too far above it.
+    """
+    found, units, weight_errors, threshold_errors = [], [], [], []
+    before = np.ones(())
+    for index, theta in enumerate(thresholds):
+        theta = np.asarray(theta, np.float64)
+        scale = layers.scales[index] / (1 if layers.folded[index] else before)
+        exact = theta * scale
+        integers = np.rint(exact)
+        if not np.all((integers >= 1) & (integers <= LARGEST_POTENTIAL)):
+            raise ValueError(
+                f"{layers.network.name(index)}: a threshold of {np.min(theta):.3g} to "
+                f"{np.max(theta):.3g} is {np.min(exact):.3g} to {np.max(exact):.3g} steps of the "
+                f"grid of its {layers.bits[index]}-bit weights, but must be 1 to "
+                f"{LARGEST_POTENTIAL}. Use 16 bits, or float32."
+            )
+        found.append(jnp.asarray(_compact(integers).astype(np.int32)))
+        units.append(jnp.asarray(_compact(1 / scale).astype(np.float32)))
+        errors = layers.errors[index] * (scale / layers.scales[index]) ** -1 / theta
+        weight_errors.append(float(np.max(errors)))
+        threshold_errors.append(float(np.max(np.abs(integers / exact - 1))))
+        before = np.asarray(amplitudes[index], np.float64)
+    return FixedPointNetwork(
+        layers.network,
+        found,
+        units,
+        tuple(layers.gains),
+        layers.bits,
+        layers.steps,
+        tuple(weight_errors),
+        tuple(threshold_errors),
+    )
+
+
+def _compact(values: np.ndarray) -> np.ndarray:
+    """The smallest array that broadcasts to these values."""
+    for axis in range(values.ndim):
+        first = values.take([0], axis)
+        if np.all(values == first):
+            values = first
+    return values.reshape(()) if values.size == 1 else values

@@ -1,0 +1,269 @@
+"""The scan: a compiled loop over chunks of time of integrate-and-fire layers, for a batch.
+
+There is no feedback, so a layer can be carried through all steps of a chunk before the next one
+begins: its currents are one product, for which its weights are read once, and its neurons then go
+through the steps one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, PyTree
+
+from jaxsnn import encoding, neurons, readout
+from jaxsnn.state import Rules, State, Step
+from jaxsnn.synapses import AnyNetwork, Synapses, Units, synapses
+
+
+@partial(jax.jit, static_argnames=("steps", "chunk", "rules", "units"))
+def scan_steps(
+    network: AnyNetwork,
+    probabilities: Array,
+    keys: Array,
+    state: State,
+    *,
+    steps: int,
+    chunk: int,
+    rules: Rules,
+    units: Units,
+) -> tuple[State, tuple[Array, PyTree]]:
+    """The next steps of one piece of the batch.
+
+    Args:
+        network: the spiking network.
+        probabilities: pixel·max_rate·dt of each input `[B, ...]`.
+        keys: the key of each sample `[B]`.
+        state: where to go on.
+        steps: how many steps.
+        chunk: how many of them a layer goes through at a time.
+        rules: the functions that make up the simulation.
+        units: what computes products of integers.
+
+    Returns:
+        The new state, and of every step the predictions `[T, B]` and records `[T, B, ...]`.
+    """
+    layers = synapses(network, units)
+    probabilities = probabilities.astype(network.network.dtype)
+    # An input that is the same in all steps has one current.
+    same = ignores_key(rules.encode, probabilities.shape[1:])
+    drive = _drive(layers, rules, keys, probabilities, state.step, 1) if same else None
+
+    def advance(length: int, state: State, _: None) -> tuple[State, tuple[Array, PyTree]]:
+        driven = drive or _drive(layers, rules, keys, probabilities, state.step, length)
+        return _advance(layers, rules, driven, state, length)
+
+    whole, rest = divmod(steps, chunk)
+    outputs = []
+    if whole:
+        state, output = lax.scan(partial(advance, chunk), state, None, length=whole)
+        outputs.append(jax.tree.map(lambda x: x.reshape(whole * chunk, *x.shape[2:]), output))
+    if rest:
+        state, output = advance(rest, state, None)
+        outputs.append(output)
+    return state, jax.tree.map(lambda *parts: _joined(parts), *outputs)
+
+
+def _joined(parts: Sequence[Array]) -> Array:
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
+
+
+class _Drive(NamedTuple):
+    """Inputs of the steps of a chunk [K, B, ...], and the currents of the first layer."""
+
+    inputs: Array
+    currents: Array
+
+
+def _drive(
+    layers: Synapses, rules: Rules, keys: Array, probabilities: Array, first: Array, length: int
+) -> _Drive:
+    def at(step: Array) -> Array:
+        step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
+        return jax.vmap(rules.encode)(step_keys, probabilities).astype(layers.dtype)
+
+    inputs = jax.vmap(at)(first + jnp.arange(length))
+    return _Drive(inputs, _at_once(layers.currents[0], inputs))
+
+
+def _at_once(current: Callable[[Array], Array], spikes: Array) -> Array:
+    """The currents of all steps [K, B, ...] as one product."""
+    together = current(spikes.reshape(-1, *spikes.shape[2:]))
+    return together.reshape(*spikes.shape[:2], *together.shape[1:])
+
+
+def _advance(
+    layers: Synapses, rules: Rules, drive: _Drive, state: State, length: int
+) -> tuple[State, tuple[Array, PyTree]]:
+    """One chunk of time: the layers one after the other, each through all steps."""
+    currents, all_spikes, all_potentials, new_neurons = drive.currents, [], [], []
+    inputs = drive.inputs
+    last = len(layers.currents) - 1
+    for index, old in enumerate(state.neurons):
+        if index:
+            currents = _at_once(layers.currents[index], all_spikes[-1])
+        keep = index == last or rules.record is not None
+        fire = partial(_fire, layers.thresholds[index], rules, state.refractory_steps, keep)
+        new, (spikes, potentials) = _through(fire, old, currents, length)
+        new_neurons.append(new)
+        all_spikes.append(spikes)
+        all_potentials.append(potentials)
+    before = replace(state, neurons=new_neurons)
+    read = partial(_read, layers, rules)
+    after, (predictions, active) = _through(read, before, (all_spikes[-1], all_potentials[-1]), length)
+    if len(inputs) < length:
+        inputs = jnp.broadcast_to(inputs, (length, *inputs.shape[1:]))
+    received, *sent = [
+        _counted(spikes, active) for spikes in ((inputs != 0).astype(layers.dtype), *all_spikes)
+    ]
+    after = replace(
+        after,
+        input_spike_counts=state.input_spike_counts + received,
+        spike_counts=[old + new for old, new in zip(state.spike_counts, sent, strict=True)],
+    )
+    record = None
+    if rules.record is not None:
+        shown = [layers.in_units(index, v) for index, v in enumerate(all_potentials)]
+        record = jax.vmap(partial(_record, rules.record))(inputs, all_spikes, shown, predictions)
+    return after, (predictions, record)
+
+
+def _through(
+    step: Callable[[Any, Any], tuple[Any, Any]], start: Any, given: Any, length: int
+) -> tuple[Any, Any]:
+    """A scan over the steps of a chunk; what is given for one step only serves all.
+
+    Accelerators get the steps in one piece of straight code, so that XLA can fuse them and keep
+    potentials in registers; a CPU keeps them in its caches anyhow.
+    """
+    one = jax.tree.map(lambda x: x[0], given)
+    if length == 1:
+        state, output = step(start, one)
+        return state, jax.tree.map(lambda x: x[None], output)
+    if all(len(leaf) == 1 for leaf in jax.tree.leaves(given)):
+        return lax.scan(lambda state, _: step(state, one), start, None, length=length)
+    unroll = 1 if jax.default_backend() == "cpu" else length
+    return lax.scan(step, start, given, unroll=unroll)
+
+
+def _fire(
+    threshold: Array,
+    rules: Rules,
+    refractory_steps: Array,
+    keep: bool,
+    state: neurons.NeuronState,
+    current: Array,
+) -> tuple[neurons.NeuronState, tuple[Array, Array | None]]:
+    """One step of a layer; the potentials are given out where someone looks at them."""
+    state, spikes = neurons.integrate_and_fire(
+        state,
+        current,
+        threshold,
+        reset=rules.reset,
+        spike=rules.spike,
+        refractory_steps=refractory_steps,
+    )
+    return state, (spikes, state.potential if keep else None)
+
+
+def _read(
+    layers: Synapses, rules: Rules, state: State, output: tuple[Array, Array]
+) -> tuple[State, tuple[Array, Array | None]]:
+    """One step of the readout: what the network says, and which samples are still running."""
+    spikes, potential = output
+    active = None if rules.stop is None else state.exit_step == 0
+    first, first_class = first_spikes(state.first_spike_class, spikes)
+    *others, counts = state.spike_counts
+    state = replace(
+        state,
+        step=state.step + 1,
+        spike_counts=[*others, counts + spikes],
+        first_spike_class=first_class,
+        first_spike_step=jnp.where(first, state.step + 1, state.first_spike_step),
+    )
+    seen = output_seen(layers, state, potential)
+    if rules.stop is not None:
+        decided = active & rules.stop(seen, state.step)
+        state = replace(state, exit_step=jnp.where(decided, state.step, state.exit_step))
+    return state, (rules.read(seen), active)
+
+
+def output_seen(layers: Synapses, state: State, potential: Array) -> readout.Output:
+    """The output layer as readouts and stop rules see it."""
+    real = jnp.result_type(float) if layers.dtype == jnp.int32 else layers.dtype
+    last = len(layers.thresholds) - 1
+    return readout.Output(
+        state.spike_counts[-1].astype(real),
+        layers.in_units(last, potential),
+        layers.in_units(last, layers.thresholds[last]),
+        state.first_spike_class,
+    )
+
+
+def _counted(spikes: Array, active: Array | None) -> Array:
+    """Spikes [K, B, ...] of all steps, but those after the exit of a sample."""
+    if active is not None:
+        spikes = spikes * active.reshape(*active.shape, *[1] * (spikes.ndim - 2))
+    return spikes[0] if len(spikes) == 1 else spikes.sum(0, dtype=spikes.dtype)
+
+
+def _record(
+    record: Callable[[Step], PyTree],
+    inputs: Array,
+    spikes: list[Array],
+    potentials: list[Array],
+    prediction: Array,
+) -> PyTree:
+    found = record(Step(inputs, spikes, potentials, prediction))
+    for leaf in jax.tree.leaves(found):
+        if jnp.shape(leaf)[:1] != (len(inputs),):
+            raise ValueError(
+                f"record returned an array of shape {jnp.shape(leaf)} for {len(inputs)} samples; "
+                "its first axis must be the samples, since a batch may be computed in pieces."
+            )
+    return found
+
+
+def first_spikes(known: Array, output: Array) -> tuple[Array, Array]:
+    """Which samples have their first output spike in this step, and its class for all so far."""
+    first = (known < 0) & (output > 0).any(1)
+    return first, jnp.where(first, output.argmax(1).astype(jnp.int32), known)
+
+
+def propagate(
+    layers: Synapses,
+    old: Sequence[neurons.NeuronState],
+    inputs: Array,
+    fire: Callable[[neurons.NeuronState, Array, Array], tuple[neurons.NeuronState, Array]],
+) -> tuple[list[neurons.NeuronState], list[Array]]:
+    """One step of all layers: a spike reaches all later layers within its step.
+
+    Args:
+        layers: what the neurons of each layer receive.
+        old: the state of each layer `[B, ...]`.
+        inputs: the input of the first layer in this step `[B, ...]`.
+        fire: one step of a layer, (state, current, threshold) ↦ (state, spikes).
+
+    Returns:
+        The new state and the spikes of each layer.
+    """
+    new, spikes = [], [inputs]
+    for current, state, threshold in zip(layers.currents, old, layers.thresholds, strict=True):
+        state, fired = fire(state, current(spikes[-1]), threshold)
+        new.append(state)
+        spikes.append(fired)
+    return new, spikes[1:]
+
+
+@lru_cache
+def ignores_key(encode: encoding.Encoding, shape: tuple[int, ...]) -> bool:
+    """Whether an encoding draws nothing, so that its input is the same in all steps."""
+    traced = jax.make_jaxpr(encode)(jax.random.key(0), jnp.zeros(shape)).jaxpr
+    used = [*traced.outvars, *(var for equation in traced.eqns for var in equation.invars)]
+    return all(var is not traced.invars[0] for var in used)

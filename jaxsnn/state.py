@@ -1,0 +1,117 @@
+"""What a simulation is made of, whatever the engine: its job, its rules, its state.
+
+All engines take a `Job` and carry a `State` from step to step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+from jaxtyping import PyTree
+
+from jaxsnn import encoding, neurons, readout, stopping
+from jaxsnn.network import AnyArray
+from jaxsnn.synapses import AnyNetwork
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class State:
+    """All that a simulation carries from step to step, for B samples.
+
+    ==================  =============  ========================================================
+    field               shape          meaning
+    ==================  =============  ========================================================
+    step                []             number of steps done
+    neurons             layers         membrane potentials and refractory counters `[B, ...]`
+    input_spike_counts  [B, ...]       for each input the steps in which it was not zero
+    spike_counts        layers         spikes of each neuron `[B, ...]`
+    first_spike_class   [B]            output neuron that spiked first, -1 if none has
+    first_spike_step    [B]            steps until then, 0 if none has spiked
+    exit_step           [B]            steps until a stop rule ended the sample, 0 if none has
+    samples             [B]            numbers of the samples, for the random draws
+    dt                  []             duration of a step in seconds
+    refractory_steps    []             refractory period in steps
+    ==================  =============  ========================================================
+    """
+
+    step: AnyArray
+    neurons: list[neurons.NeuronState]
+    input_spike_counts: AnyArray
+    spike_counts: list[AnyArray]
+    first_spike_class: AnyArray
+    first_spike_step: AnyArray
+    exit_step: AnyArray
+    samples: AnyArray
+    dt: AnyArray
+    refractory_steps: AnyArray
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Step:
+    """What a `record` function sees of one time step.
+
+    ===========  ===========  ==================================================
+    field        shape        meaning
+    ===========  ===========  ==================================================
+    inputs       [B, ...]     input of the first layer: spikes, or a current
+    spikes       layers       spikes of each layer, 0 or 1 `[B, ...]`
+    potentials   layers       membrane potentials after the reset `[B, ...]`
+    prediction   [B]          class read out after this step, or -1
+    ===========  ===========  ==================================================
+    """
+
+    inputs: AnyArray
+    spikes: list[AnyArray]
+    potentials: list[AnyArray]
+    prediction: AnyArray
+
+
+class Rules(NamedTuple):
+    """The functions that make up a simulation; they are part of the compiled program."""
+
+    encode: encoding.Encoding
+    reset: neurons.Reset
+    spike: neurons.Spike
+    read: readout.Readout
+    record: Callable[[Step], PyTree] | None = None
+    stop: stopping.Stop | None = None
+
+
+class Job(NamedTuple):
+    """One call of `simulate`, checked.
+
+    Attributes:
+        network: the spiking network.
+        images: pixels `[B, ...]`.
+        keys: the random key of each sample `[B]`.
+        samples: their numbers `[B]`.
+        max_rate: rate in hertz of a pixel of value 1.
+        dt: duration of a step in seconds.
+        steps: the number of steps.
+        refractory_steps: refractory period in steps.
+        potentials: for each layer the membrane potential at the start.
+        state: where to go on, or None.
+        rules: the functions that make up the simulation.
+    """
+
+    network: AnyNetwork
+    images: AnyArray
+    keys: AnyArray
+    samples: AnyArray
+    max_rate: AnyArray
+    dt: float
+    steps: int
+    refractory_steps: int
+    potentials: list[AnyArray]
+    state: State | None
+    rules: Rules
+
+    @property
+    def probabilities(self) -> AnyArray:
+        """For each input the probability of a spike in a step `[B, ...]`."""
+        return self.images * (self.max_rate * self.dt)

@@ -1,0 +1,96 @@
+"""When a sample needs no more steps: one function from the output layer so far to a decision.
+
+A stop rule gets what readouts get, the output layer after a step, and the number of steps done, and
+says for each sample whether it is decided. `simulate(..., stop=rule)` then ends that sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Int
+
+from jaxsnn.readout import Output
+
+Stop = Callable[[Output, Array], Array]
+
+
+def first_spike(output: Output, steps: Int[Array, ""]) -> Bool[Array, " batch"]:
+    """As soon as an output neuron has spiked (Diehl et al. 2015).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsnn import readout, stopping
+        >>> counts = jnp.array([[1.0, 0.0], [0.0, 0.0]])
+        >>> output = readout.Output(counts, counts, jnp.ones(()), jnp.array([0, -1]))
+        >>> stopping.first_spike(output, jnp.array(3)).tolist()
+        [True, False]
+    """
+    del steps
+    return output.first_spike_class >= 0
+
+
+@dataclass(frozen=True)
+class Margin:
+    """As soon as the leading output neuron has so many spikes more than the second.
+
+    With `every`, the lead that is asked for falls by one after each so many steps, down to one
+    spike: who waits for long is content with less.
+
+    Attributes:
+        spikes: the lead at the start.
+        every: steps after which it falls by one; 0 if it never does.
+
+    Raises:
+        ValueError: no lead, or a negative number of steps.
+    """
+
+    spikes: int
+    every: int = 0
+
+    def __post_init__(self):
+        if self.spikes < 1 or self.every < 0:
+            raise ValueError(
+                f"a margin of {self.spikes} spikes that falls every {self.every} steps; it must be "
+                "at least 1 spike, and 0 or more steps."
+            )
+
+    def __call__(self, output: Output, steps: Int[Array, ""]) -> Bool[Array, " batch"]:
+        two, _ = lax.top_k(output.spike_counts, min(2, output.spike_counts.shape[1]))
+        lead = two[:, 0] - (two[:, 1] if two.shape[1] > 1 else 0)
+        waited = steps // self.every if self.every else jnp.zeros_like(steps)
+        return lead >= jnp.maximum(self.spikes - waited, 1)
+
+
+def margin(spikes: int) -> Margin:
+    """As soon as the leading output neuron has so many spikes more than the second.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsnn import readout, stopping
+        >>> counts = jnp.array([[3.0, 1.0], [2.0, 1.0]])
+        >>> output = readout.Output(counts, counts, jnp.ones(()), jnp.array([0, 0]))
+        >>> stopping.margin(2)(output, jnp.array(9)).tolist()
+        [True, False]
+    """
+    return Margin(spikes)
+
+
+def margin_over_time(spikes: int, every: int) -> Margin:
+    """As `margin`, with a lead that falls by one after each `every` steps, down to one spike.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsnn import readout, stopping
+        >>> counts = jnp.array([[3.0, 1.0], [2.0, 1.0]])
+        >>> output = readout.Output(counts, counts, jnp.ones(()), jnp.array([0, 0]))
+        >>> rule = stopping.margin_over_time(3, every=10)
+        >>> [rule(output, jnp.array(steps)).tolist() for steps in (9, 10, 20)]
+        [[False, False], [True, False], [True, True]]
+    """
+    if every < 1:
+        raise ValueError(f"every={every}; the lead falls after at least 1 step.")
+    return Margin(spikes, every)

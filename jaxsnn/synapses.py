@@ -1,0 +1,112 @@
+"""What the neurons of each layer receive: functions from spikes to currents, in either arithmetic.
+
+The scan and the sweeps know no more of a network than this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from jaxsnn.balancing import SpikingNetwork
+from jaxsnn.fixed_point import FixedPointNetwork
+from jaxsnn.network import AveragePooling, Layer, Operation
+from jaxsnn.units import FLOAT32, Unit, fastest_unit, integer_product, planes
+
+AnyNetwork = SpikingNetwork | FixedPointNetwork
+Units = tuple[tuple[type[Operation], Unit], ...]
+
+
+class Synapses(NamedTuple):
+    """The layers as the neurons see them.
+
+    Attributes:
+        currents: for each layer a function from the spikes it receives `[N, ...]` to currents.
+        thresholds: for each layer the firing thresholds, in the type of the potentials.
+        units: for each layer what a potential of 1 stands for; None where that is 1.
+        dtype: type of potentials and spikes.
+        counts: type of spike counts.
+    """
+
+    currents: list[Callable[[Array], Array]]
+    thresholds: list[Array]
+    units: list[Array | None]
+    dtype: Any
+
+    def in_units(self, index: int, potential: Array) -> Array:
+        """Potentials or thresholds of a layer in the units of the original thresholds."""
+        unit = self.units[index]
+        return potential if unit is None else potential * unit
+
+
+def synapses(network: AnyNetwork, units: Units) -> Synapses:
+    """The currents and thresholds of a network; call it once, outside of the loop over time.
+
+    Args:
+        network: a spiking network, of floating-point numbers or of integers.
+        units: what computes products of integers, from `chosen_units`.
+
+    Returns:
+        Its layers as the neurons see them.
+    """
+    if isinstance(network, FixedPointNetwork):
+        return _of_integers(network, dict(units))
+    dtype = network.network.dtype
+    amplitudes = [None, *network.amplitudes[:-1]]
+    return Synapses(
+        [
+            partial(_current, layer, None if amplitude is None else amplitude.astype(dtype))
+            for layer, amplitude in zip(network.network.layers, amplitudes, strict=True)
+        ],
+        [threshold.astype(dtype) for threshold in network.thresholds],
+        [None] * len(amplitudes),
+        dtype,
+    )
+
+
+def chosen_units(network: AnyNetwork) -> Units:
+    """The fastest exact units for the layers of a network on this backend; none for floats."""
+    if isinstance(network, SpikingNetwork):
+        return ()
+    operations = [part for layer in network.network.layers for part in layer.operations]
+    kinds = sorted({type(part) for part in operations if part.weighted}, key=lambda t: t.__name__)
+    return tuple((kind, fastest_unit(kind, jax.default_backend())) for kind in kinds)
+
+
+def _current(layer: Layer, amplitude: Array | None, spikes: Array) -> Array:
+    return layer(spikes if amplitude is None else spikes * amplitude)
+
+
+def _of_integers(network: FixedPointNetwork, units: dict[type[Operation], Unit]) -> Synapses:
+    currents = []
+    for layer, gain in zip(network.network.layers, network.gains, strict=True):
+        prepared = [
+            planes(jax.tree.leaves(part)[0], units[type(part)]) if part.weighted else []
+            for part in layer.operations
+        ]
+        currents.append(partial(_integer_current, layer, prepared, gain, units))
+    return Synapses(currents, network.thresholds, network.units, jnp.int32)
+
+
+def _integer_current(
+    layer: Layer,
+    prepared: list[list[Array]],
+    gain: int,
+    units: dict[type[Operation], Unit],
+    spikes: Array,
+) -> Array:
+    x = spikes
+    for part, weights in zip(layer.operations, prepared, strict=True):
+        if isinstance(part, AveragePooling):
+            # Windows of float32 are added faster than those of integers, and as exactly.
+            x = part.sum(x.astype(FLOAT32.terms)).astype(jnp.int32)
+        elif part.weighted:
+            x = integer_product(part, weights, x, units[type(part)])
+        else:
+            x = part(x)
+    return x * gain
