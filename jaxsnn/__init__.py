@@ -11,7 +11,17 @@ A trained model goes through five rooms, and each can be used alone:
 and `sweep` takes a network, images, labels and a grid of settings through the last three at once.
 """
 
-from jaxsnn import metrics, network, networks, neurons, plotting, readout, sweeps, training
+from jaxsnn import (
+    metrics,
+    network,
+    networks,
+    neurons,
+    plotting,
+    readout,
+    stopping,
+    sweeps,
+    training,
+)
 from jaxsnn.balancing import SpikingNetwork, balance_thresholds, normalize_weights
 from jaxsnn.datasets import Dataset, DatasetError, load_dataset
 from jaxsnn.encoding import constant, poisson
@@ -38,6 +48,8 @@ from jaxsnn.sweeps import Grid, best, load_sweep, sweep
 __all__ = [
     "Dataset",
     "DatasetError",
+    "FixedPoint",
+    "FixedPointNetwork",
     "Grid",
     "Network",
     "ReadingError",
@@ -62,12 +74,14 @@ __all__ = [
     "percentile_scales",
     "plotting",
     "poisson",
+    "quantize",
     "read_network",
     "readout",
     "reset_by_subtraction",
     "reset_to_zero",
     "simulate",
     "step_function",
+    "stopping",
     "sweep",
     "sweeps",
     "training",

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import ceil
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxsnn.balancing import SpikingNetwork
 from jaxsnn import encoding, neurons
+from jaxsnn.balancing import SpikingNetwork
 from jaxsnn.fixed_point import LARGEST_POTENTIAL, FixedPointNetwork
 from jaxsnn.network import AnyArray, expect, holds, is_known, per_layer
 from jaxsnn.state import Job, State
@@ -73,9 +74,11 @@ def check_network(network: AnyNetwork) -> None:
             raise ValueError(f"{name}: its weights are not all finite; train it again.")
 
 
-def checked_samples(samples: ArrayLike | Sequence[int] | None, batch: int) -> Array:
+def checked_samples(samples: ArrayLike | Sequence[int] | None, batch: int) -> AnyArray:
     """The number of each sample, one integer for each image."""
-    numbers = np.arange(batch, dtype=np.int32) if samples is None else jnp.asarray(samples)
+    if samples is None:
+        return cast(AnyArray, np.arange(batch, dtype=np.int32))
+    numbers = jnp.asarray(samples)
     if numbers.shape != (batch,) or not jnp.issubdtype(numbers.dtype, jnp.integer):
         raise ValueError(
             f"samples has shape {numbers.shape} and dtype {numbers.dtype}; it must be one integer "
@@ -98,7 +101,7 @@ def check_state(
     integers = isinstance(network, FixedPointNetwork)
     if jnp.issubdtype(state.neurons[0].potential.dtype, jnp.integer) != integers:
         raise ValueError(
-            "the state comes from a run with another arithmetic; go on with the network of that run."
+            "the state comes from a run with another arithmetic; go on with that run's network."
         )
     if not holds(lambda value: value == 0, state.exit_step):
         raise ValueError(
@@ -124,6 +127,8 @@ def start_potentials(
     network: AnyNetwork, potential: ArrayLike | Sequence[ArrayLike]
 ) -> list[AnyArray]:
     """The membrane potentials at the start of each layer, in the arithmetic of the network."""
+    if isinstance(network, FixedPointNetwork) and isinstance(potential, float) and potential == 0:
+        return [np.zeros((), np.int32)] * len(network.units)
     potentials = per_layer(network.network, potential, "initial_potential")
     if isinstance(network, SpikingNetwork):
         return [values.astype(network.network.dtype) for values in potentials]
@@ -161,9 +166,12 @@ def check_fixed_point(job: Job) -> None:
         )
     if rules.encode is encoding.poisson or not is_known(job.images):
         return
-    example = rules.encode(job.keys[0], jnp.asarray(job.probabilities[0], jnp.float32))
+    example = rules.encode(
+        jax.random.wrap_key_data(job.keys[0], impl="threefry2x32"),
+        jnp.asarray(job.probabilities[0], jnp.float32),
+    )
     if not holds(lambda value: (value == 0) | (value == 1), example):
         raise ValueError(
-            "the encoding sends other numbers than 0 and 1, but fixed-point arithmetic takes spikes "
-            "only: use poisson or another encoding by spikes, or float32."
+            "the encoding sends other numbers than 0 and 1, but fixed-point arithmetic takes "
+            "spikes only: use poisson or another encoding by spikes, or float32."
         )

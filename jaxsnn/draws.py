@@ -85,9 +85,28 @@ def bits_16(key: Array, count: int) -> UInt[Array, " count"]:
 # -- Keys ------------------------------------------------------------------------------------------
 
 
-def sample_keys(key: ArrayLike, samples: ArrayLike) -> Array:
-    """A key for each sample that depends on its number alone, and not on its place in a batch."""
-    return jax.vmap(jax.random.fold_in, (None, 0))(_counter_based(key), samples)
+def sample_keys(key: ArrayLike, samples: ArrayLike) -> UInt[Array, "batch 2"]:
+    """The key of each sample as words, which depends on its number and not on its place in a batch.
+
+    Example:
+        >>> import jax, numpy as np
+        >>> from jaxsnn.draws import sample_keys
+        >>> sample_keys(0, np.arange(3))[2].tolist() == sample_keys(0, np.array([2]))[0].tolist()
+        True
+    """
+    if isinstance(key, int) and 0 <= key < 1 << 31:
+        return _of_seed(key, samples)
+    return _folded(_counter_based(key), samples)
+
+
+@jax.jit
+def _folded(key: Array, samples: Array) -> Array:
+    return jax.random.key_data(jax.vmap(jax.random.fold_in, (None, 0))(key, samples))
+
+
+@jax.jit
+def _of_seed(seed: ArrayLike, samples: ArrayLike) -> Array:
+    return _folded(jax.random.key(seed, impl="threefry2x32"), jnp.asarray(samples))
 
 
 def _counter_based(key: ArrayLike) -> Array:

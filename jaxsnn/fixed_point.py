@@ -292,9 +292,7 @@ def _add(part: _Part, operation: Operation, grid: _Grid) -> _Part:
     )
     if isinstance(operation, AveragePooling):
         return _add_pooling(part, operation, one.shape[1:], grid)
-    return part._replace(
-        scale=_moved(operation, part.scale), error=_moved(operation, part.error)
-    )
+    return part._replace(scale=_moved(operation, part.scale), error=_moved(operation, part.error))
 
 
 def _moved(operation: Operation, values: np.ndarray) -> np.ndarray:
@@ -331,10 +329,10 @@ def _add_pooling(part: _Part, pooling: AveragePooling, shape: Shape, grid: _Grid
 
 
 def _with_gain(part: _Part, grid: _Grid) -> _Part:
-    """A layer without weights: its spikes weigh a power of 2, which keeps simple fractions exact."""
+    """A layer without weights: spikes weigh a power of 2, which keeps simple fractions exact."""
     room = min(grid.largest, grid.largest_sum // part.most)
     gain = 1 << max(room.bit_length() - 1, 0)
-    return part._replace(gain=gain, scale=part.scale * gain, error=np.zeros(()))
+    return part._replace(gain=gain, scale=np.asarray(part.scale * gain), error=np.zeros(()))
 
 
 def _add_weights(part: _Part, operation: Operation, grid: _Grid) -> _Part:
@@ -345,24 +343,26 @@ def _add_weights(part: _Part, operation: Operation, grid: _Grid) -> _Part:
             "into one, or use float32."
         )
     weights = np.asarray(jax.tree.leaves(operation)[0], np.float64)
+    if not np.all(np.isfinite(weights)):
+        raise ValueError(f"{grid.name}: its weights are not all finite; train it again.")
     scale = part.scale
     if scale.ndim:
         weights, scale = weights / _along_inputs(operation, scale, grid.name), np.ones(())
     channel = _channel_axis(operation)
     together = tuple(a for a in range(weights.ndim) if a != channel or grid.per == "layer")
 
-    def largest(values: np.ndarray) -> np.ndarray:
-        return np.max(values, axis=together, keepdims=True, initial=0)
+    def largest(values: Any) -> np.ndarray:
+        return np.asarray(np.max(values, axis=together, keepdims=True, initial=0))
 
-    def sums(values: np.ndarray) -> np.ndarray:
+    def sums(values: Any) -> np.ndarray:
         """The larger of the sums of positive and of negative weights."""
         both = [operation.sum_inputs(np.maximum(sign * values, 0)) for sign in (1, -1)]
-        found = np.maximum(*both) * part.most
+        found = np.asarray(np.maximum(*both) * part.most)
         if channel is None:
             return largest(found)
         shape = [-1 if axis == channel else 1 for axis in range(weights.ndim)]
         found = found.reshape(shape)
-        return found.max(keepdims=True) if grid.per == "layer" else found
+        return np.max(found, keepdims=True) if grid.per == "layer" else found
 
     sizes = largest(np.abs(weights))
     sizes = np.maximum(sizes, max(sizes.max(), _TINY) / _FINER)
@@ -378,7 +378,7 @@ def _add_weights(part: _Part, operation: Operation, grid: _Grid) -> _Part:
     return _Part(
         (*part.operations, jax.tree.map(lambda _: jnp.asarray(integer), operation)),
         shape,
-        scale * _at_outputs(operation, steps, shape),
+        np.asarray(scale * _at_outputs(operation, steps, shape)),
         _at_outputs(operation, largest(np.abs(integers / steps - weights)), shape),
         most=1,
         weighted=True,
@@ -392,8 +392,9 @@ def _channel_axis(operation: Operation) -> int | None:
     return 1 if isinstance(operation, Dense) else None
 
 
-def _at_outputs(operation: Operation, values: np.ndarray, shape: Shape) -> np.ndarray:
+def _at_outputs(operation: Operation, values: Any, shape: Shape) -> np.ndarray:
     """One value for each output channel, as an array of all outputs."""
+    values = np.asarray(values)
     if values.size == 1:
         return values.reshape(())
     axis = len(shape) - 1
@@ -475,8 +476,9 @@ def with_thresholds(
     )
 
 
-def _compact(values: np.ndarray) -> np.ndarray:
+def _compact(values: Any) -> np.ndarray:
     """The smallest array that broadcasts to these values."""
+    values = np.asarray(values)
     for axis in range(values.ndim):
         first = values.take([0], axis)
         if np.all(values == first):

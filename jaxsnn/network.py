@@ -51,7 +51,11 @@ class Operation:
         """Return the operation's value for a batch."""
         raise NotImplementedError
 
-    def sum_inputs(self, weights: Array) -> Array:
+    def product(self, x: Array, weights: Array, **how: Any) -> Array:
+        """The operation with other weights, and with options of the product that it is."""
+        raise TypeError(f"{self} has no weights to multiply with.")
+
+    def sum_inputs(self, weights: AnyArray) -> AnyArray:
         """Sum weights like those of the operation over the inputs of each output."""
         raise TypeError(f"{self} has no weights to sum.")
 
@@ -67,11 +71,11 @@ class Dense(Operation):
     def __call__(self, x: Array) -> Array:
         return self.product(x, self.kernel, **_FULL_PRECISION)
 
-    def product(self, x: Array, kernel: Array, **how: Any) -> Array:
+    def product(self, x: Array, weights: Array, **how: Any) -> Array:
         """The operation with another kernel, and with options of `jax.numpy.matmul`."""
-        return jnp.matmul(x, kernel, **how)
+        return jnp.matmul(x, weights, **how)
 
-    def sum_inputs(self, weights: Array) -> Array:
+    def sum_inputs(self, weights: AnyArray) -> AnyArray:
         """Sum over the inputs of each output."""
         return weights.sum(0)
 
@@ -96,11 +100,11 @@ class Convolution(Operation):
     def __call__(self, x: Array) -> Array:
         return self.product(x, self.kernel, **_FULL_PRECISION)
 
-    def product(self, x: Array, kernel: Array, **how: Any) -> Array:
+    def product(self, x: Array, weights: Array, **how: Any) -> Array:
         """The operation with another kernel, and with options of the convolution."""
         return lax.conv_general_dilated(
             x,
-            kernel,
+            weights,
             self.strides,
             self.padding,
             self.input_dilation,
@@ -110,7 +114,7 @@ class Convolution(Operation):
             **how,
         )
 
-    def sum_inputs(self, weights: Array) -> Array:
+    def sum_inputs(self, weights: AnyArray) -> AnyArray:
         """Sum over the whole kernel of each output map."""
         maps = self.dimension_numbers.rhs_spec[0]
         return weights.sum(tuple(axis for axis in range(weights.ndim) if axis != maps))
@@ -131,12 +135,12 @@ class Multiply(Operation):
     def __call__(self, x: Array) -> Array:
         return self.product(x, self.factor)
 
-    def product(self, x: Array, factor: Array, **how: Any) -> Array:
-        """The operation with another factor; a product of numbers is exact, whatever the options."""
+    def product(self, x: Array, weights: Array, **how: Any) -> Array:
+        """The operation with another factor; there is but one way to multiply two numbers."""
         del how
-        return x * factor
+        return x * weights
 
-    def sum_inputs(self, weights: Array) -> Array:
+    def sum_inputs(self, weights: AnyArray) -> AnyArray:
         """Each output has one input."""
         return weights
 
@@ -314,8 +318,8 @@ class Network:
         )
         return [a.shape[1:] for a in jax.eval_shape(lambda n, x: n.activations(x), network, one)]
 
-    def check_images(self, images: ArrayLike) -> Array:
-        """Return the images as a float array, or raise ValueError where their shape is wrong."""
+    def check_images(self, images: ArrayLike) -> AnyArray:
+        """Return the images as an array, or raise ValueError where their shape or type is wrong."""
         shape, dtype = np.shape(images), jnp.result_type(images)
         if not shape or shape[1:] != self.input_shape:
             raise ValueError(
@@ -328,9 +332,9 @@ class Network:
                 f"images have dtype {dtype}, but pixels are floats in [0, 1]: divide 8-bit pixels "
                 "by 255."
             )
-        return jnp.asarray(images)
+        return images if isinstance(images, np.ndarray) else jnp.asarray(images)
 
-    def check_pixels(self, images: ArrayLike) -> Array:
+    def check_pixels(self, images: ArrayLike) -> AnyArray:
         """As `check_images`; there must also be images, and pixels be numbers in [0, 1]."""
         checked = self.check_images(images)
         if len(checked) == 0:
@@ -374,6 +378,8 @@ def holds(condition: Callable[[Any], Any], value: ArrayLike) -> bool:
     """Whether a condition holds everywhere; a tracer passes, since nothing is known of it."""
     if not is_known(value):
         return True
+    if isinstance(value, np.ndarray | np.generic | float | int):
+        return bool(np.all(condition(value)))
     with jax.ensure_compile_time_eval():  # under jit, operations on known arrays are traced too
         return bool(jnp.all(condition(value)))
 

@@ -39,7 +39,7 @@ def scan_steps(
     Args:
         network: the spiking network.
         probabilities: pixel·max_rate·dt of each input `[B, ...]`.
-        keys: the key of each sample `[B]`.
+        keys: the words of the key of each sample `[B, 2]`.
         state: where to go on.
         steps: how many steps.
         chunk: how many of them a layer goes through at a time.
@@ -84,6 +84,8 @@ class _Drive(NamedTuple):
 def _drive(
     layers: Synapses, rules: Rules, keys: Array, probabilities: Array, first: Array, length: int
 ) -> _Drive:
+    keys = jax.random.wrap_key_data(keys, impl="threefry2x32")
+
     def at(step: Array) -> Array:
         step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
         return jax.vmap(rules.encode)(step_keys, probabilities).astype(layers.dtype)
@@ -116,7 +118,9 @@ def _advance(
         all_potentials.append(potentials)
     before = replace(state, neurons=new_neurons)
     read = partial(_read, layers, rules)
-    after, (predictions, active) = _through(read, before, (all_spikes[-1], all_potentials[-1]), length)
+    after, (predictions, active) = _through(
+        read, before, (all_spikes[-1], all_potentials[-1]), length
+    )
     if len(inputs) < length:
         inputs = jnp.broadcast_to(inputs, (length, *inputs.shape[1:]))
     received, *sent = [
@@ -188,7 +192,7 @@ def _read(
         first_spike_step=jnp.where(first, state.step + 1, state.first_spike_step),
     )
     seen = output_seen(layers, state, potential)
-    if rules.stop is not None:
+    if rules.stop is not None and active is not None:
         decided = active & rules.stop(seen, state.step)
         state = replace(state, exit_step=jnp.where(decided, state.step, state.exit_step))
     return state, (rules.read(seen), active)

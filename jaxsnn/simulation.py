@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from math import ceil, prod
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
 from jaxsnn import encoding, events, metrics, neurons, readout, stopping
+from jaxsnn.balancing import SpikingNetwork
 from jaxsnn.checks import (
     check_fixed_point,
     check_network,
@@ -30,8 +31,7 @@ from jaxsnn.checks import (
 from jaxsnn.draws import sample_keys
 from jaxsnn.events import Engine
 from jaxsnn.fixed_point import FixedPoint, FixedPointNetwork
-from jaxsnn.network import AnyArray, Network, is_known
-from jaxsnn.balancing import SpikingNetwork
+from jaxsnn.network import AnyArray, Network, expect, is_known
 from jaxsnn.progress import progress_bar
 from jaxsnn.scan import scan_steps
 from jaxsnn.state import Job, Rules, State, Step
@@ -194,25 +194,26 @@ def simulate(
         ([0, 0, 0, 0], [1.0, 1.0, 1.0, 1.0])
     """
     if arithmetic is not None:
-        network = arithmetic(network)
+        expect(network, SpikingNetwork, "balance_thresholds(network, scales)")
+        network = arithmetic(cast(SpikingNetwork, network))
     check_network(network)
     images = network.network.check_pixels(images)
     steps, refractory_steps = checked_times(duration, dt, max_rate, refractory_period)
     if state is None:
-        samples = checked_samples(samples, len(images))
+        numbers = checked_samples(samples, len(images))
     else:
         if samples is not None or jax.tree.leaves(initial_potential) != [0.0]:
             raise ValueError("samples and initial_potential belong to the state; leave them out.")
         check_state(network, state, len(images), dt, refractory_steps)
-        samples = state.samples
+        numbers = state.samples
     check_sizes(batch_size=batch_size, chunk=chunk)
     rules = Rules(encode, reset, spike, read, record, stop)
     job = Job(
         network,
         images,
-        sample_keys(key, samples),
-        samples,
-        max_rate,
+        sample_keys(key, numbers),
+        numbers,
+        cast(Array, max_rate),
         dt,
         steps,
         refractory_steps,
@@ -285,14 +286,14 @@ def _run_to_the_end(job: Job, *, bar: Any, units: Units, chunk: int) -> tuple[St
 
 def _run_to_exits(
     job: Job, *, bar: Any, units: Units, chunk: int
-) -> tuple[State, np.ndarray, PyTree]:
+) -> tuple[State, AnyArray, PyTree]:
     """As `_run_to_the_end`; samples that a stop rule has ended leave the batch.
 
     The batch is halved as soon as half of it is decided, so that few programs are compiled.
     """
     state = _start(job)
     running, part = np.arange(len(job.images)), job
-    whole_state, predictions, records = None, None, None
+    whole_state, predictions, records = state, np.empty(0), None
     done = 0
     for steps in _parts_of_time(job.steps, _STEPS_BETWEEN_EXITS):
         state, (predicted, recorded) = scan_steps(
@@ -305,7 +306,7 @@ def _run_to_exits(
             rules=part.rules,
             units=units,
         )
-        if whole_state is None:
+        if done == 0:
             whole_state = jax.tree.map(lambda leaf: np.array(leaf), state)
             predictions = np.full((job.steps, len(running)), -1, np.int32)
             records = jax.tree.map(
@@ -327,14 +328,13 @@ def _run_to_exits(
             kept = np.resize(going, size)  # filled up with some of them again
             running, state, part = running[kept], _take(state, kept), _part(part, kept)
     bar.update(bar.total - bar.n)
-    assert whole_state is not None
     if records is not None:
         ended = np.asarray(whole_state.exit_step)
         first = int(whole_state.step) - done
         after = (np.arange(first, first + job.steps)[:, None] >= ended) & (ended > 0)
         jax.tree.map(lambda kept: kept.__setitem__(after, 0), records)
     step = np.asarray(whole_state.step) - done + job.steps
-    return replace(whole_state, step=step), predictions, records
+    return replace(whole_state, step=step), cast(Array, predictions), records
 
 
 def _put(places: np.ndarray) -> Callable[[np.ndarray, Array], np.ndarray]:
@@ -504,5 +504,3 @@ def _join(runs: Sequence[Simulation], size: int) -> Simulation:
         return jax.tree.map(lambda leaf: leaf[:size] if leaf.ndim else leaf, joined)
 
     return Simulation(**{field.name: together(field.name) for field in fields(Simulation)})
-
-

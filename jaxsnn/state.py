@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
+import numpy as np
 from jaxtyping import PyTree
 
 from jaxsnn import encoding, neurons, readout, stopping
+from jaxsnn.fixed_point import FixedPointNetwork
 from jaxsnn.network import AnyArray
 from jaxsnn.synapses import AnyNetwork
 
@@ -88,7 +90,7 @@ class Job(NamedTuple):
     Attributes:
         network: the spiking network.
         images: pixels `[B, ...]`.
-        keys: the random key of each sample `[B]`.
+        keys: the words of the random key of each sample `[B, 2]`.
         samples: their numbers `[B]`.
         max_rate: rate in hertz of a pixel of value 1.
         dt: duration of a step in seconds.
@@ -113,5 +115,11 @@ class Job(NamedTuple):
 
     @property
     def probabilities(self) -> AnyArray:
-        """For each input the probability of a spike in a step `[B, ...]`."""
-        return self.images * (self.max_rate * self.dt)
+        """For each input the probability of a spike in a step `[B, ...]`.
+
+        In fixed point it is one product of float32 numbers, so that it is the same everywhere.
+        """
+        images, factor = self.images, self.max_rate * self.dt
+        if isinstance(self.network, FixedPointNetwork):
+            return images.astype(np.float32) * np.float32(factor)
+        return images * factor

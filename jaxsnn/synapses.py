@@ -5,7 +5,7 @@ The scan and the sweeps know no more of a network than this.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -30,12 +30,11 @@ class Synapses(NamedTuple):
         thresholds: for each layer the firing thresholds, in the type of the potentials.
         units: for each layer what a potential of 1 stands for; None where that is 1.
         dtype: type of potentials and spikes.
-        counts: type of spike counts.
     """
 
     currents: list[Callable[[Array], Array]]
-    thresholds: list[Array]
-    units: list[Array | None]
+    thresholds: Sequence[Array]
+    units: Sequence[Array | None]
     dtype: Any
 
     def in_units(self, index: int, potential: Array) -> Array:

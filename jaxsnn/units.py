@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array
 
@@ -52,12 +51,10 @@ def planes(weights: Array, unit: Unit) -> list[Array]:
     return [low.astype(unit.terms), ((wide - low) >> 8).astype(unit.terms)]
 
 
-def integer_product(
-    operation: Operation, weights: list[Array], x: Array, unit: Unit
-) -> Array:
+def integer_product(operation: Operation, weights: list[Array], x: Array, unit: Unit) -> Array:
     """The operation with integer weights in planes, for integers x: integers of 32 bits."""
     x = x.astype(unit.terms)
-    parts = [
+    total, *higher = (
         operation.product(
             x,
             plane,
@@ -65,8 +62,10 @@ def integer_product(
             preferred_element_type=unit.sums,
         ).astype(jnp.int32)
         for plane in weights
-    ]
-    return sum((part << 8 * place for place, part in enumerate(parts[1:], 1)), parts[0])
+    )
+    for place, part in enumerate(higher, 1):
+        total = total + (part << 8 * place)
+    return total
 
 
 @lru_cache

@@ -349,7 +349,7 @@ def test_memory_does_not_grow_with_the_duration(rng, monkeypatch):
 
     monkeypatch.setattr(simulation, "scan_steps", compiled)
     for steps in (10, 100):
-        run = jaxsnn.simulate(snn, images, key=0, duration=steps * 1e-3)
+        run = jaxsnn.simulate(snn, images, key=0, duration=steps * 1e-3, chunk=5)
         assert run.records is None
         assert run.predictions.shape == (steps, 8)
     short, long = programs

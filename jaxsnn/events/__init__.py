@@ -1,8 +1,8 @@
 """The event-driven engine, for fixed-point networks on CPUs.
 
 In a step a few percent of the neurons spike, so that a dense product is for the most part a product
-with zeros. This engine adds the weights of those neurons alone that spike. It needs Numba, and gives
-exactly the spikes of the scan.
+with zeros. This engine adds the weights of those neurons alone that spike. It needs Numba, and
+gives exactly the spikes of the scan.
 
     kernels   one image through all steps, compiled by Numba
     wiring    a network as flat arrays, for the kernels

@@ -84,8 +84,8 @@ class Results(NamedTuple):
     ==========  ================  ==================================================
     field       shape             meaning
     ==========  ================  ==================================================
-    output      [T, B, classes]   spikes of the output neurons
-    potentials  [T, B, classes]   their potentials
+    output      [B, T, classes]   spikes of the output neurons
+    potentials  [B, T, classes]   their potentials
     totals      [B, T, 1 + L]     spikes of the input and of each layer
     operations  [B, T]            synaptic operations
     ==========  ================  ==================================================
@@ -130,8 +130,8 @@ def run_kernels(job: Job, wired: Wired, arrays: Arrays, bar: Any) -> Results:
     (classes,) = network.network.shapes[-1]
     layers = len(network.network.layers)
     results = Results(
-        np.zeros((job.steps, batch, classes), np.uint8),
-        np.zeros((job.steps, batch, classes), np.int32),
+        np.zeros((batch, job.steps, classes), np.uint8),
+        np.zeros((batch, job.steps, classes), np.int32),
         np.zeros((batch, job.steps, 1 + layers), np.int32),
         np.zeros((batch, job.steps), np.int64),
     )
@@ -182,10 +182,10 @@ def _numbers(job: Job) -> Numbers:
 
 
 def _inputs(job: Job) -> Inputs:
-    # In float32 and to the nearest, as `encoding.poisson` does.
-    probabilities = np.asarray(job.probabilities, np.float32).reshape(len(job.images), -1)
+    # To the nearest, as `encoding.poisson` does.
+    probabilities = np.asarray(job.probabilities).reshape(len(job.images), -1)
     wanted = np.rint(probabilities * np.float32(1 << 16)).astype(np.uint32)
-    return Inputs(wanted, np.asarray(jax.random.key_data(job.keys)))
+    return Inputs(wanted, np.asarray(job.keys))
 
 
 def _fitting_kinds(job: Job, wired: Wired, arrays: Arrays) -> Any:
@@ -317,6 +317,7 @@ def _read(
     read: readout.Readout,
 ) -> Array:
     """What the network says after every step [T, B]."""
+    output, potentials = output.swapaxes(0, 1), potentials.swapaxes(0, 1)
     so_far = counts + output.cumsum(0, dtype=counts.dtype)
     real = jnp.result_type(float)
     ends = done + 1 + jnp.arange(len(output))

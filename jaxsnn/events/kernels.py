@@ -20,16 +20,17 @@ from jaxsnn.draws import PARITY
 from jaxsnn.events.kinds import DENSE, FIRST_SPIKE, NO_STOP, POOL, TO_ZERO
 
 OPTIONS = {"nogil": True, "cache": True, "boundscheck": False}
+BARE = OPTIONS | {"_nrt": False}
 
 _HALF = 1 << 15
 # One in each byte of a word of 64 bits.
 _EACH_BYTE = np.uint64(0x0101010101010101)
 
 
-# -- Random bits: jaxsnn.draws in the words of Numba, whose integers grow unless they are told not to
+# -- Random bits: `jaxsnn.draws` in the words of Numba, whose integers grow unless told otherwise
 
 
-@njit(**OPTIONS)
+@njit(**BARE)
 @no_type_check
 def _mix(one, two, distance):
     one = np.uint32(one + two)
@@ -38,7 +39,7 @@ def _mix(one, two, distance):
     return one, np.uint32((left | right) ^ one)
 
 
-@njit(**OPTIONS)
+@njit(**BARE)
 @no_type_check
 def threefry(key_one, key_two, one, two):
     third = np.uint32(key_one ^ key_two ^ np.uint32(PARITY))
@@ -70,7 +71,7 @@ def threefry(key_one, key_two, one, two):
     return np.uint32(one + third), np.uint32(two + key_one + np.uint32(5))
 
 
-@njit(**OPTIONS)
+@njit(**BARE)
 @no_type_check
 def _draw_blocks(key_one, key_two, blocks, ones, twos):
     for j in range(len(blocks)):
@@ -81,21 +82,21 @@ def _draw_blocks(key_one, key_two, blocks, ones, twos):
 # -- does not are the exceptions: the rarer of the two is what work is done for.
 
 
-@njit(**OPTIONS)
+@njit(**BARE)
 @no_type_check
 def _exceptions_low(words, wanted, flags):
     for j in range(len(words)):
         flags[j] = ((words[j] & np.uint32(0xFFFF)) < wanted[j]) != (wanted[j] > np.uint32(_HALF))
 
 
-@njit(**OPTIONS)
+@njit(**BARE)
 @no_type_check
 def _exceptions_high(words, wanted, flags):
     for j in range(len(words)):
         flags[j] = ((words[j] >> np.uint32(16)) < wanted[j]) != (wanted[j] > np.uint32(_HALF))
 
 
-@njit(**OPTIONS)
+@njit(**BARE)
 @no_type_check
 def flagged(words, found):
     """The places of the bytes that are 1, where a word is eight of them and the others are 0."""
@@ -115,28 +116,28 @@ def flagged(words, found):
 # -- Currents
 
 
-@njit(**OPTIONS)
+@njit(**BARE)
 @no_type_check
 def _add(current, weights):
     for j in range(len(current)):
         current[j] += weights[j]
 
 
-@njit(**OPTIONS)
+@njit(**BARE)
 @no_type_check
 def _subtract(current, weights):
     for j in range(len(current)):
         current[j] -= weights[j]
 
 
-@njit(**OPTIONS)
+@njit(**BARE)
 @no_type_check
 def _add_four(current, one, two, three, four):
     for j in range(len(current)):
         current[j] += one[j] + two[j] + three[j] + four[j]
 
 
-@njit(**OPTIONS)
+@njit(**BARE)
 @no_type_check
 def _add_rows(current, weights, senders):
     """Add the weights of senders to all neurons of a dense layer."""
@@ -156,7 +157,7 @@ def _add_rows(current, weights, senders):
         i += 1
 
 
-@njit(**OPTIONS)
+@njit(**BARE)
 @no_type_check
 def _subtract_rows(current, weights, senders):
     size = len(current)
@@ -164,7 +165,7 @@ def _subtract_rows(current, weights, senders):
         _subtract(current, weights[sender * size :][:size])
 
 
-@njit(**OPTIONS)
+@njit(**BARE)
 @no_type_check
 def _add_runs(current, weights, senders, starts, runs):
     """Add the weights of senders to the runs of neurons that they lead to."""
@@ -174,7 +175,7 @@ def _add_runs(current, weights, senders, starts, runs):
             _add(current[neuron : neuron + length], weights[weight : weight + length])
 
 
-@njit(**OPTIONS)
+@njit(**BARE)
 @no_type_check
 def _subtract_runs(current, weights, senders, starts, runs):
     for sender in senders:
@@ -183,7 +184,7 @@ def _subtract_runs(current, weights, senders, starts, runs):
             _subtract(current[neuron : neuron + length], weights[weight : weight + length])
 
 
-@njit(**OPTIONS)
+@njit(**BARE)
 @no_type_check
 def _receive(kind, current, weights, senders, starts, runs):
     if kind == DENSE:
@@ -195,7 +196,21 @@ def _receive(kind, current, weights, senders, starts, runs):
 # -- Neurons
 
 
-@njit(**OPTIONS)
+@njit(**BARE)
+@no_type_check
+def _copy(target, source):
+    for j in range(len(target)):
+        target[j] = source[j]
+
+
+@njit(**BARE)
+@no_type_check
+def _clear(target):
+    for j in range(len(target)):
+        target[j] = 0
+
+
+@njit(**BARE)
 @no_type_check
 def _integrate(potential, current, threshold, flags):
     for j in range(len(potential)):
@@ -203,7 +218,7 @@ def _integrate(potential, current, threshold, flags):
         flags[j] = potential[j] >= threshold[j]
 
 
-@njit(**OPTIONS)
+@njit(**BARE)
 @no_type_check
 def _integrate_ready(potential, current, threshold, free_from, step, flags):
     """As `_integrate`, for neurons whose refractory period has passed."""
@@ -214,7 +229,7 @@ def _integrate_ready(potential, current, threshold, free_from, step, flags):
         flags[j] = ready and potential[j] >= threshold[j]
 
 
-@njit(**OPTIONS)
+@njit(**BARE)
 @no_type_check
 def _reset(neurons, potential, threshold, counts, free_from, reset, free):
     for j in neurons:
@@ -228,7 +243,7 @@ def _reset(neurons, potential, threshold, counts, free_from, reset, free):
             free_from[j] = free
 
 
-@njit(**OPTIONS)
+@njit(**BARE)
 @no_type_check
 def _pool(potential, threshold, gain, senders, targets, free_from, step, found, seen):
     """Neurons with few inputs each: only those that receive a spike are looked at."""
@@ -249,7 +264,7 @@ def _pool(potential, threshold, gain, senders, targets, free_from, step, found, 
     return count
 
 
-@njit(**OPTIONS)
+@njit(**BARE)
 @no_type_check
 def _decided(stop, spikes, every, counts, first_class, steps):
     if stop == FIRST_SPIKE:
@@ -293,8 +308,10 @@ def simulate_images(images, wiring, rules, inputs, state, results):
     found = np.empty(max(width, wanted_room), np.int64)
     quarter = (len(inputs.wanted[0]) + 3) // 4
     room = (quarter + 7) // 8 * 8
-    blocks, ones, twos = np.empty(room, np.uint32), np.empty(room, np.uint32), np.empty(
-        room, np.uint32
+    blocks, ones, twos = (
+        np.empty(room, np.uint32),
+        np.empty(room, np.uint32),
+        np.empty(room, np.uint32),
     )
     wanted = np.zeros((4, room), np.uint32)
     pixels = np.zeros((4, room), np.int64)
@@ -315,7 +332,7 @@ def simulate_images(images, wiring, rules, inputs, state, results):
             )
 
 
-@njit(**OPTIONS)
+@njit(**BARE)
 @no_type_check
 def _blocks_of(image, blocks, wanted, pixels):
     """The blocks of four draws that any input needs, and what these inputs are."""
@@ -335,7 +352,7 @@ def _blocks_of(image, blocks, wanted, pixels):
     return count
 
 
-@njit(**OPTIONS)
+@njit(**BARE)
 @no_type_check
 def _simulate_image(image, wiring, rules, inputs, state, results, scratch, drawing):
     current, base, flags, words, seen, senders, found, rest = scratch
@@ -345,6 +362,8 @@ def _simulate_image(image, wiring, rules, inputs, state, results, scratch, drawi
     free_from, input_counts = state.free_from[image], state.input_counts[image]
     refractory = len(free_from) > 0
     spikes_of, operations_of = results.totals[image], results.operations[image]
+    output, output_potentials = results.output[image], results.potentials[image]
+    classes = output.shape[1]
     size = _blocks_of(inputs.wanted[image], blocks, wanted, pixels)
     flat_wanted, flat_pixels = wanted.reshape(-1), pixels.reshape(-1)
     one_current, one_kind = current[: first[1]], wiring.kinds[0]
@@ -359,10 +378,10 @@ def _simulate_image(image, wiring, rules, inputs, state, results, scratch, drawi
                 usual += 1
                 usual_operations += wiring.input_synapses[pixels[q, j]]
                 input_counts[pixels[q, j]] += rules.steps
-    current[:] = 0
+    _clear(current)
     _receive(one_kind, one_current, one_weights, senders[:usual], wiring.starts, wiring.runs)
-    base[:] = one_current
-    input_flags[:] = 0
+    _copy(base, one_current)
+    _clear(input_flags.reshape(-1))
     exit_step = 0
     done = 0
     for t in range(rules.steps):
@@ -429,9 +448,9 @@ def _simulate_image(image, wiring, rules, inputs, state, results, scratch, drawi
                 else:
                     _integrate(potential, now, threshold, fired)
                 if layer == 0:
-                    now[:] = base
+                    _copy(now, base)
                 else:
-                    now[:] = 0
+                    _clear(now)
                 count = flagged(words[low >> 3 : high >> 3], found)
             _reset(
                 found[:count],
@@ -451,16 +470,15 @@ def _simulate_image(image, wiring, rules, inputs, state, results, scratch, drawi
         operations_of[t] = operations
         low = first[layers - 1]
         for i in range(count):
-            results.output[t, image, senders[i]] = 1
+            output[t, senders[i]] = 1
         if count > 0 and state.first_class[image] < 0:
             lowest = senders[0]
             for i in range(1, count):
                 lowest = min(lowest, senders[i])
             state.first_class[image] = lowest
             state.first_step[image] = step + 1
-        classes = results.potentials.shape[2]
         for j in range(classes):
-            results.potentials[t, image, j] = potentials[low + j]
+            output_potentials[t, j] = potentials[low + j]
         done = t + 1
         if _decided(
             rules.stop,

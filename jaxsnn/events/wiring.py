@@ -31,6 +31,7 @@ from jaxsnn.network import (
 
 # Neurons of a layer are filled up to a multiple of this: whole vectors, and whole words of flags.
 _LANES = 64
+_VECTOR = 32  # numbers in a vector of the widest unit
 _NEVER = np.iinfo(np.int32).max  # the threshold of neurons that only fill up
 
 
@@ -119,12 +120,20 @@ def wire(network: FixedPointNetwork) -> Wired:
     number = senders.size
     synapses = metrics.fan_out(network.network)
     kinds, first, first_weight, first_start, first_target = [], [0], [0], [], []
-    thresholds, weights, starts, runs, targets, orders, behind, window = [], [], [], [], [], [], [], []
+    thresholds, weights, starts, runs, targets, orders, behind, window = (
+        [],
+        [],
+        [],
+        [],
+        [],
+        [],
+        [],
+        [],
+    )
     for index, layer in enumerate(layers):
         size = _filled(prod(shapes[index]))
         taps, order = _layer(layer, senders, shapes[index], network.gains[index], size)
-        found = taps.runs[np.lexsort((taps.runs[:, 1], taps.runs[:, 0]))]
-        found = _merged(found)
+        found = _sorted(taps.runs)
         threshold = np.full(size, _NEVER, np.int32)
         threshold[order.reshape(-1)] = np.broadcast_to(
             np.asarray(network.thresholds[index]), shapes[index]
@@ -179,8 +188,14 @@ def _filled(size: int) -> int:
     return (size // _LANES + 1) * _LANES
 
 
+def _sorted(runs: np.ndarray) -> np.ndarray:
+    """Runs by sender and neuron."""
+    return runs[np.lexsort((runs[:, 1], runs[:, 0]))]
+
+
 def _merged(runs: np.ndarray) -> np.ndarray:
     """Runs that continue each other, of one sender, made one."""
+    runs = _sorted(runs)
     before, after = runs[:-1], runs[1:]
     goes_on = (
         (before[:, 0] == after[:, 0])
@@ -222,7 +237,7 @@ def _operation(operation: Operation, senders: np.ndarray, gain: int, size: int) 
     if isinstance(operation, Dense):
         return _dense(operation, senders, size)
     if isinstance(operation, Convolution):
-        return _convolution(operation, senders)
+        return _convolution(operation, senders, size)
     if isinstance(operation, AveragePooling):
         return _pooling(operation, senders, gain)
     assert isinstance(operation, Multiply)
@@ -255,7 +270,7 @@ def _dense(operation: Dense, senders: np.ndarray, size: int) -> _Taps:
     return _Taps(kind, kernel.reshape(-1), runs, places)
 
 
-def _convolution(operation: Convolution, senders: np.ndarray) -> _Taps:
+def _convolution(operation: Convolution, senders: np.ndarray, size: int) -> _Taps:
     """One run for each tap of the kernel, all maps in it; neighbours are merged later."""
     numbers = operation.dimension_numbers
     spatial = len(numbers.lhs_spec) - 2
@@ -265,9 +280,7 @@ def _convolution(operation: Convolution, senders: np.ndarray) -> _Taps:
     kernel = np.asarray(operation.kernel).transpose(*window, channels, maps)
     shape_in, window_shape = senders.shape[:-1], kernel.shape[:spatial]
     shape_out = [
-        (
-            (size - 1) * dilation + 1 + low + high - ((taps - 1) * spread + 1)
-        ) // stride + 1
+        ((size - 1) * dilation + 1 + low + high - ((taps - 1) * spread + 1)) // stride + 1
         for size, dilation, (low, high), taps, spread, stride in zip(
             shape_in,
             operation.input_dilation,
@@ -280,7 +293,9 @@ def _convolution(operation: Convolution, senders: np.ndarray) -> _Taps:
     per_group, count = kernel.shape[-2], kernel.shape[-1] // operation.groups
     # Turned around: neighbouring outputs of an input are reached by taps in falling order.
     turned = np.flip(kernel, range(spatial)).transpose(spatial, *range(spatial), spatial + 1)
-    weights = np.ascontiguousarray(turned)  # [channels of a group, taps, maps]
+    # [channels of a group and outer taps, inner taps and maps], with zeros behind each row
+    rows = turned.reshape(-1, turned.shape[-2] * turned.shape[-1])
+    weights = np.pad(rows, ((0, 0), (0, _VECTOR - 1)))
     channel = np.arange(senders.shape[-1])
     group, within = np.divmod(channel, per_group)
     found = []
@@ -300,13 +315,20 @@ def _convolution(operation: Convolution, senders: np.ndarray) -> _Taps:
         flat = np.ravel_multi_index(
             [np.broadcast_to(w, shape_in)[inside] for w in where], shape_out
         )
-        back = [size - 1 - t for size, t in zip(window_shape, tap)]
-        place = within * prod(window_shape) + np.ravel_multi_index(back, window_shape)
+        back = [taps - 1 - t for taps, t in zip(window_shape, tap)]
+        outer = np.ravel_multi_index([0, *back[:-1]], (1, *window_shape[:-1]))
+        row = within * prod(window_shape[:-1]) + outer
         neuron = flat[:, None] * kernel.shape[-1] + group * count
-        weight = np.broadcast_to(place * kernel.shape[-1] + group * count, neuron.shape)
+        place = row * weights.shape[1] + back[-1] * kernel.shape[-1] + group * count
+        weight = np.broadcast_to(place, neuron.shape)
         who = senders[inside]
         found.append(np.stack([who, neuron, weight, np.full_like(who, count)], -1).reshape(-1, 4))
-    runs = np.concatenate(found)
+    runs = _merged(np.concatenate(found))
+    # A run up to the end of a row may go on through its zeros, to whole vectors.
+    ends = runs[:, 2] % weights.shape[1] + runs[:, 3] == rows.shape[1]
+    whole = -(-runs[:, 3] // _VECTOR) * _VECTOR
+    fits = runs[:, 1] + whole <= size
+    runs[:, 3] = np.where(ends & fits & (runs[:, 3] > _VECTOR // 2), whole, runs[:, 3])
     # The places of the neurons, with the maps last, in the layout of the operation.
     places = np.arange(prod(shape_out) * kernel.shape[-1]).reshape(*shape_out, kernel.shape[-1])
     order = [axis - 1 for axis in (*numbers.out_spec[2:], numbers.out_spec[1])]
@@ -326,9 +348,7 @@ def _pooling(operation: AveragePooling, senders: np.ndarray, gain: int) -> _Taps
             )
         ]
         grid = np.meshgrid(*positions, indexing="ij")
-        inside = np.all(
-            [(p >= 0) & (p < size) for p, size in zip(grid, senders.shape)], axis=0
-        )
+        inside = np.all([(p >= 0) & (p < size) for p, size in zip(grid, senders.shape)], axis=0)
         who = senders[tuple(p[inside] for p in grid)]
         neuron = np.flatnonzero(inside.reshape(-1))
         found.append(np.stack([who, neuron, 0 * who, 0 * who + 1], 1))

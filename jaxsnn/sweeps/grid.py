@@ -13,8 +13,8 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxsnn import neurons
-from jaxsnn.neurons import Reset
 from jaxsnn.checks import checked_times, in_steps
+from jaxsnn.neurons import Reset
 
 # The axes of a grid in the order in which they are simulated: what varies outside comes first, and
 # the last three make up the points of one seed and rate.

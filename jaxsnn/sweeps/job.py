@@ -17,9 +17,9 @@ from jaxtyping import Array
 
 from jaxsnn import encoding, readout
 from jaxsnn.balancing import balance_thresholds
+from jaxsnn.checks import check_network, in_steps
 from jaxsnn.digests import digest, fingerprint
 from jaxsnn.network import Network, expect, per_layer
-from jaxsnn.checks import check_network, in_steps
 from jaxsnn.sweeps.grid import SIMULATED, Axis, Grid
 
 

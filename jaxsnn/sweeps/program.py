@@ -30,8 +30,8 @@ from jaxsnn.draws import sample_keys
 from jaxsnn.network import AnyArray, Network
 from jaxsnn.sweeps.counts import Counts, tails, uniform
 from jaxsnn.sweeps.job import Job, Points
-from jaxsnn.synapses import synapses as synapses_of
 from jaxsnn.sweeps.plan import Block, Plan, room, rounded_up
+from jaxsnn.synapses import synapses as synapses_of
 
 
 class _Rules(NamedTuple):
@@ -63,12 +63,7 @@ def piece_runner(
         for found in metrics.fan_out(job.network)
     ]
     numbers = np.arange(len(job.images))
-    keys = np.stack(
-        [
-            np.asarray(jax.random.key_data(sample_keys(seed, numbers)))
-            for seed in grid.values("seed")
-        ]
-    )
+    keys = np.stack([np.asarray(sample_keys(seed, numbers)) for seed in grid.values("seed")])
     size = plan._replace(
         points=rounded_up(plan.points, mesh.shape["points"]),
         images=rounded_up(plan.images, mesh.shape["images"]),
