@@ -534,8 +534,9 @@ def chosen(packages: tuple[str, ...] = ()) -> tuple[dict[str, Entry], dict[str, 
 
 
 def versions() -> dict[str, str]:
-    """The versions of jaxlib, torch and the peers."""
+    """The versions of jaxlib, torch, Numba, which one of our engines needs, and the peers."""
     packages = {entry.package for entry in PEERS.values() if entry.is_installed}
+    packages |= {name for name in ("numba",) if find_spec(name)}
     return {name: version(name) for name in ("jaxlib", "torch", *sorted(packages))}
 
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from jaxsnn.network import AnyArray, Network, holds, per_layer
+from jaxsnn.network import AnyArray, Network, expect, holds, per_layer
 
 
 @jax.tree_util.register_dataclass
@@ -134,6 +134,25 @@ def normalize_weights(network: Network, scales: ArrayLike | Sequence[ArrayLike])
     return SpikingNetwork(
         Network(tuple(layers), network.input_shape), thresholds, [one] * len(layers)
     )
+
+
+def check_spiking_network(network: SpikingNetwork) -> None:
+    """Raise ValueError where a spiking network cannot be simulated, and say why."""
+    expect(network, SpikingNetwork, "balance_thresholds(network, scales)")
+    per_layer(network.network, network.thresholds, "thresholds")
+    per_layer(network.network, network.amplitudes, "amplitudes")
+    shape = network.network.shapes[-1]
+    if len(shape) != 1:
+        raise ValueError(
+            f"the output layer has neurons of shape {shape}; classes need one axis, so flatten the "
+            "model's outputs."
+        )
+    for index, layer in enumerate(network.network.layers):
+        threshold, name = network.thresholds[index], network.network.name(index)
+        if not holds(lambda value: value > 0, threshold):
+            raise ValueError(f"{name}: its thresholds must be positive, not {threshold}.")
+        if not all(holds(jnp.isfinite, weights) for weights in layer.weights):
+            raise ValueError(f"{name}: its weights are not all finite; train it again.")
 
 
 def _checked(network: Network, scales: ArrayLike | Sequence[ArrayLike]) -> list[Array]:

@@ -12,9 +12,9 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxsnn import encoding, neurons
-from jaxsnn.balancing import SpikingNetwork
+from jaxsnn.balancing import SpikingNetwork, check_spiking_network
 from jaxsnn.fixed_point import LARGEST_POTENTIAL, FixedPointNetwork
-from jaxsnn.network import AnyArray, expect, holds, is_known, per_layer
+from jaxsnn.network import AnyArray, holds, is_known, per_layer
 from jaxsnn.state import Job, State
 from jaxsnn.synapses import AnyNetwork
 
@@ -54,24 +54,9 @@ def in_steps(refractory_period: float, dt: float) -> int:
 
 
 def check_network(network: AnyNetwork) -> None:
-    """Raise ValueError where a spiking network cannot be simulated, and say why."""
-    if isinstance(network, FixedPointNetwork):  # was checked when it was made
-        return
-    expect(network, SpikingNetwork, "balance_thresholds(network, scales)")
-    per_layer(network.network, network.thresholds, "thresholds")
-    per_layer(network.network, network.amplitudes, "amplitudes")
-    shape = network.network.shapes[-1]
-    if len(shape) != 1:
-        raise ValueError(
-            f"the output layer has neurons of shape {shape}; classes need one axis, so flatten the "
-            "model's outputs."
-        )
-    for index, layer in enumerate(network.network.layers):
-        threshold, name = network.thresholds[index], network.network.name(index)
-        if not holds(lambda value: value > 0, threshold):
-            raise ValueError(f"{name}: its thresholds must be positive, not {threshold}.")
-        if not all(holds(jnp.isfinite, weights) for weights in layer.weights):
-            raise ValueError(f"{name}: its weights are not all finite; train it again.")
+    """Raise ValueError where a network cannot be simulated; one of integers was checked before."""
+    if not isinstance(network, FixedPointNetwork):
+        check_spiking_network(network)
 
 
 def checked_samples(samples: ArrayLike | Sequence[int] | None, batch: int) -> AnyArray:
@@ -149,28 +134,42 @@ def start_potentials(
 
 def check_fixed_point(job: Job) -> None:
     """Raise ValueError where a job has no exact form in integers."""
-    network, rules = job.network, job.rules
-    assert isinstance(network, FixedPointNetwork)
-    done = 0
-    if job.state is not None and is_known(job.state.step):
-        done = int(job.state.step)
-    if done + job.steps > network.steps:
+    assert isinstance(job.network, FixedPointNetwork)
+    done = 0 if job.state is None or not is_known(job.state.step) else int(job.state.step)
+    check_steps(done + job.steps, job.network.steps)
+    known = is_known(job.images) and is_known(job.max_rate)
+    check_exact(job.rules.reset, job.rules.encode, job.probabilities[:1] if known else None)
+
+
+def check_steps(steps: int, most: int) -> None:
+    """Raise ValueError where a run in fixed point is longer than its potentials allow."""
+    if steps > most:
         raise ValueError(
-            f"a run of {done + job.steps} steps, but the network's potentials are sure not to "
-            f"overflow for {network.steps} only: quantize(network, steps={done + job.steps})."
+            f"a run of {steps} steps, but the potentials are sure not to overflow for {most} only: "
+            f"take FixedPoint(..., steps={steps}) or quantize(..., steps={steps})."
         )
-    if rules.reset not in (neurons.reset_to_zero, neurons.reset_by_subtraction):
+
+
+def check_exact(
+    reset: neurons.Reset, encode: encoding.Encoding, example: ArrayLike | None
+) -> None:
+    """Raise ValueError where a reset or an encoding has no exact form in integers.
+
+    Args:
+        reset: the reset.
+        encode: the encoding.
+        example: probabilities of one sample `[1, ...]`, if they are known.
+    """
+    if reset not in (neurons.reset_to_zero, neurons.reset_by_subtraction):
         raise ValueError(
             "fixed-point arithmetic has the resets reset_to_zero and reset_by_subtraction, for "
             "which potentials are bounded; for another, use float32."
         )
-    if rules.encode is encoding.poisson or not is_known(job.images):
+    if encode is encoding.poisson or example is None:
         return
-    example = rules.encode(
-        jax.random.wrap_key_data(job.keys[0], impl="threefry2x32"),
-        jnp.asarray(job.probabilities[0], jnp.float32),
-    )
-    if not holds(lambda value: (value == 0) | (value == 1), example):
+    with jax.ensure_compile_time_eval():
+        sent = encode(jax.random.key(0), jnp.asarray(example, jnp.float32)[0])
+    if not holds(lambda value: (value == 0) | (value == 1), sent):
         raise ValueError(
             "the encoding sends other numbers than 0 and 1, but fixed-point arithmetic takes "
             "spikes only: use poisson or another encoding by spikes, or float32."

@@ -11,6 +11,8 @@ import tyro
 from jaxsnn import neurons, scaling
 from jaxsnn.datasets import load_dataset
 from jaxsnn.errors import UsageError
+from jaxsnn.events import Engine
+from jaxsnn.fixed_point import FixedPoint
 from jaxsnn.pretrained import kept_in, trained_network
 from jaxsnn.sweeps import Grid, best, load_sweep, plotting, sweep
 from jaxsnn.sweeps.store import check_path
@@ -40,6 +42,8 @@ def sweep_network(
     seed: tuple[int, ...] = (0,),
     duration: float = 0.05,
     images: int = 1000,
+    bits: Literal[8, 16] | None = None,
+    engine: Engine = "auto",
     output: Path = Path("sweep.nc"),
     memory: int | None = None,
     cache: Path | None = None,
@@ -65,6 +69,8 @@ def sweep_network(
         seed: seeds of the input spikes.
         duration: simulated time in seconds.
         images: how many of the 10,000 test images.
+        bits: simulate in fixed point, with weights of 8 or 16 bits; by default in float32.
+        engine: what simulates fixed point: the scan or the event-driven engine.
         output: the file for the result.
         memory: bytes that a piece may take on each device.
         cache: the folder for trained networks; by default the user's cache folder.
@@ -119,6 +125,8 @@ most once in a step: take max_rate <= 1000 or dt <= 0.0005.
             test.labels[:images],
             grid,
             calibration=train.images,
+            arithmetic=None if bits is None else FixedPoint(bits),
+            engine=engine,
             path=output,
             memory=memory,
         )

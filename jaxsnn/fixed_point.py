@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxsnn.balancing import SpikingNetwork
+from jaxsnn.balancing import SpikingNetwork, check_spiking_network
 from jaxsnn.network import (
     AnyArray,
     AveragePooling,
@@ -31,7 +31,6 @@ from jaxsnn.network import (
     Network,
     Operation,
     Shape,
-    expect,
     is_known,
     static_field,
 )
@@ -85,7 +84,7 @@ class FixedPoint:
             raise ValueError(f"steps={self.steps}; it must be from 1 to {1 << 20}.")
 
     def __call__(self, network: SpikingNetwork) -> FixedPointNetwork:
-        expect(network, SpikingNetwork, "balance_thresholds(network, scales)")
+        check_spiking_network(network)
         layers = integer_layers(network.network, network.amplitudes, self)
         return with_thresholds(layers, network.thresholds, network.amplitudes)
 

@@ -297,7 +297,7 @@ class Network:
 
     def activations(self, images: ArrayLike) -> list[Float[Array, "batch ..."]]:
         """The outputs of every ReLU, one array for each layer."""
-        x = self.check_images(images).astype(self.dtype)
+        x = jnp.asarray(self.check_images(images)).astype(self.dtype)
         activations = []
         for layer in self.layers:
             x = jnp.maximum(layer(x), 0)
@@ -332,7 +332,7 @@ class Network:
                 f"images have dtype {dtype}, but pixels are floats in [0, 1]: divide 8-bit pixels "
                 "by 255."
             )
-        return images if isinstance(images, np.ndarray) else jnp.asarray(images)
+        return cast(AnyArray, images if isinstance(images, np.ndarray) else jnp.asarray(images))
 
     def check_pixels(self, images: ArrayLike) -> AnyArray:
         """As `check_images`; there must also be images, and pixels be numbers in [0, 1]."""

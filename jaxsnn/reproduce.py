@@ -21,6 +21,8 @@ from jaxsnn import plotting, scaling, training
 from jaxsnn.balancing import SpikingNetwork, balance_thresholds
 from jaxsnn.datasets import Dataset, load_dataset
 from jaxsnn.errors import UsageError
+from jaxsnn.events import Engine
+from jaxsnn.fixed_point import FixedPoint
 from jaxsnn.network import Network
 from jaxsnn.pretrained import kept_in, trained_network
 from jaxsnn.simulation import Simulation, simulate
@@ -47,6 +49,8 @@ def reproduce(
     full: bool = False,
     images: int = 10_000,
     seed: int = 0,
+    bits: Literal[8, 16] | None = None,
+    engine: Engine = "auto",
     output: Path = Path("reproduction"),
     cache: Path | None = None,
     data_dir: Path | None = None,
@@ -64,6 +68,9 @@ def reproduce(
         full: simulate 500 ms in place of 100, and one conversion beyond the paper's.
         images: how many of the 10,000 test images to simulate.
         seed: of the training and of the input spikes.
+        bits: simulate in fixed point, with weights of 8 or 16 bits; by default in float32.
+        engine: what simulates fixed point: the compiled scan or the event-driven engine, which
+            needs Numba; by default the latter where it can serve.
         output: the folder for the results.
         cache: the folder for trained networks; by default the user's cache folder.
         data_dir: the data directory of TensorFlow Datasets; by default its own.
@@ -87,12 +94,16 @@ def reproduce(
         raise UsageError(f"images={images}; there are 10,000 test images: take 1 to 10000.")
     if not networks:
         raise UsageError("no network chosen; take fc, conv or both.")
+    if engine == "events" and bits is None:
+        raise UsageError('engine="events" simulates fixed point only: take bits=8 or bits=16.')
+    arithmetic = None if bits is None else FixedPoint(bits)
     started = time.monotonic()
     output.mkdir(parents=True, exist_ok=True)
     _say("Loading MNIST")
     train, test = load_dataset("mnist", data_dir=data_dir, archives=archives)
     test = Dataset(test.images[:images], test.labels[:images])
     settings = {"recipe": recipe, "full": full, "images": images, "seed": seed, "dt": _DT}
+    settings |= {"arithmetic": "float32" if arithmetic is None else str(arithmetic)}
     settings |= {"max_rate": 1000.0, "encoding": "poisson", "reset": "to zero"}
     results = {"settings": settings, "machine": machine(), "table": [], "times": [], "accuracy": {}}
     for short in networks:
@@ -107,7 +118,16 @@ def reproduce(
             scales = rule(network, train.images)
             snn = balance_thresholds(network, scales)
             duration = 0.5 if full else 0.1
-            run = simulate(snn, test.images, key=seed, duration=duration, dt=_DT, progress=True)
+            run = simulate(
+                snn,
+                test.images,
+                key=seed,
+                duration=duration,
+                dt=_DT,
+                arithmetic=arithmetic,
+                engine=engine,
+                progress=True,
+            )
             curve = np.asarray(run.accuracy(test.labels))
             row = {"network": name, "conversion": conversion, "ReLU": relu_accuracy}
             results["table"].append(row | _measured(run, curve, test.labels))

@@ -191,22 +191,24 @@ def _read(
         first_spike_class=first_class,
         first_spike_step=jnp.where(first, state.step + 1, state.first_spike_step),
     )
-    seen = output_seen(layers, state, potential)
+    seen = output_seen(layers, counts + spikes, potential, first_class)
     if rules.stop is not None and active is not None:
         decided = active & rules.stop(seen, state.step)
         state = replace(state, exit_step=jnp.where(decided, state.step, state.exit_step))
     return state, (rules.read(seen), active)
 
 
-def output_seen(layers: Synapses, state: State, potential: Array) -> readout.Output:
-    """The output layer as readouts and stop rules see it."""
-    real = jnp.result_type(float) if layers.dtype == jnp.int32 else layers.dtype
+def output_seen(
+    layers: Synapses, counts: Array, potential: Array, first_spike_class: Array
+) -> readout.Output:
+    """The output layer as readouts and stop rules see it: numbers of floating point."""
     last = len(layers.thresholds) - 1
+    floats = jnp.issubdtype(layers.dtype, jnp.floating)
     return readout.Output(
-        state.spike_counts[-1].astype(real),
+        counts if floats else counts.astype(jnp.result_type(float)),
         layers.in_units(last, potential),
         layers.in_units(last, layers.thresholds[last]),
-        state.first_spike_class,
+        first_spike_class,
     )
 
 

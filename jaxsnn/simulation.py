@@ -31,7 +31,7 @@ from jaxsnn.checks import (
 from jaxsnn.draws import sample_keys
 from jaxsnn.events import Engine
 from jaxsnn.fixed_point import FixedPoint, FixedPointNetwork
-from jaxsnn.network import AnyArray, Network, expect, is_known
+from jaxsnn.network import AnyArray, Network, is_known
 from jaxsnn.progress import progress_bar
 from jaxsnn.scan import scan_steps
 from jaxsnn.state import Job, Rules, State, Step
@@ -194,7 +194,6 @@ def simulate(
         ([0, 0, 0, 0], [1.0, 1.0, 1.0, 1.0])
     """
     if arithmetic is not None:
-        expect(network, SpikingNetwork, "balance_thresholds(network, scales)")
         network = arithmetic(cast(SpikingNetwork, network))
     check_network(network)
     images = network.network.check_pixels(images)
@@ -223,7 +222,8 @@ def simulate(
     )
     if isinstance(network, FixedPointNetwork):
         check_fixed_point(job)
-    traced = not all(map(is_known, jax.tree.leaves((network, images, job.keys, job[4], job[8:10]))))
+    given = network, images, job.keys, max_rate, job.potentials, state
+    traced = not all(map(is_known, jax.tree.leaves(given)))
     bar = progress_bar(
         False if traced else progress,
         desc="simulating",
@@ -233,7 +233,7 @@ def simulate(
     )
     with bar:
         if events.serve(engine, network, rules, traced=traced):
-            return simulation(job, *events.run(job, bar))
+            return simulation(job, *events.run(job, bar.update))
         return _simulate_scan(job, bar, batch_size, chunk, traced)
 
 

@@ -102,3 +102,114 @@ def predictions(output_spikes):
     """Class after every step: most spikes so far, ties to the lowest, -1 while there are none."""
     counts = np.cumsum(output_spikes, 0)
     return np.where(counts.max(1) > 0, counts.argmax(1), -1)
+
+
+# -- Integers: every layer is a matrix [outputs, inputs], its neurons in row-major order -----------
+
+
+def convolution_matrix(
+    kernel, shape, strides, padding, input_dilation=None, kernel_dilation=None, groups=1
+):
+    """Kernel [window, channels of a group, maps] over inputs [space, channels], tap by tap.
+
+    Output o receives input i through tap t where o·stride + t·spread = i·dilation + low padding.
+    """
+    *space, channels = shape
+    *window, per_group, maps = kernel.shape
+    ones = [1] * len(space)
+    dilation, spread = input_dilation or ones, kernel_dilation or ones
+    outputs = [
+        ((n - 1) * d + 1 + low + high - (w - 1) * s - 1) // step + 1
+        for n, d, (low, high), w, s, step in zip(
+            space, dilation, padding, window, spread, strides, strict=True
+        )
+    ]
+    matrix = np.zeros((*outputs, maps, *space, channels), kernel.dtype)
+    for place in np.ndindex(*outputs):
+        for tap in np.ndindex(*window):
+            inputs = []
+            for axis in range(len(space)):
+                at = place[axis] * strides[axis] + tap[axis] * spread[axis] - padding[axis][0]
+                inputs.append(at // dilation[axis])
+                if at % dilation[axis] or not 0 <= inputs[-1] < space[axis]:
+                    break
+            else:
+                for one in range(maps):
+                    group = one // (maps // groups)
+                    fan_in = slice(group * per_group, (group + 1) * per_group)
+                    matrix[(*place, one, *inputs, fan_in)] += kernel[(*tap, slice(None), one)]
+    return matrix.reshape(-1, np.prod(shape))
+
+
+def window_matrix(shape, window, strides, padding):
+    """Sums over windows of inputs [space, channels], each channel for itself: ones and zeros."""
+    channels = shape[-1]
+    ones = np.ones((*window, 1, channels), np.int64)
+    return convolution_matrix(ones, shape, strides, padding, groups=channels)
+
+
+def simulate_integers(
+    matrices, inputs, thresholds, *, reset="zero", refractory_steps=0, potentials=None
+):
+    """As `simulate`, in integers of 64 bits and for many samples at once: inputs [T, B, n].
+
+    Returns the spikes of every layer [T, B, n], and the last potentials [B, n].
+    """
+    matrices = [matrix.astype(np.int64) for matrix in matrices]
+    batch = inputs.shape[1]
+    current = [np.zeros((batch, len(matrix)), np.int64) for matrix in matrices]
+    if potentials is not None:
+        current = [zero + start for zero, start in zip(current, potentials, strict=True)]
+    free_from = [np.zeros(v.shape, int) for v in current]
+    spikes = [np.zeros((len(inputs), *v.shape), np.int64) for v in current]
+    for t, x in enumerate(inputs.astype(np.int64)):
+        for v, free, fired, matrix, theta in zip(
+            current, free_from, spikes, matrices, thresholds, strict=True
+        ):
+            ready = free <= t
+            v += ready * (x @ matrix.T)
+            x = (v >= theta) & ready
+            v -= x * (v if reset == "zero" else theta)
+            free[x] = t + refractory_steps
+            fired[t] = x
+    return spikes, current
+
+
+# -- Random bits -----------------------------------------------------------------------------------
+
+
+def threefry(key, counter):
+    """Threefry-2x32 with 20 rounds (Salmon et al. 2011), in Python's integers."""
+    mask = (1 << 32) - 1
+    keys = [*key, 0x1BD11BDA ^ key[0] ^ key[1]]
+    a, b = ((word + add) & mask for word, add in zip(counter, keys, strict=False))
+    rotations = [13, 15, 26, 6, 17, 29, 16, 24]
+    for number in range(20):
+        a = (a + b) & mask
+        distance = rotations[number % 8]
+        b = (b << distance | b >> 32 - distance) & mask ^ a
+        if number % 4 == 3:
+            group = number // 4 + 1
+            a = (a + keys[group % 3]) & mask
+            b = (b + keys[(group + 1) % 3] + group) & mask
+    return a, b
+
+
+def bits_16(key, count):
+    """So many draws of 16 bits: the halves of the words of one block for every four of them."""
+    blocks = [threefry(key, (0, block)) for block in range(-(-count // 4))]
+    one, two = zip(*blocks, strict=True)
+    halves = [[w & 0xFFFF for w in one], [w >> 16 for w in one]]
+    halves += [[w & 0xFFFF for w in two], [w >> 16 for w in two]]
+    return np.array(sum(halves, []))[:count]
+
+
+def poisson_spikes(seed, samples, steps, probabilities):
+    """Input spikes [T, B, n] of probabilities [B, n], where draw < round(65536·probability)."""
+    wanted = np.rint(probabilities.astype(np.float64) * 65536)
+    spikes = np.zeros((steps, *wanted.shape), np.int64)
+    for place, sample in enumerate(samples):
+        key = threefry((0, seed), (0, sample))
+        for t in range(steps):
+            spikes[t, place] = bits_16(threefry(key, (0, t)), wanted.shape[1]) < wanted[place]
+    return spikes

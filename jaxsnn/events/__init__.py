@@ -12,6 +12,7 @@ gives exactly the spikes of the scan.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any, Literal
@@ -72,8 +73,8 @@ def _say_once(text: str) -> None:
     warnings.warn(text, stacklevel=5)
 
 
-def run(job: Job, bar: Any) -> tuple[State, Array, None]:
+def run(job: Job, advance: Callable[[int], Any]) -> tuple[State, Array, None]:
     """Simulate a job that `serve` has found fit: the last state, and predictions `[T, B]`."""
     from jaxsnn.events.engine import simulate_events
 
-    return simulate_events(job, bar)
+    return simulate_events(job, advance)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from math import ceil
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -97,24 +97,58 @@ class Results(NamedTuple):
     operations: np.ndarray
 
 
-def simulate_events(job: Job, bar: Any) -> tuple[State, Array, None]:
+class Watched(NamedTuple):
+    """A run of the kernels: what they counted, what they saw, and what was read from it.
+
+    Attributes:
+        arrays: the state at the end.
+        results: what happened in every step.
+        predictions: the class after every step `[T, B]`.
+    """
+
+    arrays: Arrays
+    results: Results
+    predictions: Array
+
+
+def simulate_events(job: Job, advance: Callable[[int], Any]) -> tuple[State, Array, None]:
     """Simulate a job that `serve` has found fit.
 
     Args:
         job: the job.
-        bar: a progress bar over image-steps.
+        advance: called with the number of image-steps that were done.
 
     Returns:
         The last state, the predictions of every step `[T, B]`, and no records.
     """
-    network = job.network
-    assert isinstance(network, FixedPointNetwork)
-    wired = wired_network(network)
-    arrays = arrays_of(job, wired)
-    before = arrays.counts[:, _output(wired, network)].copy(), arrays.first_class.copy()
-    results = run_kernels(job, wired, arrays, bar)
-    state = _state(job, wired, arrays)
-    return state, _predictions(job, arrays, results, before), None
+    wired = wired_network(_integers(job))
+    watched = watch(job, wired, advance)
+    return _state(job, wired, watched.arrays), watched.predictions, None
+
+
+def watch(job: Job, wired: Wired, advance: Callable[[int], Any]) -> Watched:
+    """Run the kernels on a job, and read the class after every step."""
+    arrays = _arrays(job, wired)
+    counts, first_class = arrays.counts[:, _output(job, wired)].copy(), arrays.first_class.copy()
+    results = _run_kernels(job, wired, arrays, advance)
+    network = _integers(job)
+    predictions = _read(
+        results.output,
+        results.potentials,
+        counts,
+        np.where(first_class < 0, arrays.first_step, 0),
+        arrays.first_class,
+        _first_step(job),
+        network.units[-1],
+        network.thresholds[-1],
+        read=job.rules.read,
+    )
+    return Watched(arrays, results, predictions)
+
+
+def _integers(job: Job) -> FixedPointNetwork:
+    assert isinstance(job.network, FixedPointNetwork)
+    return job.network
 
 
 def wired_network(network: FixedPointNetwork) -> Wired:
@@ -122,7 +156,9 @@ def wired_network(network: FixedPointNetwork) -> Wired:
     return remembered(network, "wired", wire)
 
 
-def run_kernels(job: Job, wired: Wired, arrays: Arrays, bar: Any) -> Results:
+def _run_kernels(
+    job: Job, wired: Wired, arrays: Arrays, advance: Callable[[int], Any]
+) -> Results:
     """Bring the arrays forward by the job's steps, on all cores, and write down the results."""
     from jaxsnn.events.kernels import simulate_images
 
@@ -143,7 +179,7 @@ def run_kernels(job: Job, wired: Wired, arrays: Arrays, bar: Any) -> Results:
         return len(images)
 
     for done in _on_all_cores(work, batch):
-        bar.update(done * job.steps)
+        advance(done * job.steps)
     return results
 
 
@@ -176,9 +212,12 @@ def _numbers(job: Job) -> Numbers:
         found = kinds.FIRST_SPIKE, 0, 0
     elif isinstance(stop, stopping.Margin):
         found = kinds.MARGIN, stop.spikes, stop.every
-    first = 0 if job.state is None else int(job.state.step)
     reset = _RESETS[job.rules.reset]
-    return Numbers(first, job.steps, job.refractory_steps, reset, *found)
+    return Numbers(_first_step(job), job.steps, job.refractory_steps, reset, *found)
+
+
+def _first_step(job: Job) -> int:
+    return 0 if job.state is None else int(job.state.step)
 
 
 def _inputs(job: Job) -> Inputs:
@@ -205,7 +244,7 @@ def _fitting_kinds(job: Job, wired: Wired, arrays: Arrays) -> Any:
     return wiring._replace(kinds=found)
 
 
-def arrays_of(job: Job, wired: Wired) -> Arrays:
+def _arrays(job: Job, wired: Wired) -> Arrays:
     """The state of a job in the order of the wiring."""
     batch, network = len(job.images), job.network.network
     first = wired.wiring.first
@@ -246,14 +285,14 @@ def arrays_of(job: Job, wired: Wired) -> Arrays:
 def _in_shape(values: np.ndarray, wired: Wired, layer: int) -> np.ndarray:
     """Values [B, P] of the neurons of a layer in their own shape; a view where that is possible."""
     start, order = wired.wiring.first[layer], wired.orders[layer]
-    if order.flat[0] == 0 and np.array_equal(order.reshape(-1), np.arange(order.size)):
+    if wired.in_order[layer]:
         part = values[:, start : start + order.size]
         return part.reshape(len(values), *order.shape)
     return values[:, start + order]
 
 
 def _state(job: Job, wired: Wired, arrays: Arrays) -> State:
-    step = np.asarray(_numbers(job).first_step + job.steps, np.int32)
+    step = np.asarray(_first_step(job) + job.steps, np.int32)
     layers = range(len(wired.orders))
 
     def waiting(layer: int) -> np.ndarray | None:
@@ -262,7 +301,7 @@ def _state(job: Job, wired: Wired, arrays: Arrays) -> State:
         return np.maximum(_in_shape(arrays.free_from, wired, layer) - step, 0)
 
     return State(
-        step=step,
+        step=cast(Array, step),
         neurons=[
             neurons.NeuronState(_in_shape(arrays.potentials, wired, layer), waiting(layer))
             for layer in layers
@@ -273,34 +312,15 @@ def _state(job: Job, wired: Wired, arrays: Arrays) -> State:
         first_spike_step=arrays.first_step,
         exit_step=arrays.exit_step,
         samples=job.samples,
-        dt=np.float32(job.dt),
-        refractory_steps=np.asarray(job.refractory_steps, np.int32),
+        dt=cast(Array, np.float32(job.dt)),
+        refractory_steps=cast(Array, np.asarray(job.refractory_steps, np.int32)),
     )
 
 
-def _output(wired: Wired, network: FixedPointNetwork) -> slice:
-    """The output neurons among all; they are in order, since they have one axis."""
+def _output(job: Job, wired: Wired) -> slice:
+    """The output neurons among all."""
     start = wired.wiring.first[-2]
-    return slice(start, start + network.network.shapes[-1][0])
-
-
-def _predictions(
-    job: Job, arrays: Arrays, results: Results, before: tuple[np.ndarray, np.ndarray]
-) -> Array:
-    network = job.network
-    assert isinstance(network, FixedPointNetwork)
-    counts, first_class = before
-    return _read(
-        results.output,
-        results.potentials,
-        counts,
-        np.where(first_class < 0, arrays.first_step, 0),
-        arrays.first_class,
-        _numbers(job).first_step,
-        network.units[-1],
-        network.thresholds[-1],
-        read=job.rules.read,
-    )
+    return slice(start, start + job.network.network.shapes[-1][0])
 
 
 @partial(jax.jit, static_argnames="read")

@@ -7,6 +7,7 @@ kept with the maps last and whose kernel is turned around, it is one for each ro
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
 from math import prod
 from typing import NamedTuple
@@ -25,7 +26,6 @@ from jaxsnn.network import (
     Multiply,
     Operation,
     Reshape,
-    Shape,
     Transpose,
 )
 
@@ -80,11 +80,13 @@ class Wired(NamedTuple):
     Attributes:
         wiring: the arrays.
         orders: for each layer the place of each neuron, of the layer's own shape, within it.
+        in_order: for each layer whether that is the order of its own shape.
         window: for each layer how many runs lead to a neuron, at most.
     """
 
     wiring: Wiring
     orders: list[np.ndarray]
+    in_order: list[bool]
     window: list[int]
 
 
@@ -115,72 +117,89 @@ class _Taps(NamedTuple):
 
 def wire(network: FixedPointNetwork) -> Wired:
     """Make the arrays of a network that the events can serve."""
-    layers, shapes = network.network.layers, network.network.shapes
-    senders = np.arange(prod(network.network.input_shape)).reshape(network.network.input_shape)
-    number = senders.size
-    synapses = metrics.fan_out(network.network)
-    kinds, first, first_weight, first_start, first_target = [], [0], [0], [], []
-    thresholds, weights, starts, runs, targets, orders, behind, window = (
-        [],
-        [],
-        [],
-        [],
-        [],
-        [],
-        [],
-        [],
-    )
-    for index, layer in enumerate(layers):
-        size = _filled(prod(shapes[index]))
-        taps, order = _layer(layer, senders, shapes[index], network.gains[index], size)
-        found = _sorted(taps.runs)
-        threshold = np.full(size, _NEVER, np.int32)
-        threshold[order.reshape(-1)] = np.broadcast_to(
-            np.asarray(network.thresholds[index]), shapes[index]
-        ).reshape(-1)
-        first_start.append(sum(map(len, starts)))
-        counts = np.bincount(found[:, 0], minlength=number)
-        offset = sum(map(len, runs))
-        starts.append(offset + np.concatenate([[0], np.cumsum(counts)]))
-        runs.append(found[:, 1:])
-        first_target.append(sum(map(len, targets)))
-        window.append(int(np.bincount(found[:, 1]).max()))
-        kind = taps.kind
-        if kind == POOL:
-            # Senders that lead nowhere lead to a neuron that only fills up.
-            single = np.full(number, size - 1)
-            single[found[:, 0]] = found[:, 1]
-            targets.append(single)
-        if index + 1 < len(layers):
-            ahead = np.zeros(size, np.int64)
-            ahead[order.reshape(-1)] = np.asarray(synapses[index + 1]).reshape(-1)
-            behind.append(ahead)
-        kinds.append(kind)
-        thresholds.append(threshold)
-        weights.append(taps.weights)
-        first.append(first[-1] + size)
-        first_weight.append(first_weight[-1] + taps.weights.size)
-        orders.append(order)
-        senders, number = order, size
+    integers, gains = network.network, network.gains
+    senders = np.arange(prod(integers.input_shape)).reshape(integers.input_shape)
+    count, wires = senders.size, []
+    for layer, shape, gain in zip(integers.layers, integers.shapes, gains, strict=True):
+        size = _filled(prod(shape))
+        taps = _taps(layer, senders, gain, size)
+        senders = taps.places.reshape(shape)
+        wires.append(_Wires(count, size, taps.kind, taps.weights, _sorted(taps.runs), senders))
+        count = size
+    orders, first = [wire.order for wire in wires], _ends([wire.size for wire in wires])
+    first_run = _ends([len(wire.runs) for wire in wires])
+    starts = [start + wire.starts() for start, wire in zip(first_run, wires)]
+    targets = [wire.targets() for wire in wires]
+    inputs, *behind = map(np.asarray, metrics.fan_out(integers))
+    synapses = np.zeros(first[-1], np.int64)
+    for start, order, numbers in zip(first, orders, behind):
+        synapses[start + order] = numbers
     narrow = set(network.bits) == {8}
     wiring = Wiring(
-        kinds=np.array(kinds),
-        first=np.array(first),
-        thresholds=np.concatenate(thresholds),
-        weights=np.concatenate(weights).astype(np.int8 if narrow else np.int16),
-        first_weight=np.array(first_weight),
-        starts=np.concatenate(starts).astype(np.int64),
-        first_start=np.array(first_start),
-        runs=np.concatenate(runs).astype(np.int64),
-        targets=np.concatenate([*targets, np.zeros(1)]).astype(np.int64),
-        first_target=np.array(first_target),
-        gains=np.array(network.gains),
-        synapses=np.concatenate([*behind, np.zeros(first[-1] - first[-2])]).astype(np.int64),
-        input_synapses=np.asarray(synapses[0]).reshape(-1).astype(np.int64),
+        kinds=np.array([wire.kind for wire in wires]),
+        first=first,
+        thresholds=_thresholds(network, orders, first),
+        weights=np.concatenate([wire.weights for wire in wires], dtype=np.int16),
+        first_weight=_ends([wire.weights.size for wire in wires]),
+        starts=np.concatenate(starts),
+        first_start=_ends(list(map(len, starts))),
+        runs=np.concatenate([wire.runs[:, 1:] for wire in wires]),
+        targets=np.concatenate(targets),
+        first_target=_ends(list(map(len, targets))),
+        gains=np.array(gains),
+        synapses=synapses,
+        input_synapses=inputs.reshape(-1).astype(np.int64),
         # `quantize` sees to it that a sum of weights of 8 bits has 16.
         currents=np.zeros(0, np.int16 if narrow else np.int32),
     )
-    return Wired(wiring, orders, window)
+    if narrow:
+        wiring = wiring._replace(weights=wiring.weights.astype(np.int8))
+    in_order = [np.array_equal(order.reshape(-1), np.arange(order.size)) for order in orders]
+    return Wired(wiring, orders, in_order, [int(np.bincount(w.runs[:, 1]).max()) for w in wires])
+
+
+class _Wires(NamedTuple):
+    """One layer: its senders and neurons, filled up; its weights and runs; its neurons' places."""
+
+    senders: int
+    size: int
+    kind: int
+    weights: np.ndarray
+    runs: np.ndarray
+    order: np.ndarray
+
+    def starts(self) -> np.ndarray:
+        """The first run of each sender, and the end."""
+        return _ends(np.bincount(self.runs[:, 0], minlength=self.senders))
+
+    def targets(self) -> np.ndarray:
+        """Of a pooling, the neuron that each sender leads to; if none, one that only fills up."""
+        if self.kind != POOL:
+            return np.zeros(0, np.int64)
+        found = np.full(self.senders, self.size - 1)
+        found[self.runs[:, 0]] = self.runs[:, 1]
+        return found
+
+
+def _ends(sizes: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Where parts of these sizes begin that follow each other, and the end."""
+    return np.concatenate([[0], np.cumsum(sizes)])
+
+
+def with_thresholds(wired: Wired, network: FixedPointNetwork) -> Wired:
+    """The arrays with the thresholds of another network, whose weights are the same."""
+    thresholds = _thresholds(network, wired.orders, wired.wiring.first)
+    return wired._replace(wiring=wired.wiring._replace(thresholds=thresholds))
+
+
+def _thresholds(
+    network: FixedPointNetwork, orders: Sequence[np.ndarray], first: Sequence[int] | np.ndarray
+) -> np.ndarray:
+    """The thresholds of all neurons; those that only fill up never spike."""
+    found = np.full(first[-1], _NEVER, np.int32)
+    for order, start, values in zip(orders, first, network.thresholds):
+        found[start + order] = np.broadcast_to(np.asarray(values), order.shape)
+    return found
 
 
 def _filled(size: int) -> int:
@@ -211,9 +230,7 @@ def _merged(runs: np.ndarray) -> np.ndarray:
 # -- Layers ----------------------------------------------------------------------------------------
 
 
-def _layer(
-    layer: Layer, senders: np.ndarray, shape: Shape, gain: int, size: int
-) -> tuple[_Taps, np.ndarray]:
+def _taps(layer: Layer, senders: np.ndarray, gain: int, size: int) -> _Taps:
     """The runs of a layer, and the places of its neurons in their own shape."""
     taps = None
     for operation in layer.operations:
@@ -226,7 +243,7 @@ def _layer(
             taps = _operation(operation, senders, gain, size)
     if taps is None:  # each sender leads to the neuron in its place
         taps = _one_to_one(senders, np.full(senders.shape, gain))
-    return taps, taps.places.reshape(shape)
+    return taps
 
 
 def _moved(operation: Operation, places: np.ndarray) -> np.ndarray:
@@ -292,7 +309,7 @@ def _convolution(operation: Convolution, senders: np.ndarray, size: int) -> _Tap
     ]
     per_group, count = kernel.shape[-2], kernel.shape[-1] // operation.groups
     # Turned around: neighbouring outputs of an input are reached by taps in falling order.
-    turned = np.flip(kernel, range(spatial)).transpose(spatial, *range(spatial), spatial + 1)
+    turned = np.flip(kernel, tuple(range(spatial))).transpose(spatial, *range(spatial), spatial + 1)
     # [channels of a group and outer taps, inner taps and maps], with zeros behind each row
     rows = turned.reshape(-1, turned.shape[-2] * turned.shape[-1])
     weights = np.pad(rows, ((0, 0), (0, _VECTOR - 1)))

@@ -79,7 +79,7 @@ def to_dataset(job: Job, points: Points, counts: Counts, relu_accuracy: float) -
 
     grid, images, scales = job.grid, len(job.images), points.scale_factors
     counts = _in_order(counts, grid)
-    same = [uniform(found) or 0 for found in metrics.fan_out(job.network)]
+    same = [uniform(found) or 0 for found in metrics.fan_out(points.network.network)]
     operations = counts.spikes[..., :-1] @ np.array(same) + counts.operations @ [1 << 16, 1]
     undecided = _until(counts.undecided - images, grid) + images  # all are, before the first step
     spikes = _until(counts.spikes.cumsum(_AXES), grid) / images
@@ -150,15 +150,15 @@ def _coordinates(network: Network, grid: Grid) -> dict[str, Any]:
     return coordinates
 
 
-def tails(network: Network) -> Counts:
+def tails(layers: int) -> Counts:
     """The shapes of the counts of one step."""
-    return Counts((), (), (), (), (1 + len(network.layers),), (2,))
+    return Counts((), (), (), (), (1 + layers,), (2,))
 
 
 def no_counts(job: Job) -> Counts:
     """Zeros for all points [reset, dt, seed, max_rate, points, T, ...]."""
     shape = *job.shape, job.most_steps
-    return Counts(*(np.zeros((*shape, *tail), np.int64) for tail in tails(job.network)))
+    return Counts(*(np.zeros((*shape, *tail), np.int64) for tail in tails(len(job.network.layers))))
 
 
 def uniform(synapses: ArrayLike) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from inspect import Parameter, signature
 from itertools import product
 from math import prod
@@ -16,11 +17,13 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from jaxsnn import encoding, readout
-from jaxsnn.balancing import balance_thresholds
-from jaxsnn.checks import check_network, in_steps
+from jaxsnn.balancing import SpikingNetwork, balance_thresholds, check_spiking_network
+from jaxsnn.checks import check_exact, check_steps, in_steps
 from jaxsnn.digests import digest, fingerprint
+from jaxsnn.fixed_point import FixedPoint, FixedPointNetwork, integer_layers, with_thresholds
 from jaxsnn.network import Network, expect, per_layer
 from jaxsnn.sweeps.grid import SIMULATED, Axis, Grid
+from jaxsnn.synapses import AnyNetwork
 
 
 class Job(NamedTuple):
@@ -32,6 +35,7 @@ class Job(NamedTuple):
     grid: Grid
     encode: encoding.Encoding
     read: readout.Readout
+    arithmetic: FixedPoint | None
 
     @property
     def shape(self) -> tuple[int, int, int, int, int]:
@@ -55,12 +59,15 @@ class Points(NamedTuple):
     """The points of one seed, rate and dt: scale rules × thresholds × refractory periods.
 
     Attributes:
+        network: the network of the first point; all points have its weights.
         thresholds: for each layer the firing thresholds [points, ...].
-        amplitudes: for each layer what a spike weighs [points, ...].
+        amplitudes: for each layer what a spike weighs, or in fixed point what a potential of 1
+            stands for [points, ...].
         refractory_periods: in seconds [points].
         scale_factors: for each scale rule λ of each layer.
     """
 
+    network: AnyNetwork
     thresholds: list[np.ndarray]
     amplitudes: list[np.ndarray]
     refractory_periods: np.ndarray
@@ -75,11 +82,12 @@ def checked_job(
     calibration: ArrayLike | None,
     encode: encoding.Encoding,
     read: readout.Readout,
+    arithmetic: FixedPoint | None,
 ) -> Job:
     """The job of these arguments of `sweep`, or the errors that it names."""
     expect(network, Network, "read_network(model, example)")
     expect(grid, Grid, "jaxsnn.Grid(scales=..., threshold=...)")
-    check_network(balance_thresholds(network, 1.0))
+    check_spiking_network(balance_thresholds(network, 1.0))
     pixels, classes = _checked_images(network, images, labels)
     for row in grid.values("threshold"):
         per_layer(network, np.asarray(row).tolist(), "threshold")
@@ -100,7 +108,12 @@ def checked_job(
             f"read returned an array of shape {read_out.shape} for 1 sample; it must return one "
             "class for each sample."
         )
-    return Job(network, pixels, classes, grid, encode, read)
+    job = Job(network, pixels, classes, grid, encode, read, arithmetic)
+    if arithmetic is not None:
+        check_steps(job.most_steps, arithmetic.steps)
+        for reset in grid.values("reset"):
+            check_exact(reset, encode, pixels[:1])
+    return job
 
 
 def make_points(job: Job, calibration: ArrayLike | None) -> Points:
@@ -114,15 +127,47 @@ def make_points(job: Job, calibration: ArrayLike | None) -> Points:
     rows = [np.asarray(row).tolist() for row in grid.values("threshold")]
     multipliers = [per_layer(network, row, "threshold") for row in rows]
     points = list(product(balanced, multipliers, grid.values("refractory_period")))
-    thresholds = [
-        [m * scale for m, scale in zip(row, snn.thresholds, strict=True)] for snn, row, _ in points
+    networks = [
+        SpikingNetwork(
+            network, [m * theta for m, theta in zip(row, snn.thresholds, strict=True)], snn.amplitudes
+        )
+        for snn, row, _ in points
     ]
+    if job.arithmetic is not None:
+        networks = _in_integers(job, networks)
     return Points(
-        thresholds=_stacked(thresholds),
-        amplitudes=_stacked([snn.amplitudes for snn, _, _ in points]),
+        network=networks[0],
+        thresholds=_stacked([snn.thresholds for snn in networks]),
+        amplitudes=_stacked([_varying(snn) for snn in networks]),
         refractory_periods=np.array([period for _, _, period in points]),
         scale_factors=[list(map(np.asarray, scales)) for scales in factors],
     )
+
+
+def at_point(network: AnyNetwork, thresholds: list[Array], amplitudes: list[Array]) -> AnyNetwork:
+    """The network of a point, from that of another and its own entries of `Points`."""
+    if isinstance(network, FixedPointNetwork):
+        return replace(network, thresholds=thresholds, units=amplitudes)
+    return replace(network, thresholds=thresholds, amplitudes=amplitudes)
+
+
+def _varying(network: AnyNetwork) -> list[Array]:
+    return network.units if isinstance(network, FixedPointNetwork) else network.amplitudes
+
+
+def _in_integers(job: Job, networks: list[SpikingNetwork]) -> list[FixedPointNetwork]:
+    """The points in fixed point: one set of integer weights, and thresholds for each."""
+    assert job.arithmetic is not None
+    layers = integer_layers(job.network, networks[0].amplitudes, job.arithmetic)
+    for index in range(len(job.network.layers) - 1):
+        values = [np.asarray(snn.amplitudes[index]) for snn in networks]
+        if any(v.ndim for v in values) and not all(np.array_equal(v, values[0]) for v in values):
+            raise ValueError(
+                f"{job.network.name(index)}: its scale factors are arrays, which in fixed point "
+                "become part of the next layer's weights, and the points of a sweep share their "
+                "weights. Sweep these scale factors one at a time, or in float32."
+            )
+    return [with_thresholds(layers, snn.thresholds, snn.amplitudes) for snn in networks]
 
 
 def identity(job: Job, points: Points) -> dict[str, str]:
@@ -140,6 +185,7 @@ def identity(job: Job, points: Points) -> dict[str, str]:
         **{name: _as_text(grid.axes[name]) for name in numbers},
         "duration": str(grid.times.tolist()),
         "reset": digest(_labels(grid.axes["reset"]), *resets),
+        "arithmetic": "float" if job.arithmetic is None else str(job.arithmetic),
         "encoding": fingerprint(job.encode, jax.random.key(0), pixels),
         "readout": fingerprint(job.read, _output(network)),
     }

@@ -16,6 +16,7 @@ from jaxsnn.sweeps.job import Job
 # What a piece may take on a device; pieces of this size stay in a CPU's caches.
 _MEMORY = {"cpu": 1 << 24}
 _MEMORY_OF_ACCELERATORS = 1 << 30
+_MEMORY_OF_EVENTS = 1 << 27
 # The steps a program has room for are a multiple of this, so that few durations need another.
 _ROOM = 100
 # Operations are summed over images in two halves of 16 bits, spikes as they are: both below 2^31.
@@ -91,6 +92,25 @@ def planned(job: Job, mesh: Mesh, memory: int | None) -> Plan:
     return Plan(s, r, p * mesh.shape["points"], b * along)
 
 
+def planned_for_events(job: Job, memory: int | None) -> Plan:
+    """As `planned`, for the event-driven engine: points one by one, on as many images as fit."""
+    _, _, _, _, points = job.shape
+    layers = [prod(shape) for shape in job.network.shapes]
+    # Potentials and counts; inputs, their keys and counts; and what is written down of each step.
+    each = 4 * (2 * sum(layers) + len(layers) * 128 + 2 * prod(job.network.input_shape))
+    each += job.most_steps * (5 * layers[-1] + 4 * (1 + len(layers)) + 8)
+    if memory is None:
+        memory = max(_MEMORY_OF_EVENTS, each)
+    if each > memory:
+        raise ValueError(
+            f"memory={memory} bytes, but one image at one point takes {each}: give at least that."
+        )
+    images = len(job.images)
+    pieces = ceil(images / min(memory // each, _MOST_IMAGES))
+    together = max(1, memory // (each * images)) if pieces == 1 else 1
+    return Plan(1, 1, min(points, together), ceil(images / pieces))
+
+
 def check_memory(plan: Plan, job: Job, mesh: Mesh, memory: int | None) -> None:
     """Raise ValueError if the pieces of an earlier plan do not fit."""
     points, images = (ceil(size / mesh.shape[axis]) for size, axis in zip(plan[2:], _AXES))
@@ -122,7 +142,7 @@ class _Cost(NamedTuple):
         layers = [prod(shape) for shape in job.network.shapes]
         pairs = [a + b for a, b in pairwise(layers)] or layers
         counters = 4 * (sum(layers) + max(pairs)) if job.counts_refractory_steps else 0
-        counts = 2 * 4 * room(job) * sum(map(prod, tails(job.network)))
+        counts = 2 * 4 * room(job) * sum(map(prod, tails(len(job.network.layers))))
         inputs = width * (4 * prod(job.network.input_shape) + layers[0])
         return cls(width * (sum(layers) + 2 * max(pairs)) + counters, inputs, counts)
 

@@ -24,13 +24,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from jaxsnn import encoding, metrics, neurons, readout, scan
-from jaxsnn.balancing import SpikingNetwork
 from jaxsnn.checks import in_steps
 from jaxsnn.draws import sample_keys
-from jaxsnn.network import AnyArray, Network
+from jaxsnn.network import AnyArray, Shape
 from jaxsnn.sweeps.counts import Counts, tails, uniform
-from jaxsnn.sweeps.job import Job, Points
+from jaxsnn.sweeps.job import Job, Points, at_point
 from jaxsnn.sweeps.plan import Block, Plan, room, rounded_up
+from jaxsnn.synapses import AnyNetwork, Synapses, Units, chosen_units
 from jaxsnn.synapses import synapses as synapses_of
 
 
@@ -57,10 +57,14 @@ def piece_runner(
 ) -> Callable[[Block, slice], Counts]:
     """A function that simulates the points of a block on some images, and counts."""
     grid, place = job.grid, partial(_place, mesh)
-    network = jax.tree.map(lambda weights: place(np.asarray(weights)), job.network)
+    network = jax.tree.map(lambda leaf: place(np.asarray(leaf)), points.network)
+    units = chosen_units(points.network)
+    pixels, dtype = job.images, job.images.dtype
+    if job.arithmetic is not None:  # the product with a rate must be the same everywhere
+        pixels, dtype = pixels.astype(np.float32), np.dtype(np.float32)
     synapses = [
         None if uniform(found) is not None else place(_as_weights(np.asarray(found)))
-        for found in metrics.fan_out(job.network)
+        for found in metrics.fan_out(points.network.network)
     ]
     numbers = np.arange(len(job.images))
     keys = np.stack([np.asarray(sample_keys(seed, numbers)) for seed in grid.values("seed")])
@@ -76,7 +80,7 @@ def piece_runner(
             for cut, length in zip((*block[2:], piece), size, strict=True)
         )
         images = _Images(
-            place(job.images[samples], "images"),
+            place(pixels[samples], "images"),
             place(job.labels[samples], "images"),
             place(np.arange(size.images) < piece.stop - piece.start, "images"),
         )
@@ -86,7 +90,7 @@ def piece_runner(
             [place(values[chosen], "points") for values in points.thresholds],
             [place(values[chosen], "points") for values in points.amplitudes],
             _refractory_steps(job, points.refractory_periods[chosen], dt, place),
-            place(factors.astype(job.images.dtype)),
+            place(factors.astype(dtype)),
             place(keys[np.ix_(seeds, samples)], None, "images"),
             images,
             synapses,
@@ -94,6 +98,7 @@ def piece_runner(
             room=room(job),
             rules=_Rules(job.encode, grid.values("reset")[block.reset], job.read),
             mesh=mesh,
+            units=units,
         )
         kept = *(slice(cut.stop - cut.start) for cut in block[2:]), slice(grid.steps(dt))
         return Counts(*(np.asarray(array)[kept].astype(np.int64) for array in counts))
@@ -101,9 +106,9 @@ def piece_runner(
     return run
 
 
-@partial(jax.jit, static_argnames=("room", "rules", "mesh"))
+@partial(jax.jit, static_argnames=("room", "rules", "mesh", "units"))
 def _run_piece(
-    network: Network,
+    network: AnyNetwork,
     thresholds: list[Array],
     amplitudes: list[Array],
     refractory_steps: Array | None,
@@ -116,6 +121,7 @@ def _run_piece(
     room: int,
     rules: _Rules,
     mesh: Mesh,
+    units: Units,
 ) -> Counts:
     """Counts [seeds, rates, points, room, ...] of the points of a block on the images of a piece.
 
@@ -124,9 +130,11 @@ def _run_piece(
 
     def on_a_device(network, thresholds, amplitudes, refractory, factors, keys, images, *others):
         def point(thresholds, amplitudes, refractory, factor, keys):
-            snn = SpikingNetwork(network, thresholds, amplitudes)
+            layers = synapses_of(at_point(network, thresholds, amplitudes), units)
             keys = jax.random.wrap_key_data(keys, impl="threefry2x32")
-            return _count(snn, refractory, factor, keys, images, *others, room=room, rules=rules)
+            shapes = network.network.shapes
+            options = {"room": room, "rules": rules}
+            return _count(layers, shapes, refractory, factor, keys, images, *others, **options)
 
         over_points = jax.vmap(point, (0, 0, 0, None, None))
         over_rates = jax.vmap(over_points, (None, None, None, 0, None))
@@ -150,7 +158,8 @@ def _run_piece(
 
 
 def _count(
-    network: SpikingNetwork,
+    layers: Synapses,
+    shapes: list[Shape],
     refractory_steps: Array | None,
     factor: Array,
     keys: Array,
@@ -162,13 +171,12 @@ def _count(
     rules: _Rules,
 ) -> Counts:
     """Simulate one point on B images, and count in each step [room, ...]."""
-    dtype, batch = network.network.dtype, len(images.labels)
-    layers = synapses_of(network, ())
-    probabilities = (images.images * factor).astype(dtype)
-    zero = jnp.zeros((), dtype)
+    batch, zero = len(images.labels), jnp.zeros((), layers.dtype)
+    integers = jnp.issubdtype(layers.dtype, jnp.integer)
+    probabilities = (images.images * factor).astype(jnp.float32 if integers else layers.dtype)
     counting = refractory_steps is not None
     states = [
-        neurons.initial_state((batch, *shape), zero, counting) for shape in network.network.shapes
+        neurons.initial_state((batch, *shape), zero, counting) for shape in shapes
     ]
     fire = partial(
         neurons.integrate_and_fire,
@@ -180,18 +188,18 @@ def _count(
     def one_step(step: Array, carry: Any) -> Any:
         states, output_counts, known, counts = carry
         step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
-        inputs = jax.vmap(rules.encode)(step_keys, probabilities).astype(dtype)
+        inputs = jax.vmap(rules.encode)(step_keys, probabilities).astype(layers.dtype)
         states, spikes = scan.propagate(layers, states, inputs, fire)
         output_counts = output_counts + spikes[-1]
         first, known = scan.first_spikes(known, spikes[-1])
-        threshold = network.thresholds[-1].astype(dtype)
-        output = readout.Output(output_counts, states[-1].potential, threshold, known)
-        prediction = rules.read(output)
+        prediction = rules.read(
+            scan.output_seen(layers, output_counts, states[-1].potential, known)
+        )
         now = _counts_now(images, prediction, first, known, [inputs, *spikes], synapses)
         counts = jax.tree.map(lambda kept, new: kept.at[step].set(new), counts, now)
         return states, output_counts, known, counts
 
-    nothing = Counts(*(jnp.zeros((room, *shape), jnp.int32) for shape in tails(network.network)))
+    nothing = Counts(*(jnp.zeros((room, *shape), jnp.int32) for shape in tails(len(shapes))))
     none_known = jnp.full(batch, -1, jnp.int32)
     start = states, jnp.zeros_like(states[-1].potential), none_known, nothing
     return lax.fori_loop(0, steps, one_step, start)[-1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
 from os import PathLike
@@ -15,14 +15,17 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
-from jaxsnn import encoding, readout, training
+from jaxsnn import encoding, neurons, readout, training
 from jaxsnn.datasets import Dataset
+from jaxsnn.events import Engine, serve
+from jaxsnn.fixed_point import FixedPoint
 from jaxsnn.network import Network
 from jaxsnn.progress import progress_bar, skip
 from jaxsnn.sweeps.counts import Counts, no_counts, to_dataset
 from jaxsnn.sweeps.grid import Grid
 from jaxsnn.sweeps.job import Job, Points, checked_job, identity, make_points
-from jaxsnn.sweeps.plan import Plan, check_memory, planned
+from jaxsnn.state import Rules
+from jaxsnn.sweeps.plan import Block, Plan, check_memory, planned, planned_for_events
 from jaxsnn.sweeps.program import piece_runner
 from jaxsnn.sweeps.results import load_sweep
 from jaxsnn.sweeps.store import Store, check_path, from_first
@@ -42,6 +45,8 @@ def sweep(
     calibration: ArrayLike | None = None,
     encode: encoding.Encoding = encoding.poisson,
     read: readout.Readout = readout.spike_count,
+    arithmetic: FixedPoint | None = None,
+    engine: Engine = "auto",
     path: str | PathLike[str] | None = None,
     memory: int | None = None,
     mesh: Mesh | None = None,
@@ -63,6 +68,10 @@ def sweep(
             training set.
         encode: how pixels drive the first layer.
         read: how a class is read from the output layer.
+        arithmetic: `FixedPoint(bits)` rounds weights and thresholds to integers: counts are then
+            the same bit for bit whatever computes them. By default floating point.
+        engine: "scan", "events" or "auto", as in `jaxsnn.simulate`; the event-driven engine
+            simulates the points of a fixed-point sweep one after the other on the cores of a CPU.
         path: a netCDF file for the result, written when all is done. Until then finished pieces
             are kept in a folder beside it, `<path>.partial`. Called again, the sweep goes on where
             it was, and when it is done it is read from the file.
@@ -108,11 +117,13 @@ def sweep(
         >>> data.first_spike_latency.values.tolist()
         [0.001, 0.002, nan]
     """
-    job = checked_job(network, images, labels, grid, calibration, encode, read)
+    job = checked_job(network, images, labels, grid, calibration, encode, read, arithmetic)
+    shared = jax.process_count() > 1 or (mesh is not None and mesh.size > 1)
     mesh = _default_mesh(len(job.images)) if mesh is None else _checked_mesh(mesh)
-    plan = planned(job, mesh, memory)
     from_first(lambda: check_path(path))
     points = make_points(job, calibration)
+    events = _events_serve(job, points, engine, shared)
+    plan = planned_for_events(job, memory) if events else planned(job, mesh, memory)
     store = Store(path, identity(job, points))
     if store.finished:
         data = from_first(lambda: load_sweep(cast(Path, store.path)))
@@ -122,15 +133,38 @@ def sweep(
         store.begin(plan._asdict())
     else:
         plan = Plan(**store.plan)
-        check_memory(plan, job, mesh, memory)
-    counts = _count_all(job, points, plan, mesh, store, progress)
+        if not events:
+            check_memory(plan, job, mesh, memory)
+    run = _event_runner(job, points) if events else piece_runner(job, points, plan, mesh)
+    counts = _count_all(job, plan, run, store, progress)
     data = _labelled(job, points, plan, counts, mesh)
     store.finish(data)
     return data
 
 
+def _events_serve(job: Job, points: Points, engine: Engine, shared: bool) -> bool:
+    """Whether the event-driven engine simulates the points; it knows no meshes."""
+    if shared and engine == "auto":
+        return False
+    if shared and engine == "events":
+        raise ValueError('engine="events" runs on one machine, without a mesh; take "scan".')
+    resets = job.grid.values("reset")
+    rules = Rules(job.encode, resets[0], neurons.heaviside, job.read)
+    return serve(engine, points.network, rules, traced=False)
+
+
+def _event_runner(job: Job, points: Points) -> Callable[[Block, slice], Counts]:
+    from jaxsnn.sweeps.events import event_runner  # needs Numba
+
+    return event_runner(job, points)
+
+
 def _count_all(
-    job: Job, points: Points, plan: Plan, mesh: Mesh, store: Store, progress: bool | None
+    job: Job,
+    plan: Plan,
+    run: Callable[[Block, slice], Counts],
+    store: Store,
+    progress: bool | None,
 ) -> Counts:
     """The counts of all points [reset, dt, seed, max_rate, points, T, ...]."""
     blocks, pieces = plan.blocks(job), plan.pieces(job)
@@ -141,7 +175,7 @@ def _count_all(
     total = len(job.images) * sum(block.size * steps[block.dt] for block in blocks)
     options = {"desc": title, "unit": "image-step", "unit_scale": True, "total": total}
     shown = progress if jax.process_index() == 0 else False
-    run, whole = piece_runner(job, points, plan, mesh), no_counts(job)
+    whole = no_counts(job)
     with progress_bar(shown, **options) as bar:
         for number, block in enumerate(blocks):
             done, sums = store.load(number)
@@ -171,6 +205,7 @@ def _labelled(job: Job, points: Points, plan: Plan, counts: Counts, mesh: Mesh) 
         jax=version("jax"),
         jaxsnn=version("jaxsnn-conversion"),
         devices=f"{len(devices)} x {devices[0].device_kind}",
+        arithmetic="float" if job.arithmetic is None else str(job.arithmetic),
     )
 
 

@@ -1,0 +1,375 @@
+"""How much accuracy for how much work: steps, synaptic operations, bits of a weight?
+
+Both networks in float32 and in fixed point, to the end and with rules that stop a sample as soon as
+it is decided, on MNIST's test images: what rounding costs, and what early exit saves.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import tyro
+from common import (
+    DT,
+    MODELS,
+    RESULTS,
+    Name,
+    Source,
+    Trained,
+    interleaved,
+    medians,
+    new_results,
+    save,
+    save_figure,
+)
+
+import jaxsnn
+from jaxsnn import stopping
+from jaxsnn.drawing import COLORS, DARK, SMALL, new_figure, show_errors_as_accuracies
+from jaxsnn.stopping import Stop
+
+FLOAT = "float32"
+ARITHMETICS = {
+    FLOAT: None,
+    "16 bits": jaxsnn.FixedPoint(16),
+    "8 bits": jaxsnn.FixedPoint(8),  # a grid for each channel
+    "8 bits per layer": jaxsnn.FixedPoint(8, per="layer"),
+}
+FAMILIES: dict[str, dict[str, Stop]] = {
+    "first spike": {"first spike": stopping.first_spike},
+    "margin": {f"margin({k})": stopping.margin(k) for k in (2, 3, 4, 6, 8, 12, 16)},
+    "margin over time": {
+        f"margin_over_time({k}, {every})": stopping.margin_over_time(k, every)
+        for k, every in ((4, 10), (6, 5), (8, 5), (12, 5), (16, 5))
+    },
+}
+RULES = {name: rule for family in FAMILIES.values() for name, rule in family.items()}
+TIMED = (FLOAT, "8 bits")  # the scan and the events
+DURATIONS = (100, 500)  # steps
+WITHIN = 0.0005  # of the full run's accuracy is what early exit must reach
+
+AnyNetwork = jaxsnn.SpikingNetwork | jaxsnn.FixedPointNetwork
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network in one arithmetic, and the images to try it on.
+
+    Attributes:
+        names: of the network and of the arithmetic.
+        network: the network.
+        images: pixels `[B, ...]`.
+        labels: classes `[B]`.
+    """
+
+    names: dict[str, str]
+    network: AnyNetwork
+    images: np.ndarray
+    labels: np.ndarray
+
+    def run(self, steps: int, stop: Stop | None = None, images: int | None = None) -> Any:
+        """A run of so many steps on all images or the first ones."""
+        images = self.images[:images]
+        duration = steps * DT
+        return jaxsnn.simulate(
+            self.network, images, key=0, duration=duration, dt=DT, stop=stop, progress=False
+        )
+
+    def right(self, run: jaxsnn.Simulation) -> np.ndarray:
+        """Which images are classified rightly at the end."""
+        return np.asarray(run.predictions)[-1] == self.labels
+
+
+def mean_operations(run: jaxsnn.Simulation) -> float:
+    """Synaptic operations of an image."""
+    return float(np.asarray(run.synaptic_operations).mean(dtype=np.float64))
+
+
+# -- What rounding costs ---------------------------------------------------------------------------
+
+
+def curves(
+    case: Case, run: jaxsnn.Simulation, network: jaxsnn.Network, scales: Any, images: int
+) -> dict[str, Any]:
+    """Accuracy after every step, and synaptic operations until then of the first images."""
+    steps = len(run.predictions)
+    grid = jaxsnn.Grid(scales={"data-based": scales}, duration=steps * DT, dt=DT, seed=0)
+    arithmetic = ARITHMETICS[case.names["arithmetic"]]
+    some = case.images[:images], case.labels[:images]
+    data = jaxsnn.sweep(network, *some, grid, arithmetic=arithmetic, progress=False)
+    return {
+        **case.names,
+        "accuracy": np.asarray(run.accuracy(case.labels)).tolist(),
+        "operations": data.synaptic_operations.values.reshape(-1).tolist(),
+    }
+
+
+def rounding_row(
+    case: Case, runs: dict[int, jaxsnn.Simulation], floats: dict[int, np.ndarray]
+) -> dict[str, Any]:
+    """Accuracies of a network, and how they differ from those of float32 on the same images.
+
+    The inputs spike alike in all arithmetics, so that the images that are right in one and wrong in
+    the other are all that differs; from them comes the standard error.
+    """
+    row: dict[str, Any] = {**case.names, "images": len(case.images)}
+    for steps, run in runs.items():
+        right = case.right(run)
+        row |= {f"accuracy, {steps} ms": float(right.mean())}
+        if case.names["arithmetic"] != FLOAT:
+            count = min(len(right), len(floats[steps]))
+            gain = right[:count] * 1.0 - floats[steps][:count]
+            row |= {f"change, {steps} ms": float(gain.mean())}
+            row |= {f"its error, {steps} ms": float(gain.std() / count**0.5)}
+        row |= {f"operations (M), {steps} ms": mean_operations(run) / 1e6}
+    if isinstance(case.network, jaxsnn.FixedPointNetwork):
+        row["largest weight error"] = max(case.network.weight_errors)
+        row["largest threshold error"] = max(case.network.threshold_errors)
+    return row
+
+
+# -- What early exit saves -------------------------------------------------------------------------
+
+
+def exit_rows(case: Case, steps: int, full: jaxsnn.Simulation) -> Iterator[dict[str, Any]]:
+    """For each rule: accuracy, and steps and operations in parts of the full run's."""
+    whole, half = case.right(full), len(case.images) // 2
+    for name, rule in RULES.items():
+        run = case.run(steps, rule)
+        right = case.right(run)
+        exits = np.asarray(run.exit_time, np.float64)
+        yield {
+            **case.names,
+            "steps": steps,
+            "rule": name,
+            "images": len(case.images),
+            "accuracy": float(right.mean()),
+            "change": float(right.mean() - whole.mean()),
+            "its error": float((right * 1.0 - whole).std() / len(right) ** 0.5),
+            "change, first half": float(right[:half].mean() - whole[:half].mean()),
+            "change, second half": float(right[half:].mean() - whole[half:].mean()),
+            "mean latency (ms)": float(exits.mean() * 1e3),
+            "90 % within (ms)": float(np.quantile(exits, 0.9) * 1e3),
+            "undecided": float((exits > (steps - 0.5) * DT).mean()),
+            "operations (M)": mean_operations(run) / 1e6,
+            "of the steps": float(exits.mean() / (steps * DT)),
+            "of the operations": mean_operations(run) / mean_operations(full),
+        }
+
+
+def times_of_exits(case: Case, images: int, repeats: int) -> Iterator[dict[str, Any]]:
+    """Seconds of full runs and of those with rules, interleaved."""
+    for steps in DURATIONS:
+        rules = {"full": None} | RULES
+        jobs = {name: partial(case.run, steps, rule, images=images) for name, rule in rules.items()}
+        yield {**case.names, "steps": steps, "images": min(images, len(case.images))} | {
+            "seconds": interleaved(jobs, repeats)
+        }
+
+
+def with_times(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of early exits, with the part of the full run's time."""
+    keys = ("network", "arithmetic", "steps")
+    known = {tuple(t[key] for key in keys): medians(t["seconds"]) for t in results["times"]}
+    rows = []
+    for row in results["exits"]:
+        times = known.get(tuple(row[key] for key in keys))
+        rows.append(row | ({"of the time": times[row["rule"]] / times["full"]} if times else {}))
+    return rows
+
+
+def chosen(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For each network, arithmetic and duration the fastest rule that is good enough.
+
+    It is chosen on the first half of the images; what it says of the others is the measurement.
+    """
+    found = []
+    for _, group in pd.DataFrame(rows).groupby(["network", "arithmetic", "steps"], sort=False):
+        enough = group[group["change, first half"] >= -WITHIN - 1e-9]
+        if len(enough):
+            found.append(enough.loc[enough["mean latency (ms)"].idxmin()].to_dict())
+    return found
+
+
+# -- Tables and the picture ------------------------------------------------------------------------
+
+
+def points(change: float, error: float) -> str:
+    """A change in points of a percent, with its standard error."""
+    return f"{100 * change:+.2f} ± {100 * error:.2f}"
+
+
+def rounding_table(rows: list[dict[str, Any]]) -> str:
+    """Accuracies and their changes for each network and arithmetic."""
+    shown = []
+    for row in rows:
+        cells = {"network": row["network"], "arithmetic": row["arithmetic"]}
+        for steps in DURATIONS:
+            cells |= {f"{steps} ms": f"{100 * row[f'accuracy, {steps} ms']:.2f}"}
+        for steps in DURATIONS:
+            if f"change, {steps} ms" in row:
+                both = row[f"change, {steps} ms"], row[f"its error, {steps} ms"]
+                cells |= {f"change, {steps} ms (points)": points(*both)}
+        if "largest weight error" in row:
+            cells |= {"largest weight error (of θ)": f"{row['largest weight error']:.1e}"}
+        cells |= {"operations (M), 500 ms": f"{row['operations (M), 500 ms']:.1f}"}
+        shown.append(cells)
+    table = pd.DataFrame(shown).fillna("")
+    return table.to_markdown(index=False, disable_numparse=True)
+
+
+def exits_table(rows: list[dict[str, Any]], change: str = "change") -> str:
+    """What rules reach and save; parts are in percent of the full run's."""
+    shown = []
+    for row in rows:
+        parts = {f"{of} (%)": row.get(f"of the {of}") for of in ("steps", "operations", "time")}
+        shown.append(
+            {key: row[key] for key in ("network", "arithmetic")}
+            | {"full run (ms)": row["steps"], "rule": row["rule"]}
+            | {"accuracy": f"{100 * row['accuracy']:.2f}"}
+            | {f"{change} (points)": f"{100 * row[change]:+.2f}"}
+            | {"mean latency (ms)": f"{row['mean latency (ms)']:.1f}"}
+            | {name: "" if pd.isna(part) else f"{100 * part:.1f}" for name, part in parts.items()}
+        )
+    return pd.DataFrame(shown).to_markdown(index=False, disable_numparse=True)
+
+
+def draw(results: dict[str, Any]) -> Any:
+    """Accuracy against time and operations: curves of full runs, and a mark for each exit."""
+    names = list(dict.fromkeys(curve["network"] for curve in results["curves"]))
+    figure = new_figure(5.2 * len(names), 6.6)
+    grid = figure.subplots(2, len(names), squeeze=False, sharey=True)
+    rows = pd.DataFrame(results["exits"])
+    known = [1 - np.asarray(curve["accuracy"]) for curve in results["curves"]]
+    errors = np.concatenate([*known, 1 - rows["accuracy"].to_numpy(float)])
+    floor = min(errors[errors > 0], default=0.01) / 2
+    for column, name in zip(grid.T, names, strict=True):
+        for ax, of in zip(column, ("time", "operations"), strict=True):
+            _draw_curves(ax, [c for c in results["curves"] if c["network"] == name], of, floor)
+            _draw_exits(ax, rows[rows["network"] == name], of, floor)
+            relu = 1 - results["ReLU accuracy"][name]
+            ax.axhline(max(relu, floor), color=DARK, ls=(0, (4, 2)), lw=1.2, label="ReLU network")
+            ax.set(xscale="log", yscale="log")
+            ax.grid(axis="y", color="#dddddd", lw=0.6)
+            ax.spines[["top", "right"]].set_visible(False)
+            show_errors_as_accuracies(ax, errors, floor)
+        column[0].set(title=name, xlabel="simulated time (ms)")
+        column[1].set(xlabel="synaptic operations of an image (millions)")
+    for ax in grid[:, 0]:
+        ax.set_ylabel("accuracy (%)")
+    lines, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(lines, labels, loc="outside lower center", ncols=4, frameon=False)
+    return figure
+
+
+def _draw_curves(ax: Any, found: list[dict[str, Any]], of: str, floor: float) -> None:
+    """The full runs, a curve for each arithmetic."""
+    for curve, color in zip(found, COLORS):
+        error = np.maximum(1 - np.asarray(curve["accuracy"]), floor)
+        time = np.arange(1, len(error) + 1) * DT * 1e3
+        x = time if of == "time" else np.asarray(curve["operations"]) / 1e6
+        ax.plot(x, error, color=color, lw=1.4, label=curve["arithmetic"])
+
+
+def _draw_exits(ax: Any, rows: pd.DataFrame, of: str, floor: float) -> None:
+    """The exits of one network with 8 bits, a mark for each rule and a line for each family."""
+    rows = rows[(rows["arithmetic"] == "8 bits") & (rows["steps"] == DURATIONS[-1])]
+    if rows.empty:
+        return
+    rows = rows.set_index("rule")
+    column = "mean latency (ms)" if of == "time" else "operations (M)"
+    for (family, rules), marker in zip(FAMILIES.items(), "*os", strict=True):
+        found = rows.loc[list(rules)]
+        error = np.maximum(1 - found["accuracy"], floor)
+        style = {"marker": marker, "ms": 9 if marker == "*" else 5, "lw": 0.6, "color": DARK}
+        ax.plot(found[column], error, mfc="white", label=f"8 bits, exit by {family}", **style)
+        if family == "margin" and of == "time":
+            for (rule, x), y in zip(found[column].items(), error):
+                lead = str(rule).removeprefix("margin(").removesuffix(")")
+                place = {"xytext": (0, 5), "textcoords": "offset points", "ha": "center"}
+                ax.annotate(lead, (x, y), fontsize=SMALL, **place)
+
+
+# -- The command line ------------------------------------------------------------------------------
+
+
+def full_runs(
+    name: Name, trained: Trained, counts: Mapping[str, int], results: dict[str, Any], curve: int
+) -> Iterator[tuple[Case, dict[int, jaxsnn.Simulation]]]:
+    """The network in each arithmetic, run to the end; results get rows and curves."""
+    network, scales = trained.scaled(name)
+    snn = jaxsnn.balance_thresholds(network, scales)
+    test = trained.data[1]
+    floats: dict[int, np.ndarray] = {}
+    for arithmetic, rounding in ARITHMETICS.items():
+        images = test.images[: counts[arithmetic]]
+        names = {"network": name, "arithmetic": arithmetic}
+        labels = np.asarray(test.labels[: len(images)])
+        case = Case(names, rounding(snn) if rounding else snn, images, labels)
+        runs = {steps: case.run(steps) for steps in DURATIONS}
+        floats = floats or {steps: case.right(run) for steps, run in runs.items()}
+        results["rounding"].append(rounding_row(case, runs, floats))
+        results["curves"].append(curves(case, runs[DURATIONS[-1]], network, scales, curve))
+        yield case, runs
+
+
+def main(
+    trained: Source = Trained(),  # noqa: B008 - it is frozen
+    networks: tuple[Name, ...] = tuple(MODELS),
+    images: int = 10_000,
+    float_images: int = 10_000,
+    curve_images: int = 1000,
+    timed_images: int = 1000,
+    repeats: int = 3,
+    quick: bool = False,
+    output: Path = RESULTS / "accuracy_per_work.json",
+) -> None:
+    """Measure what rounding costs and what early exit saves.
+
+    Args:
+        trained: where networks and data come from.
+        networks: which of the paper's networks.
+        images: of MNIST's test set, for fixed point in the event-driven engine.
+        float_images: for float32, whose scan is slower.
+        curve_images: of which synaptic operations are counted after every step.
+        timed_images: of which the wall time of early exits is measured.
+        repeats: interleaved measurements of it; the table has their medians.
+        quick: a short run that only shows that everything works.
+        output: the file for the results, written after each part.
+    """
+    if quick:
+        images, float_images, curve_images, timed_images, repeats = 200, 40, 20, 20, 1
+    counts = {name: float_images if name == FLOAT else images for name in ARITHMETICS}
+    results = new_results(
+        images=counts, curve_images=curve_images, timed_images=timed_images, repeats=repeats
+    )
+    results |= {"ReLU accuracy": {}, "rounding": [], "exits": [], "times": [], "curves": []}
+    test = trained.data[1]
+    for name in networks:
+        network = trained.scaled(name)[0]
+        results["ReLU accuracy"][name] = float(jaxsnn.training.accuracy(network, test))
+        for case, runs in full_runs(name, trained, counts, results, curve_images):
+            for steps, run in runs.items():
+                results["exits"] += exit_rows(case, steps, run)
+            if case.names["arithmetic"] in TIMED:
+                results["times"] += times_of_exits(case, timed_images, repeats)
+            save(results, output)
+            print(*case.names.values(), "done", file=sys.stderr, flush=True)
+    rows = with_times(results)
+    results["chosen"] = chosen(rows)
+    save(results, output)
+    save_figure(draw(results), output)
+    print(rounding_table(results["rounding"]), end="\n\n")
+    print(exits_table([row for row in rows if row["arithmetic"] in TIMED]), end="\n\n")
+    print(exits_table(results["chosen"], "change, second half"))
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
