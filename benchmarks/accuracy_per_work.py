@@ -7,8 +7,8 @@ it is decided, on MNIST's test images: what rounding costs, and what early exit 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -50,12 +50,38 @@ FAMILIES: dict[str, dict[str, Stop]] = {
         for k, every in ((4, 10), (6, 5), (8, 5), (12, 5), (16, 5))
     },
 }
-RULES = {name: rule for family in FAMILIES.values() for name, rule in family.items()}
 TIMED = (FLOAT, "8 bits")  # the scan and the events
-DURATIONS = (100, 500)  # steps
 WITHIN = 0.0005  # of the full run's accuracy is what early exit must reach
 
 AnyNetwork = jaxsnn.SpikingNetwork | jaxsnn.FixedPointNetwork
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is simulated.
+
+    Attributes:
+        durations: steps of the full runs, the longest last.
+        families: of stop rules, by name.
+        curve_images: of which synaptic operations are counted after every step.
+        timed_images: of which the wall time of early exits is measured.
+        repeats: interleaved measurements of it.
+    """
+
+    durations: tuple[int, ...] = (100, 500)
+    families: Mapping[str, Mapping[str, Stop]] = field(default_factory=lambda: FAMILIES)
+    curve_images: int = 1000
+    timed_images: int = 1000
+    repeats: int = 3
+
+    @property
+    def rules(self) -> dict[str, Stop]:
+        """The rules of all families."""
+        return {name: rule for family in self.families.values() for name, rule in family.items()}
+
+
+FEW = {name: dict(list(family.items())[-1:]) for name, family in FAMILIES.items()}
+QUICK = Plan((20, 50), FEW, curve_images=10, timed_images=2, repeats=1)
 
 
 @dataclass(frozen=True)
@@ -138,10 +164,12 @@ def rounding_row(
 # -- What early exit saves -------------------------------------------------------------------------
 
 
-def exit_rows(case: Case, steps: int, full: jaxsnn.Simulation) -> Iterator[dict[str, Any]]:
+def exit_rows(
+    case: Case, steps: int, full: jaxsnn.Simulation, rules: Mapping[str, Stop]
+) -> Iterator[dict[str, Any]]:
     """For each rule: accuracy, and steps and operations in parts of the full run's."""
     whole, half = case.right(full), len(case.images) // 2
-    for name, rule in RULES.items():
+    for name, rule in rules.items():
         run = case.run(steps, rule)
         right = case.right(run)
         exits = np.asarray(run.exit_time, np.float64)
@@ -164,14 +192,16 @@ def exit_rows(case: Case, steps: int, full: jaxsnn.Simulation) -> Iterator[dict[
         }
 
 
-def times_of_exits(case: Case, images: int, repeats: int) -> Iterator[dict[str, Any]]:
+def times_of_exits(case: Case, plan: Plan) -> Iterator[dict[str, Any]]:
     """Seconds of full runs and of those with rules, interleaved."""
-    for steps in DURATIONS:
-        rules = {"full": None} | RULES
-        jobs = {name: partial(case.run, steps, rule, images=images) for name, rule in rules.items()}
-        yield {**case.names, "steps": steps, "images": min(images, len(case.images))} | {
-            "seconds": interleaved(jobs, repeats)
+    images = min(plan.timed_images, len(case.images))
+    for steps in plan.durations:
+        jobs = {
+            name: partial(case.run, steps, rule, images=images)
+            for name, rule in {"full": None, **plan.rules}.items()
         }
+        seconds = interleaved(jobs, plan.repeats)
+        yield {**case.names, "steps": steps, "images": images, "seconds": seconds}
 
 
 def with_times(results: dict[str, Any]) -> list[dict[str, Any]]:
@@ -206,23 +236,20 @@ def points(change: float, error: float) -> str:
     return f"{100 * change:+.2f} ± {100 * error:.2f}"
 
 
-def rounding_table(rows: list[dict[str, Any]]) -> str:
+def rounding_table(rows: list[dict[str, Any]], durations: Sequence[int]) -> str:
     """Accuracies and their changes for each network and arithmetic."""
     shown = []
     for row in rows:
         cells = {"network": row["network"], "arithmetic": row["arithmetic"]}
-        for steps in DURATIONS:
-            cells |= {f"{steps} ms": f"{100 * row[f'accuracy, {steps} ms']:.2f}"}
-        for steps in DURATIONS:
-            if f"change, {steps} ms" in row:
-                both = row[f"change, {steps} ms"], row[f"its error, {steps} ms"]
-                cells |= {f"change, {steps} ms (points)": points(*both)}
-        if "largest weight error" in row:
-            cells |= {"largest weight error (of θ)": f"{row['largest weight error']:.1e}"}
-        cells |= {"operations (M), 500 ms": f"{row['operations (M), 500 ms']:.1f}"}
-        shown.append(cells)
-    table = pd.DataFrame(shown).fillna("")
-    return table.to_markdown(index=False, disable_numparse=True)
+        cells |= {f"{steps} ms": f"{100 * row[f'accuracy, {steps} ms']:.2f}" for steps in durations}
+        for steps in durations:
+            both = [row.get(f"{name}, {steps} ms") for name in ("change", "its error")]
+            cells |= {f"change, {steps} ms": points(*both) if both[0] is not None else ""}
+        error = row.get("largest weight error")
+        cells |= {"largest weight error": "" if error is None else f"{error:.1e} θ"}
+        name = f"operations (M), {durations[-1]} ms"
+        shown.append(cells | {name: f"{row[name]:.1f}"})
+    return pd.DataFrame(shown).to_markdown(index=False, disable_numparse=True)
 
 
 def exits_table(rows: list[dict[str, Any]], change: str = "change") -> str:
@@ -280,13 +307,13 @@ def _draw_curves(ax: Any, found: list[dict[str, Any]], of: str, floor: float) ->
 
 def _draw_exits(ax: Any, rows: pd.DataFrame, of: str, floor: float) -> None:
     """The exits of one network with 8 bits, a mark for each rule and a line for each family."""
-    rows = rows[(rows["arithmetic"] == "8 bits") & (rows["steps"] == DURATIONS[-1])]
+    rows = rows[(rows["arithmetic"] == "8 bits") & (rows["steps"] == rows["steps"].max())]
     if rows.empty:
         return
     rows = rows.set_index("rule")
     column = "mean latency (ms)" if of == "time" else "operations (M)"
     for (family, rules), marker in zip(FAMILIES.items(), "*os", strict=True):
-        found = rows.loc[list(rules)]
+        found = rows.loc[[rule for rule in rules if rule in rows.index]]
         error = np.maximum(1 - found["accuracy"], floor)
         style = {"marker": marker, "ms": 9 if marker == "*" else 5, "lw": 0.6, "color": DARK}
         ax.plot(found[column], error, mfc="white", label=f"8 bits, exit by {family}", **style)
@@ -300,28 +327,35 @@ def _draw_exits(ax: Any, rows: pd.DataFrame, of: str, floor: float) -> None:
 # -- The command line ------------------------------------------------------------------------------
 
 
-def full_runs(
-    name: Name, trained: Trained, counts: Mapping[str, int], results: dict[str, Any], curve: int
-) -> Iterator[tuple[Case, dict[int, jaxsnn.Simulation]]]:
-    """The network in each arithmetic, run to the end; results get rows and curves."""
+def cases(
+    name: Name, trained: Trained, counts: Mapping[str, int], plan: Plan, results: dict[str, Any]
+) -> Iterator[Case]:
+    """The network in each arithmetic, after all was measured of it."""
     network, scales = trained.scaled(name)
-    snn = jaxsnn.balance_thresholds(network, scales)
-    test = trained.data[1]
+    snn, test = jaxsnn.balance_thresholds(network, scales), trained.data[1]
     floats: dict[int, np.ndarray] = {}
     for arithmetic, rounding in ARITHMETICS.items():
-        images = test.images[: counts[arithmetic]]
-        names = {"network": name, "arithmetic": arithmetic}
-        labels = np.asarray(test.labels[: len(images)])
-        case = Case(names, rounding(snn) if rounding else snn, images, labels)
-        runs = {steps: case.run(steps) for steps in DURATIONS}
+        some = slice(counts[arithmetic])
+        case = Case(
+            {"network": name, "arithmetic": arithmetic},
+            rounding(snn) if rounding else snn,
+            test.images[some],
+            np.asarray(test.labels[some]),
+        )
+        runs = {steps: case.run(steps) for steps in plan.durations}
         floats = floats or {steps: case.right(run) for steps, run in runs.items()}
         results["rounding"].append(rounding_row(case, runs, floats))
-        results["curves"].append(curves(case, runs[DURATIONS[-1]], network, scales, curve))
-        yield case, runs
+        longest = runs[plan.durations[-1]]
+        results["curves"].append(curves(case, longest, network, scales, plan.curve_images))
+        for steps, run in runs.items():
+            results["exits"] += exit_rows(case, steps, run, plan.rules)
+        if arithmetic in TIMED:
+            results["times"] += times_of_exits(case, plan)
+        yield case
 
 
 def main(
-    trained: Source = Trained(),  # noqa: B008 - it is frozen
+    source: Source = Trained(),  # noqa: B008 - it is frozen
     networks: tuple[Name, ...] = tuple(MODELS),
     images: int = 10_000,
     float_images: int = 10_000,
@@ -334,7 +368,7 @@ def main(
     """Measure what rounding costs and what early exit saves.
 
     Args:
-        trained: where networks and data come from.
+        source: where networks and data come from.
         networks: which of the paper's networks.
         images: of MNIST's test set, for fixed point in the event-driven engine.
         float_images: for float32, whose scan is slower.
@@ -344,30 +378,26 @@ def main(
         quick: a short run that only shows that everything works.
         output: the file for the results, written after each part.
     """
+    plan = Plan(curve_images=curve_images, timed_images=timed_images, repeats=repeats)
     if quick:
-        images, float_images, curve_images, timed_images, repeats = 200, 40, 20, 20, 1
+        plan, images, float_images = QUICK, 50, 2
     counts = {name: float_images if name == FLOAT else images for name in ARITHMETICS}
-    results = new_results(
-        images=counts, curve_images=curve_images, timed_images=timed_images, repeats=repeats
-    )
+    settings = {name: value for name, value in vars(plan).items() if name != "families"}
+    results = new_results(images=counts, **settings)
     results |= {"ReLU accuracy": {}, "rounding": [], "exits": [], "times": [], "curves": []}
-    test = trained.data[1]
     for name in networks:
-        network = trained.scaled(name)[0]
-        results["ReLU accuracy"][name] = float(jaxsnn.training.accuracy(network, test))
-        for case, runs in full_runs(name, trained, counts, results, curve_images):
-            for steps, run in runs.items():
-                results["exits"] += exit_rows(case, steps, run)
-            if case.names["arithmetic"] in TIMED:
-                results["times"] += times_of_exits(case, timed_images, repeats)
+        relu = jaxsnn.training.accuracy(source.scaled(name)[0], source.data[1])
+        results["ReLU accuracy"][name] = float(relu)
+        for case in cases(name, source, counts, plan, results):
             save(results, output)
             print(*case.names.values(), "done", file=sys.stderr, flush=True)
     rows = with_times(results)
     results["chosen"] = chosen(rows)
     save(results, output)
     save_figure(draw(results), output)
-    print(rounding_table(results["rounding"]), end="\n\n")
-    print(exits_table([row for row in rows if row["arithmetic"] in TIMED]), end="\n\n")
+    print(rounding_table(results["rounding"], plan.durations), end="\n\n")
+    shown = [r for r in rows if (r["arithmetic"], r["steps"]) == ("8 bits", plan.durations[-1])]
+    print(exits_table(shown), end="\n\n")
     print(exits_table(results["chosen"], "change, second half"))
 
 

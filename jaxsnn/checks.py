@@ -150,9 +150,7 @@ def check_steps(steps: int, most: int) -> None:
         )
 
 
-def check_exact(
-    reset: neurons.Reset, encode: encoding.Encoding, example: ArrayLike | None
-) -> None:
+def check_exact(reset: neurons.Reset, encode: encoding.Encoding, example: ArrayLike | None) -> None:
     """Raise ValueError where a reset or an encoding has no exact form in integers.
 
     Args:

@@ -285,12 +285,12 @@ def _add(part: _Part, operation: Operation, grid: _Grid) -> _Part:
     """The layer with one more operation."""
     if operation.weighted:
         return _add_weights(part, operation, grid)
-    one = jax.ShapeDtypeStruct((1, *part.shape), jnp.float32)
+    before = part.shape
     part = part._replace(
-        operations=(*part.operations, operation), shape=jax.eval_shape(operation, one).shape[1:]
+        operations=(*part.operations, operation), shape=operation.output_shape(before)
     )
     if isinstance(operation, AveragePooling):
-        return _add_pooling(part, operation, one.shape[1:], grid)
+        return _add_pooling(part, operation, before, grid)
     return part._replace(scale=_moved(operation, part.scale), error=_moved(operation, part.error))
 
 
@@ -372,8 +372,7 @@ def _add_weights(part: _Part, operation: Operation, grid: _Grid) -> _Part:
         steps = np.where(over, steps * (1 - 1 / 256), steps)
         integers = np.rint(weights * steps)
     integer = integers.astype(_INTEGERS[grid.bits])
-    one = jax.ShapeDtypeStruct((1, *part.shape), jnp.float32)
-    shape = jax.eval_shape(operation, one).shape[1:]
+    shape = operation.output_shape(part.shape)
     return _Part(
         (*part.operations, jax.tree.map(lambda _: jnp.asarray(integer), operation)),
         shape,

@@ -35,7 +35,7 @@ def static_field():
 
 
 # The default of GPUs and TPUs rounds weights in products to 10 or 7 bits.
-_FULL_PRECISION: dict[str, Any] = {"precision": lax.Precision.HIGHEST}
+FULL_PRECISION: dict[str, Any] = {"precision": lax.Precision.HIGHEST}
 
 
 class Operation:
@@ -55,6 +55,15 @@ class Operation:
         """The operation with other weights, and with options of the product that it is."""
         raise TypeError(f"{self} has no weights to multiply with.")
 
+    def output_shape(self, shape: Shape) -> Shape:
+        """The shape of the output for inputs of a shape, both without the batch axis."""
+        leaves, tree = jax.tree.flatten(self)
+        one, *weights = (
+            jax.ShapeDtypeStruct(size, jnp.float32)
+            for size in ((1, *shape), *map(jnp.shape, leaves))
+        )
+        return jax.eval_shape(lambda w, x: jax.tree.unflatten(tree, w)(x), weights, one).shape[1:]
+
     def sum_inputs(self, weights: AnyArray) -> AnyArray:
         """Sum weights like those of the operation over the inputs of each output."""
         raise TypeError(f"{self} has no weights to sum.")
@@ -69,7 +78,7 @@ class Dense(Operation):
     weighted: ClassVar[bool] = True
 
     def __call__(self, x: Array) -> Array:
-        return self.product(x, self.kernel, **_FULL_PRECISION)
+        return self.product(x, self.kernel, **FULL_PRECISION)
 
     def product(self, x: Array, weights: Array, **how: Any) -> Array:
         """The operation with another kernel, and with options of `jax.numpy.matmul`."""
@@ -98,7 +107,7 @@ class Convolution(Operation):
     weighted: ClassVar[bool] = True
 
     def __call__(self, x: Array) -> Array:
-        return self.product(x, self.kernel, **_FULL_PRECISION)
+        return self.product(x, self.kernel, **FULL_PRECISION)
 
     def product(self, x: Array, weights: Array, **how: Any) -> Array:
         """The operation with another kernel, and with options of the convolution."""

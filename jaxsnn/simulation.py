@@ -44,9 +44,9 @@ _BYTES_PER_PIECE_OF_ACCELERATORS = 1 << 30
 _STEPS_PER_SCAN = 100
 # Steps between which decided samples leave the batch.
 _STEPS_BETWEEN_EXITS = 5
-# Samples that are enough to keep the cores busy; fewer go through several steps at a time.
-_SAMPLES_AT_ONCE = 32
-_LONGEST_CHUNK = 20
+# A layer goes through several steps at a time where its neurons are too few to keep the cores busy.
+_NEURONS_AT_ONCE = 1 << 17
+_LONGEST_CHUNK = 50
 
 
 @jax.tree_util.register_dataclass
@@ -249,7 +249,7 @@ def _simulate_scan(
         batch_size = count if traced else _fitting_batch(job.network)
     pieces = _pieces(count, batch_size)
     if chunk is None:
-        chunk = min(_LONGEST_CHUNK, ceil(_SAMPLES_AT_ONCE / len(pieces[0])), job.steps)
+        chunk = _fitting_chunk(job, len(pieces[0]))
     run = partial(_run_to_exits if job.rules.stop and not traced else _run_to_the_end, bar=bar)
     units = chosen_units(job.network)
     runs = []
@@ -442,6 +442,12 @@ def _fitting_batch(network: AnyNetwork) -> int:
     numbers = sum(map(prod, (network.network.input_shape, *network.network.shapes)))
     budget = _BYTES_PER_PIECE.get(jax.default_backend(), _BYTES_PER_PIECE_OF_ACCELERATORS)
     return max(1, budget // (4 * 3 * numbers))
+
+
+def _fitting_chunk(job: Job, batch: int) -> int:
+    """How many steps a layer goes through before the next one begins."""
+    neurons = batch * sum(map(prod, job.network.network.shapes))
+    return max(1, min(_LONGEST_CHUNK, _NEURONS_AT_ONCE // neurons, job.steps))
 
 
 def _pieces(samples: int, batch_size: int) -> list[np.ndarray]:

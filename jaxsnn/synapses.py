@@ -15,7 +15,8 @@ from jaxtyping import Array
 
 from jaxsnn.balancing import SpikingNetwork
 from jaxsnn.fixed_point import FixedPointNetwork
-from jaxsnn.network import AveragePooling, Layer, Operation
+from jaxsnn.network import AveragePooling, Convolution, Dense, Layer, Network, Operation
+from jaxsnn.patches import Patches, as_patches
 from jaxsnn.units import FLOAT32, Unit, fastest_unit, integer_product, planes
 
 AnyNetwork = SpikingNetwork | FixedPointNetwork
@@ -53,14 +54,15 @@ def synapses(network: AnyNetwork, units: Units) -> Synapses:
     Returns:
         Its layers as the neurons see them.
     """
+    layers = _prepared(network.network)
     if isinstance(network, FixedPointNetwork):
-        return _of_integers(network, dict(units))
+        return _of_integers(network, layers, dict(units))
     dtype = network.network.dtype
     amplitudes = [None, *network.amplitudes[:-1]]
     return Synapses(
         [
             partial(_current, layer, None if amplitude is None else amplitude.astype(dtype))
-            for layer, amplitude in zip(network.network.layers, amplitudes, strict=True)
+            for layer, amplitude in zip(layers, amplitudes, strict=True)
         ],
         [threshold.astype(dtype) for threshold in network.thresholds],
         [None] * len(amplitudes),
@@ -72,20 +74,35 @@ def chosen_units(network: AnyNetwork) -> Units:
     """The fastest exact units for the layers of a network on this backend; none for floats."""
     if isinstance(network, SpikingNetwork):
         return ()
-    operations = [part for layer in network.network.layers for part in layer.operations]
-    kinds = sorted({type(part) for part in operations if part.weighted}, key=lambda t: t.__name__)
-    return tuple((kind, fastest_unit(kind, jax.default_backend())) for kind in kinds)
+    return tuple((kind, fastest_unit(kind, jax.default_backend())) for kind in (Dense, Convolution))
+
+
+def _prepared(network: Network) -> list[Layer]:
+    """The layers, with the fastest form of each operation."""
+    if jax.default_backend() != "cpu":
+        return list(network.layers)
+    layers, shape = [], network.input_shape
+    for layer in network.layers:
+        operations = []
+        for part in layer.operations:
+            shape = part.output_shape(shape)
+            patches = as_patches(part, shape[-2]) if isinstance(part, Convolution) else None
+            operations.append(patches or part)
+        layers.append(Layer(tuple(operations)))
+    return layers
 
 
 def _current(layer: Layer, amplitude: Array | None, spikes: Array) -> Array:
     return layer(spikes if amplitude is None else spikes * amplitude)
 
 
-def _of_integers(network: FixedPointNetwork, units: dict[type[Operation], Unit]) -> Synapses:
+def _of_integers(
+    network: FixedPointNetwork, layers: list[Layer], units: dict[type[Operation], Unit]
+) -> Synapses:
     currents = []
-    for layer, gain in zip(network.network.layers, network.gains, strict=True):
+    for layer, gain in zip(layers, network.gains, strict=True):
         prepared = [
-            planes(jax.tree.leaves(part)[0], units[type(part)]) if part.weighted else []
+            planes(jax.tree.leaves(part)[0], _unit(part, units)) if part.weighted else []
             for part in layer.operations
         ]
         currents.append(partial(_integer_current, layer, prepared, gain, units))
@@ -105,7 +122,13 @@ def _integer_current(
             # Windows of float32 are added faster than those of integers, and as exactly.
             x = part.sum(x.astype(FLOAT32.terms)).astype(jnp.int32)
         elif part.weighted:
-            x = integer_product(part, weights, x, units[type(part)])
+            x = integer_product(part, weights, x, _unit(part, units))
         else:
             x = part(x)
     return x * gain
+
+
+def _unit(operation: Operation, units: dict[type[Operation], Unit]) -> Unit:
+    """What computes the products of an operation; those of patches are as those of dense layers."""
+    kind = Dense if isinstance(operation, Patches) else type(operation)
+    return units.get(kind, FLOAT32)

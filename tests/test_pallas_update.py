@@ -10,11 +10,11 @@ import pytest
 
 import jaxsnn
 from jaxsnn import neurons
-from jaxsnn.pallas_update import fused_update
+from jaxsnn.pallas_update import _rows, fused_update
 
 RESETS = [jaxsnn.reset_to_zero, jaxsnn.reset_by_subtraction]
-# One block, blocks that end within the arrays and at their edges, one neuron, a long chunk.
-SHAPES = [(1, 2, 3), (8, 256, 256), (5, 300, 130), (3, 1, 1), (40, 264, 10)]
+# One block, blocks that end at the edges of the arrays and beyond them, one neuron.
+SHAPES = [(1, 2, 3), (3, 256, 256), (3, 300, 130), (3, 1, 1)]
 
 
 # Without the check of its types, which are floats while potentials may be integers.
@@ -60,6 +60,14 @@ def test_integers_are_exact_to_the_largest_potential(reset):
     potential, spikes = fused_update(*given, largest, reset=reset, interpret=True)
     assert spikes[:, 0].tolist() == [[1, 1], [0, 0]]
     assert potential.tolist() == [[1, 1]]
+
+
+@pytest.mark.parametrize("steps", [1, 8, 20, 100, 1000])
+@pytest.mark.parametrize("batch", [1, 7, 256, 1000])
+def test_blocks_fit_into_fast_memory(steps, batch):
+    rows = _rows(steps, batch)
+    assert rows == batch or rows % 8 == 0
+    assert 2 * 2 * 4 * steps * rows * 128 <= 16 << 20
 
 
 def test_a_chunk_in_two_parts_is_the_chunk(rng):

@@ -156,9 +156,7 @@ def wired_network(network: FixedPointNetwork) -> Wired:
     return remembered(network, "wired", wire)
 
 
-def _run_kernels(
-    job: Job, wired: Wired, arrays: Arrays, advance: Callable[[int], Any]
-) -> Results:
+def _run_kernels(job: Job, wired: Wired, arrays: Arrays, advance: Callable[[int], Any]) -> Results:
     """Bring the arrays forward by the job's steps, on all cores, and write down the results."""
     from jaxsnn.events.kernels import simulate_images
 

@@ -129,7 +129,9 @@ def make_points(job: Job, calibration: ArrayLike | None) -> Points:
     points = list(product(balanced, multipliers, grid.values("refractory_period")))
     networks = [
         SpikingNetwork(
-            network, [m * theta for m, theta in zip(row, snn.thresholds, strict=True)], snn.amplitudes
+            network,
+            [m * theta for m, theta in zip(row, snn.thresholds, strict=True)],
+            snn.amplitudes,
         )
         for snn, row, _ in points
     ]

@@ -175,9 +175,7 @@ def _count(
     integers = jnp.issubdtype(layers.dtype, jnp.integer)
     probabilities = (images.images * factor).astype(jnp.float32 if integers else layers.dtype)
     counting = refractory_steps is not None
-    states = [
-        neurons.initial_state((batch, *shape), zero, counting) for shape in shapes
-    ]
+    states = [neurons.initial_state((batch, *shape), zero, counting) for shape in shapes]
     fire = partial(
         neurons.integrate_and_fire,
         reset=rules.reset,

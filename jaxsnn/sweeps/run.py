@@ -21,10 +21,10 @@ from jaxsnn.events import Engine, serve
 from jaxsnn.fixed_point import FixedPoint
 from jaxsnn.network import Network
 from jaxsnn.progress import progress_bar, skip
+from jaxsnn.state import Rules
 from jaxsnn.sweeps.counts import Counts, no_counts, to_dataset
 from jaxsnn.sweeps.grid import Grid
 from jaxsnn.sweeps.job import Job, Points, checked_job, identity, make_points
-from jaxsnn.state import Rules
 from jaxsnn.sweeps.plan import Block, Plan, check_memory, planned, planned_for_events
 from jaxsnn.sweeps.program import piece_runner
 from jaxsnn.sweeps.results import load_sweep
