@@ -141,6 +141,15 @@ def check_fixed_point(job: Job) -> None:
     check_exact(job.rules.reset, job.rules.encode, job.probabilities[:1] if known else None)
 
 
+def check_fused(job: Job) -> None:
+    """Raise ValueError where the kernel for TPUs cannot update the neurons."""
+    if job.refractory_steps > 1 or job.rules.spike is not neurons.heaviside:
+        raise ValueError(
+            'engine="pallas" knows no refractory periods and no spike functions but the step; take '
+            'engine="scan".'
+        )
+
+
 def check_steps(steps: int, most: int) -> None:
     """Raise ValueError where a run in fixed point is longer than its potentials allow."""
     if steps > most:

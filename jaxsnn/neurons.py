@@ -9,7 +9,7 @@ from functools import lru_cache
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Num
 
 from jaxsnn.network import AnyArray
 
@@ -52,13 +52,13 @@ def initial_state(
 
 def integrate_and_fire(
     state: NeuronState,
-    current: Float[Array, "..."],
-    threshold: Float[Array, "..."],
+    current: Num[Array, "..."],
+    threshold: Num[Array, "..."],
     *,
     reset: Reset,
     spike: Spike,
     refractory_steps: ArrayLike = 0,
-) -> tuple[NeuronState, Float[Array, "..."]]:
+) -> tuple[NeuronState, Num[Array, "..."]]:
     """One step of a layer of neurons.
 
         V ← V + current        S = 1 where V ≥ θ, else 0        V ← reset(V, S, θ)

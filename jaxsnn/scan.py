@@ -18,6 +18,7 @@ from jax import lax
 from jaxtyping import Array, PyTree
 
 from jaxsnn import encoding, neurons, readout
+from jaxsnn.pallas_update import fused_update
 from jaxsnn.state import Rules, State, Step
 from jaxsnn.synapses import AnyNetwork, Synapses, Units, synapses
 
@@ -111,23 +112,24 @@ def _advance(
         if index:
             currents = _at_once(layers.currents[index], all_spikes[-1])
         keep = index == last or rules.record is not None
-        fire = partial(_fire, layers.thresholds[index], rules, state.refractory_steps, keep)
-        new, (spikes, potentials) = _through(fire, old, currents, length)
+        threshold = layers.thresholds[index]
+        if rules.fused and not keep:
+            new, spikes, potentials = *_fused(threshold, rules, old, currents, length), None
+        else:
+            fire = partial(_fire, threshold, rules, state.refractory_steps, keep)
+            new, (spikes, potentials) = _through(fire, old, currents, length)
         new_neurons.append(new)
         all_spikes.append(spikes)
         all_potentials.append(potentials)
-    before = replace(state, neurons=new_neurons)
-    read = partial(_read, layers, rules)
-    after, (predictions, active) = _through(
-        read, before, (all_spikes[-1], all_potentials[-1]), length
-    )
+    read, predictions, active = _read(layers, rules, state, all_spikes[-1], all_potentials[-1])
     if len(inputs) < length:
         inputs = jnp.broadcast_to(inputs, (length, *inputs.shape[1:]))
     received, *sent = [
         _counted(spikes, active) for spikes in ((inputs != 0).astype(layers.dtype), *all_spikes)
     ]
     after = replace(
-        after,
+        read,
+        neurons=new_neurons,
         input_spike_counts=state.input_spike_counts + received,
         spike_counts=[old + new for old, new in zip(state.spike_counts, sent, strict=True)],
     )
@@ -176,26 +178,56 @@ def _fire(
     return state, (spikes, state.potential if keep else None)
 
 
+def _fused(
+    threshold: Array, rules: Rules, old: neurons.NeuronState, currents: Array, length: int
+) -> tuple[neurons.NeuronState, Array]:
+    """As `_through` with `_fire`, in one kernel of a TPU."""
+    if len(currents) < length:
+        currents = jnp.broadcast_to(currents, (length, *currents.shape[1:]))
+    shape = old.potential.shape
+    flat = currents.reshape(length, shape[0], -1)
+    thresholds = jnp.broadcast_to(threshold, shape[1:]).reshape(-1)
+    potential, spikes = fused_update(
+        old.potential.reshape(flat.shape[1:]),
+        flat,
+        thresholds,
+        reset=rules.reset,
+        interpret=jax.default_backend() != "tpu",
+    )
+    return replace(old, potential=potential.reshape(shape)), spikes.reshape(currents.shape)
+
+
 def _read(
-    layers: Synapses, rules: Rules, state: State, output: tuple[Array, Array]
-) -> tuple[State, tuple[Array, Array | None]]:
-    """One step of the readout: what the network says, and which samples are still running."""
-    spikes, potential = output
-    active = None if rules.stop is None else state.exit_step == 0
-    first, first_class = first_spikes(state.first_spike_class, spikes)
-    *others, counts = state.spike_counts
+    layers: Synapses, rules: Rules, state: State, spikes: Array, potentials: Array
+) -> tuple[State, Array, Array | None]:
+    """What the network says in the steps of a chunk, and which samples still run [K, B]."""
+    ends = state.step + 1 + jnp.arange(len(spikes))
+    counts = state.spike_counts[-1] + spikes.cumsum(0, dtype=spikes.dtype)
+    fired = (spikes > 0).any(-1)
+    now = fired.argmax(0)  # the first step of the chunk with an output spike, if there is one
+    first = jnp.take_along_axis(spikes, now[None, :, None], 0)[0].argmax(-1).astype(jnp.int32)
+    new = (state.first_spike_class < 0) & fired.any(0)
+
+    def seen(end: Array, counts: Array, potential: Array) -> readout.Output:
+        known = jnp.where(new & (ends[now] <= end), first, state.first_spike_class)
+        return output_seen(layers, counts, potential, known)
+
+    outputs = jax.vmap(seen)(ends, counts, potentials)
+    active = None
+    if rules.stop is not None:
+        running = state.exit_step == 0
+        decided = jax.vmap(rules.stop)(outputs, ends) & running
+        exits = jnp.where(decided.any(0), ends[decided.argmax(0)], state.exit_step)
+        active = running & ((exits == 0) | (ends[:, None] <= exits))
+        new = new & jnp.take_along_axis(active, now[None], 0)[0]
+        state = replace(state, exit_step=exits.astype(jnp.int32))
     state = replace(
         state,
-        step=state.step + 1,
-        spike_counts=[*others, counts + spikes],
-        first_spike_class=first_class,
-        first_spike_step=jnp.where(first, state.step + 1, state.first_spike_step),
+        step=state.step + len(spikes),
+        first_spike_class=jnp.where(new, first, state.first_spike_class),
+        first_spike_step=jnp.where(new, ends[now], state.first_spike_step).astype(jnp.int32),
     )
-    seen = output_seen(layers, counts + spikes, potential, first_class)
-    if rules.stop is not None and active is not None:
-        decided = active & rules.stop(seen, state.step)
-        state = replace(state, exit_step=jnp.where(decided, state.step, state.exit_step))
-    return state, (rules.read(seen), active)
+    return state, jax.vmap(rules.read)(outputs), active
 
 
 def output_seen(

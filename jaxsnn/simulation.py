@@ -21,6 +21,7 @@ from jaxsnn import encoding, events, metrics, neurons, readout, stopping
 from jaxsnn.balancing import SpikingNetwork
 from jaxsnn.checks import (
     check_fixed_point,
+    check_fused,
     check_network,
     check_sizes,
     check_state,
@@ -47,6 +48,7 @@ _STEPS_BETWEEN_EXITS = 5
 # A layer goes through several steps at a time where its neurons are too few to keep the cores busy.
 _NEURONS_AT_ONCE = 1 << 17
 _LONGEST_CHUNK = 50
+_CHUNK_OF_ACCELERATORS = 8  # by the cost model of the TPU's compiler, not by measurement
 
 
 @jax.tree_util.register_dataclass
@@ -162,7 +164,9 @@ def simulate(
         engine: "scan" is the compiled loop for all devices and both arithmetics. "events" runs
             fixed-point networks on a CPU and adds the weights of those neurons alone that spike;
             it needs Numba (`pip install "jaxsnn-conversion[fast]"`). "auto" takes the events where
-            they can serve.
+            they can serve. "pallas" is the scan with the neurons' update in one kernel for TPUs,
+            for runs without a refractory period, records and gradients; elsewhere it is
+            interpreted, slowly. It has not met a TPU yet.
         state: where to go on: the `state` of an earlier run on the same images, with the same dt
             and refractory period.
         samples: the number of each sample for the random draws `[B]`; by default 0, 1, …, B-1, or
@@ -206,7 +210,7 @@ def simulate(
         check_state(network, state, len(images), dt, refractory_steps)
         numbers = state.samples
     check_sizes(batch_size=batch_size, chunk=chunk)
-    rules = Rules(encode, reset, spike, read, record, stop)
+    rules = Rules(encode, reset, spike, read, record, stop, fused=engine == "pallas")
     job = Job(
         network,
         images,
@@ -222,6 +226,8 @@ def simulate(
     )
     if isinstance(network, FixedPointNetwork):
         check_fixed_point(job)
+    if rules.fused:
+        check_fused(job)
     given = network, images, job.keys, max_rate, job.potentials, state
     traced = not all(map(is_known, jax.tree.leaves(given)))
     bar = progress_bar(
@@ -446,6 +452,8 @@ def _fitting_batch(network: AnyNetwork) -> int:
 
 def _fitting_chunk(job: Job, batch: int) -> int:
     """How many steps a layer goes through before the next one begins."""
+    if jax.default_backend() != "cpu":
+        return min(_CHUNK_OF_ACCELERATORS, job.steps)
     neurons = batch * sum(map(prod, job.network.network.shapes))
     return max(1, min(_LONGEST_CHUNK, _NEURONS_AT_ONCE // neurons, job.steps))
 

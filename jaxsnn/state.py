@@ -82,6 +82,7 @@ class Rules(NamedTuple):
     read: readout.Readout
     record: Callable[[Step], PyTree] | None = None
     stop: stopping.Stop | None = None
+    fused: bool = False  # whether the neurons are updated by the kernel of `pallas_update`
 
 
 class Job(NamedTuple):

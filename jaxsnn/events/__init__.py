@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable
 from functools import lru_cache
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 from jaxtyping import Array
@@ -26,7 +26,7 @@ from jaxsnn.fixed_point import FixedPointNetwork
 from jaxsnn.state import Job, Rules, State
 from jaxsnn.synapses import AnyNetwork
 
-Engine = Literal["auto", "scan", "events"]
+Engine = Literal["auto", "scan", "events", "pallas"]
 INSTALL = 'pip install "jaxsnn-conversion[fast]"'
 
 
@@ -36,9 +36,9 @@ def serve(engine: Engine, network: AnyNetwork, rules: Rules, *, traced: bool) ->
     Raises:
         ValueError: they are asked to, and cannot; or there is no such engine.
     """
-    if engine not in ("auto", "scan", "events"):
-        raise ValueError(f"engine={engine!r}; there are 'auto', 'scan' and 'events'.")
-    if engine == "scan":
+    if engine not in get_args(Engine):
+        raise ValueError(f"engine={engine!r}; there are {', '.join(get_args(Engine))}.")
+    if engine in ("scan", "pallas"):
         return False
     reason = why_not(network, rules, traced)
     if reason is None and find_spec("numba") is None:
