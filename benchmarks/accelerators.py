@@ -1,4 +1,4 @@
-"""What does the compiler for TPUs make of the scan? Without a TPU: nothing is run.
+r"""What does the compiler for TPUs make of the scan? Without a TPU: nothing is run.
 
 Compiles the scan of the fully connected network for a TPU v5e ahead of time, and reads from the
 optimised program how many kernels a step launches, and XLA's own estimate of its cycles. The
@@ -6,7 +6,7 @@ estimate is a cost model, not a measurement; XLA has none for Pallas kernels, wh
 
     python -m venv tpu && source tpu/bin/activate
     python -m pip install libtpu -e .
-    TPU_SKIP_MDS_QUERY=1 TPU_WORKER_HOSTNAMES=localhost JAX_PLATFORMS=cpu \\
+    TPU_SKIP_MDS_QUERY=1 TPU_WORKER_HOSTNAMES=localhost JAX_PLATFORMS=cpu \
         python benchmarks/accelerators.py
 """
 
@@ -77,7 +77,7 @@ def compiled(arithmetic: str, batch: int, chunk: int, fused: bool, steps: int) -
 
 
 def kernels(program: str) -> Iterator[tuple[str, int, int]]:
-    """Each kernel of a program: its line, XLA's estimate of its cycles, how often it is launched."""
+    """Each kernel of a program: its line, XLA's estimate of cycles, how often it is launched."""
     found: dict[str, list[str]] = {}
     name = None
     for line in program.splitlines():

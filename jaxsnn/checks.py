@@ -113,7 +113,7 @@ def start_potentials(
 ) -> list[AnyArray]:
     """The membrane potentials at the start of each layer, in the arithmetic of the network."""
     if isinstance(network, FixedPointNetwork) and isinstance(potential, float) and potential == 0:
-        return [np.zeros((), np.int32)] * len(network.units)
+        return [cast(AnyArray, np.zeros((), np.int32))] * len(network.units)
     potentials = per_layer(network.network, potential, "initial_potential")
     if isinstance(network, SpikingNetwork):
         return [values.astype(network.network.dtype) for values in potentials]

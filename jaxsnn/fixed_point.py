@@ -355,8 +355,8 @@ def _add_weights(part: _Part, operation: Operation, grid: _Grid) -> _Part:
 
     def sums(values: Any) -> np.ndarray:
         """The larger of the sums of positive and of negative weights."""
-        both = [operation.sum_inputs(np.maximum(sign * values, 0)) for sign in (1, -1)]
-        found = np.asarray(np.maximum(*both) * part.most)
+        most, least = (operation.sum_inputs(np.maximum(s * values, 0)) for s in (1, -1))
+        found = np.asarray(np.maximum(most, least) * part.most)
         if channel is None:
             return largest(found)
         shape = [-1 if axis == channel else 1 for axis in range(weights.ndim)]

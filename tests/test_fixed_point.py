@@ -602,10 +602,11 @@ def test_jit_gives_the_same_spikes(traced):
 
 def test_rounding_and_starts_under_jit_are_those_outside():
     images = np.random.default_rng(1).random((2, *IMAGE), np.float32)
+    snn = CASES["a scale factor for each channel"].snn
 
     def run(images):
         return jaxsnn.simulate(
-            CASES["a scale factor for each channel"].snn,
+            snn,
             images,
             key=0,
             duration=0.005,

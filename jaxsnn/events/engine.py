@@ -21,7 +21,10 @@ from jaxsnn.fixed_point import FixedPointNetwork
 from jaxsnn.network import remembered
 from jaxsnn.state import Job, State
 
-_RESETS = {neurons.reset_to_zero: kinds.TO_ZERO, neurons.reset_by_subtraction: kinds.BY_SUBTRACTION}
+_RESETS: dict[neurons.Reset, int] = {
+    neurons.reset_to_zero: kinds.TO_ZERO,
+    neurons.reset_by_subtraction: kinds.BY_SUBTRACTION,
+}
 # Images that a thread takes at a time: few enough to share the work evenly.
 _IMAGES_AT_ONCE = 8
 
@@ -69,13 +72,13 @@ class Arrays(NamedTuple):
     ============  ============  ==================================================
     """
 
-    potentials: np.ndarray
-    counts: np.ndarray
-    free_from: np.ndarray
-    input_counts: np.ndarray
-    first_class: np.ndarray
-    first_step: np.ndarray
-    exit_step: np.ndarray
+    potentials: Any
+    counts: Any
+    free_from: Any
+    input_counts: Any
+    first_class: Any
+    first_step: Any
+    exit_step: Any
 
 
 class Results(NamedTuple):
@@ -280,7 +283,7 @@ def _arrays(job: Job, wired: Wired) -> Arrays:
 # -- And out again ---------------------------------------------------------------------------------
 
 
-def _in_shape(values: np.ndarray, wired: Wired, layer: int) -> np.ndarray:
+def _in_shape(values: np.ndarray, wired: Wired, layer: int) -> Any:
     """Values [B, P] of the neurons of a layer in their own shape; a view where that is possible."""
     start, order = wired.wiring.first[layer], wired.orders[layer]
     if wired.in_order[layer]:
@@ -293,7 +296,7 @@ def _state(job: Job, wired: Wired, arrays: Arrays) -> State:
     step = np.asarray(_first_step(job) + job.steps, np.int32)
     layers = range(len(wired.orders))
 
-    def waiting(layer: int) -> np.ndarray | None:
+    def waiting(layer: int) -> Any:
         if arrays.free_from.shape[1] == 0:
             return None
         return np.maximum(_in_shape(arrays.free_from, wired, layer) - step, 0)

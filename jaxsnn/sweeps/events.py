@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from jaxsnn.draws import sample_keys
 from jaxsnn.events.engine import Watched, watch, wired_network
 from jaxsnn.events.wiring import with_thresholds
 from jaxsnn.fixed_point import FixedPointNetwork
+from jaxsnn.network import AnyArray
 from jaxsnn.sweeps.counts import Counts, tails, uniform
 from jaxsnn.sweeps.job import Job, Points, at_point
 from jaxsnn.sweeps.plan import Block
@@ -43,17 +45,17 @@ def event_runner(job: Job, points: Points) -> Callable[[Block, slice], Counts]:
             )
             chosen = at_point(network, thresholds, amplitudes)
             assert isinstance(chosen, FixedPointNetwork)
-            period = in_steps(points.refractory_periods[point], dt)
+            period = in_steps(float(points.refractory_periods[point]), dt)
             one = state.Job(
                 network=chosen,
-                images=job.images[piece],
+                images=cast(AnyArray, job.images[piece]),
                 keys=keys[seed][piece],
-                samples=numbers[piece],
+                samples=cast(AnyArray, numbers[piece]),
                 max_rate=grid.values("max_rate")[rate],
                 dt=dt,
                 steps=steps,
                 refractory_steps=period,
-                potentials=[np.zeros((), np.int32)] * layers,
+                potentials=[cast(AnyArray, np.zeros((), np.int32))] * layers,
                 state=None,
                 rules=state.Rules(
                     encode=encoding.poisson,
@@ -79,7 +81,7 @@ def _counted(watched: Watched, labels: np.ndarray, same: np.ndarray) -> Counts:
     spiked = arrays.first_class >= 0
     first = np.bincount(arrays.first_step[spiked] - 1, minlength=steps)
     right = spiked & (arrays.first_class == labels)
-    # Operations behind layers whose neurons have all the same number of synapses follow from spikes.
+    # Operations behind layers whose neurons have all as many synapses follow from the spikes.
     others = (results.operations - results.totals[..., :-1] @ same).sum(0)
     return Counts(
         right=((predictions == labels) & (predictions >= 0)).sum(1),

@@ -146,7 +146,7 @@ def make_points(job: Job, calibration: ArrayLike | None) -> Points:
     )
 
 
-def at_point(network: AnyNetwork, thresholds: list[Array], amplitudes: list[Array]) -> AnyNetwork:
+def at_point(network: AnyNetwork, thresholds: list[Any], amplitudes: list[Any]) -> AnyNetwork:
     """The network of a point, from that of another and its own entries of `Points`."""
     if isinstance(network, FixedPointNetwork):
         return replace(network, thresholds=thresholds, units=amplitudes)
