@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from jaxsnn import neurons, readout, stopping
@@ -331,7 +332,7 @@ def _read(
     counts: Array,
     first_step: Array,
     first_class: Array,
-    done: int,
+    done: ArrayLike,
     unit: Array,
     threshold: Array,
     *,

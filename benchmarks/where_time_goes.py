@@ -1,0 +1,561 @@
+"""Where does the time of a call go, in each engine? `profile.py` runs this.
+
+The pieces of the scan are timed alone, each in a scan of its own over arrays of the same shapes;
+those of the event-driven engine are its kernels, driven by the spikes of a real run. What the whole
+takes beyond them is the rest; it is below zero where the whole is faster than its parts. All this
+looks inside jaxsnn.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import product
+from math import ceil, prod
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+from common import (
+    DT,
+    MODELS,
+    RESULTS,
+    Name,
+    Source,
+    Trained,
+    interleaved,
+    medians,
+    new_results,
+    save,
+    save_figure,
+)
+from jax import Array, lax
+from numba import njit
+
+import jaxsnn
+from jaxsnn import encoding, events, neurons, readout, scan, simulation
+from jaxsnn.drawing import COLORS, DARK, SMALL, new_figure
+from jaxsnn.draws import sample_keys
+from jaxsnn.events import engine, kernels, kinds
+from jaxsnn.network import Convolution, Dense
+from jaxsnn.state import Job, Rules
+from jaxsnn.synapses import AnyNetwork, Synapses, Units, synapses
+from jaxsnn.units import UNITS
+
+RULES = Rules(encoding.poisson, neurons.reset_to_zero, neurons.heaviside, readout.spike_count)
+PARTS = ("input", "weights", "neurons", "counts", "readout", "call", "rest")
+RECORDED = 50  # images whose spikes are recorded; larger batches repeat them
+LARGEST = 10_000  # image-steps of a call of the scan: larger batches get fewer steps
+
+Jobs = dict[str, Callable[[], Any]]
+
+
+# -- The scan --------------------------------------------------------------------------------------
+
+
+class Setting(NamedTuple):
+    """What the scan runs: a piece of the batch, and how.
+
+    Attributes:
+        network: the spiking network.
+        units: what computes products of integers.
+        batch: images.
+        steps: time steps.
+        chunk: how many of them a layer goes through at a time.
+    """
+
+    network: AnyNetwork
+    units: Units
+    batch: int
+    steps: int
+    chunk: int
+
+
+def as_the_scan_does(network: AnyNetwork, units: Units, batch: int, steps: int) -> Setting:
+    """Pieces and chunks as `simulate` chooses them, with a whole number of chunks."""
+    batch = len(simulation._pieces(batch, simulation._fitting_batch(network))[0])
+    chunk = min(simulation._LONGEST_CHUNK, ceil(simulation._SAMPLES_AT_ONCE / batch), steps)
+    return Setting(network, units, batch, steps // chunk * chunk, chunk)
+
+
+def looped(
+    setting: Setting, make: Callable[[Synapses], Callable], carry: Any, given: Any
+) -> Callable[[], Any]:
+    """A piece of the scan alone, once for each chunk of the setting.
+
+    Args:
+        setting: what is run.
+        make: the layers ↦ the piece, (carry, given) ↦ (carry, output).
+        carry: what the piece hands on from chunk to chunk.
+        given: what it gets anew in each.
+
+    Returns:
+        The job.
+    """
+
+    @jax.jit
+    def run(network: AnyNetwork, carry: Any, given: Any) -> Any:
+        piece = make(synapses(network, setting.units))
+
+        def chunk(state: Any, _: None) -> tuple[Any, None]:
+            # The barriers keep XLA from computing once what is the same in all chunks, and from
+            # leaving out what nobody looks at.
+            mark, carry, here = lax.optimization_barrier((*state, given))
+            carry, output = piece(carry, here)
+            leaves = jax.tree.leaves(lax.optimization_barrier(output))
+            mark += sum(leaf.reshape(-1)[0].astype(mark.dtype) for leaf in leaves)
+            return (mark, carry), None
+
+        chunks = setting.steps // setting.chunk
+        return lax.scan(chunk, (jnp.zeros(()), carry), None, length=chunks)[0][0]
+
+    return partial(run, setting.network, carry, given)
+
+
+def scan_pieces(setting: Setting, images: np.ndarray) -> Jobs:
+    """The pieces of the scan, each alone."""
+    network, batch, length = setting.network.network, setting.batch, setting.chunk
+    dtype = synapses(setting.network, setting.units).dtype
+    shapes = [network.input_shape, *network.shapes]
+    random = np.random.default_rng(0)
+    spikes = [jnp.asarray(random.random((length, batch, *s)) < 0.1, dtype) for s in shapes]
+    rest = neurons.NeuronState(jnp.zeros((), dtype), None)
+    at_rest = [
+        jax.tree.map(lambda x, s=s: jnp.broadcast_to(x, (batch, *s)), rest) for s in shapes[1:]
+    ]
+    pixels = jnp.asarray(images[:batch])
+    keys = jax.random.wrap_key_data(sample_keys(0, np.arange(batch)))
+    run = jaxsnn.simulate(
+        setting.network, pixels, key=0, duration=DT, engine="scan", progress=False
+    )
+
+    def draw(layers: Synapses) -> Callable:
+        def piece(step: Array, given: tuple[Array, Array]) -> tuple[Array, Array]:
+            def at(step: Array) -> Array:
+                step_keys = jax.vmap(jax.random.fold_in, (0, None))(given[0], step)
+                return jax.vmap(RULES.encode)(step_keys, given[1]).astype(layers.dtype)
+
+            return step + length, jax.vmap(at)(step + jnp.arange(length))
+
+        return piece
+
+    def weights(layers: Synapses) -> Callable:
+        return lambda none, given: (
+            none,
+            [scan._at_once(current, x) for current, x in zip(layers.currents, given)],
+        )
+
+    def fire(layers: Synapses) -> Callable:
+        def piece(old: list, given: list) -> tuple[list, list]:
+            found = []
+            for threshold, state, currents in zip(layers.thresholds, old, given):
+                one = partial(scan._fire, threshold, RULES, jnp.int32(0), False)
+                found.append(scan._through(one, state, currents, length))
+            states, outputs = zip(*found)
+            return list(states), list(outputs)
+
+        return piece
+
+    def count(layers: Synapses) -> Callable:
+        def piece(counts: list, given: list) -> tuple[list, list]:
+            inputs, *others = given
+            given = [(inputs != 0).astype(layers.dtype), *others]
+            counts = [old + scan._counted(s, None) for old, s in zip(counts, given)]
+            return counts, counts
+
+        return piece
+
+    def read(layers: Synapses) -> Callable:
+        one = partial(scan._read, layers, RULES)
+        return lambda state, given: scan._through(one, state, (given, given), length)
+
+    counts = [jnp.zeros(s.shape[1:], s.dtype) for s in spikes]
+    return {
+        "input": looped(setting, draw, jnp.int32(0), (keys, pixels)),
+        "weights": looped(setting, weights, (), spikes[:-1]),
+        "neurons": looped(setting, fire, at_rest, spikes[1:]),
+        "counts": looped(setting, count, counts, spikes),
+        "readout": looped(setting, read, run.state, spikes[-1]),
+    }
+
+
+def parts_of_scan(
+    network: AnyNetwork, images: np.ndarray, steps: int, unit: str | None, repeats: int
+) -> dict[str, Any]:
+    """Microseconds of an image-step in each part of the scan, whose products a unit computes."""
+    kinds = (Convolution, Dense) if unit else ()
+    units = tuple((kind, UNITS[unit]) for kind in kinds)
+    setting = as_the_scan_does(network, units, len(images), steps)
+    some = jnp.asarray(images)
+
+    def call(steps: int) -> jaxsnn.Simulation:
+        duration = steps * DT
+        with mock.patch.object(simulation, "chosen_units", lambda network: units):
+            return jaxsnn.simulate(
+                network, some, key=0, duration=duration, engine="scan", progress=False
+            )
+
+    jobs: Jobs = {"whole": partial(call, setting.steps), "one step": partial(call, 1)}
+    seconds = interleaved(jobs | scan_pieces(setting, images), repeats)
+    found = medians(seconds)
+    whole, one = found.pop("whole"), found.pop("one step")
+    share = len(images) / setting.batch  # pieces of the batch follow each other
+    parts = {name: value * share for name, value in found.items()}
+    return {
+        **_with_rest(parts, whole, one, setting.steps, len(images)),
+        "steps": setting.steps,
+        "chunk": setting.chunk,
+        "seconds": seconds,
+    }
+
+
+def _with_rest(
+    parts: dict[str, float], whole: float, one: float, steps: int, batch: int
+) -> dict[str, Any]:
+    """Parts of a call, the cost of a call without its steps, and the rest: microseconds."""
+    call = max(0.0, (steps * one - whole) / (steps - 1))
+    parts = parts | {"call": call, "rest": whole - call - sum(parts.values())}
+    scale = 1e6 / (batch * steps)
+    return {
+        "whole": whole * scale,
+        "parts": {name: parts[name] * scale for name in PARTS if name in parts},
+        "call (ms)": 1e3 * call,
+    }
+
+
+# -- The event-driven engine -----------------------------------------------------------------------
+
+
+class Recorded(NamedTuple):
+    """Who spiked, for the kernels: lists for each image and step.
+
+    ======  =================  =====================================================
+    field   shape              meaning
+    ======  =================  =====================================================
+    who     [.]                places of inputs and neurons, list after list
+    ends    [N, T, L + 2, 2]   where each list begins and ends: inputs that are added,
+                               inputs that are taken away, and the spikes of each layer
+    bases   [N, neurons]       currents of the first layer from inputs that usually spike
+    ======  =================  =====================================================
+    """
+
+    who: np.ndarray
+    ends: np.ndarray
+    bases: np.ndarray
+
+
+def record(job: Job, wired: Any) -> tuple[Recorded, dict[str, float]]:
+    """The spikes of the job's first images, and how many there are in a step."""
+    count = min(RECORDED, len(job.images))
+    run = jaxsnn.simulate(
+        job.network,
+        job.images[:count],
+        key=0,
+        duration=job.steps * DT,
+        engine="scan",
+        record=lambda step: [x > 0 for x in (step.inputs, *step.spikes)],
+        progress=False,
+    )
+    inputs, *layers = (
+        np.asarray(r).swapaxes(0, 1).reshape(count, job.steps, -1) for r in run.records
+    )
+    usual = (engine._inputs(job).wanted[:count] > kernels._HALF)[:, None]
+    lists = [inputs & ~usual, usual & ~inputs]
+    for layer, order in zip(layers, wired.orders, strict=True):
+        placed = np.zeros_like(layer)
+        placed[..., order.reshape(-1)] = layer
+        lists.append(placed)
+    sizes = np.stack([found.sum(-1) for found in lists], -1)
+    flags = np.concatenate(lists, -1)
+    starts = np.cumsum([0, *(found.shape[-1] for found in lists[:-1])])
+    places = np.nonzero(flags)[2]
+    who = places - starts[np.searchsorted(starts, places, "right") - 1]
+    last = sizes.reshape(-1).cumsum().reshape(sizes.shape)
+    bases = np.zeros((count, wired.wiring.first[1]), wired.wiring.currents.dtype)
+    for image, base in enumerate(bases):
+        _base(np.flatnonzero(usual[image, 0]), wired.wiring, base)
+    names = ["inputs", "inputs added", "inputs taken away"]
+    names += [f"layer {index}: {layer.kind}" for index, layer in _numbered(job.network)]
+    means = [inputs.sum(-1).mean(), *sizes.mean((0, 1))]
+    spikes = dict(zip(names, map(float, means), strict=True))
+    return Recorded(who, np.stack([last - sizes, last], -1), bases), spikes
+
+
+def _numbered(network: AnyNetwork) -> Iterator[tuple[int, Any]]:
+    return iter(enumerate(network.network.layers, 1))
+
+
+@njit(nogil=True)
+def _base(usual, wiring, base):
+    weights = wiring.weights[: wiring.first_weight[1]]
+    kernels._receive(wiring.kinds[0], base, weights, usual, wiring.starts, wiring.runs)
+
+
+@njit(nogil=True)
+def _draw(images, inputs, steps):
+    """Draw the inputs of some images, as the kernels do."""
+    quarter = (len(inputs.wanted[0]) + 3) // 4
+    room = (quarter + 7) // 8 * 8
+    blocks, ones = np.empty(room, np.uint32), np.empty(room, np.uint32)
+    twos, wanted = np.empty(room, np.uint32), np.zeros((4, room), np.uint32)
+    pixels, flags = np.zeros((4, room), np.int64), np.zeros((4, room), np.uint8)
+    words, found = flags.reshape(-1).view(np.uint64), np.empty(4 * room, np.int64)
+    count = 0
+    for image in images:
+        kernels._clear(flags.reshape(-1))
+        size = kernels._blocks_of(inputs.wanted[image], blocks, wanted, pixels)
+        key = inputs.keys[image]
+        for step in range(steps):
+            one, two = kernels.threefry(key[0], key[1], np.uint32(0), np.uint32(step))
+            kernels._draw_blocks(one, two, blocks[:size], ones, twos)
+            kernels._exceptions_low(ones[:size], wanted[0, :size], flags[0, :size])
+            kernels._exceptions_high(ones[:size], wanted[1, :size], flags[1, :size])
+            kernels._exceptions_low(twos[:size], wanted[2, :size], flags[2, :size])
+            kernels._exceptions_high(twos[:size], wanted[3, :size], flags[3, :size])
+            count += kernels.flagged(words, found)
+    return count
+
+
+@njit(nogil=True)
+def _add_weights(images, wiring, recorded, steps):
+    """Add the weights of those that spiked to the currents behind them."""
+    current = np.zeros(len(wiring.thresholds), wiring.currents.dtype)
+    first, layers = wiring.first, len(wiring.kinds)
+    for image in images:
+        place = image % len(recorded.ends)
+        for step in range(steps):
+            ends = recorded.ends[place, step]
+            now = current[: first[1]]
+            weights = wiring.weights[: wiring.first_weight[1]]
+            more, less = (
+                recorded.who[ends[0, 0] : ends[0, 1]],
+                recorded.who[ends[1, 0] : ends[1, 1]],
+            )
+            kernels._copy(now, recorded.bases[place])
+            kernels._receive(wiring.kinds[0], now, weights, more, wiring.starts, wiring.runs)
+            if wiring.kinds[0] == kinds.DENSE:
+                kernels._subtract_rows(now, weights, less)
+            else:
+                kernels._subtract_runs(now, weights, less, wiring.starts, wiring.runs)
+            for layer in range(1, layers):
+                if wiring.kinds[layer] != kinds.POOL:
+                    now = current[first[layer] : first[layer + 1]]
+                    who = recorded.who[ends[layer + 1, 0] : ends[layer + 1, 1]]
+                    weights = wiring.weights[wiring.first_weight[layer] :]
+                    starts = wiring.starts[wiring.first_start[layer] :]
+                    kernels._clear(now)
+                    kernels._receive(wiring.kinds[layer], now, weights, who, starts, wiring.runs)
+    return current[0]
+
+
+@njit(nogil=True)
+def _update_neurons(images, wiring, recorded, steps):
+    """Bring those to their thresholds that spiked, look at all neurons, and reset."""
+    width = len(wiring.thresholds)
+    current, counts = np.zeros(width, wiring.currents.dtype), np.zeros(width, np.int32)
+    flags, seen = np.zeros(width, np.uint8), np.zeros(width, np.uint8)
+    words, found = flags.view(np.uint64), np.empty(width, np.int64)
+    potentials, free = np.zeros(width, np.int32), np.zeros(0, np.int32)
+    first = wiring.first
+    for image in images:
+        place = image % len(recorded.ends)
+        kernels._clear(potentials)
+        for step in range(steps):
+            ends = recorded.ends[place, step]
+            for layer in range(len(wiring.kinds)):
+                low, high = first[layer], first[layer + 1]
+                potential, threshold = potentials[low:high], wiring.thresholds[low:high]
+                if wiring.kinds[layer] == kinds.POOL:
+                    who = recorded.who[ends[layer + 1, 0] : ends[layer + 1, 1]]
+                    targets = wiring.targets[wiring.first_target[layer] :]
+                    count = kernels._pool(
+                        potential,
+                        threshold,
+                        wiring.gains[layer],
+                        who,
+                        targets,
+                        free,
+                        step,
+                        found,
+                        seen[low:high],
+                    )
+                else:
+                    for j in recorded.who[ends[layer + 2, 0] : ends[layer + 2, 1]]:
+                        potential[j] = threshold[j]
+                    kernels._integrate(potential, current[low:high], threshold, flags[low:high])
+                    count = kernels.flagged(words[low >> 3 : high >> 3], found)
+                kernels._reset(
+                    found[:count], potential, threshold, counts[low:high], free, kinds.TO_ZERO, 0
+                )
+    return counts.sum()
+
+
+def captured(network: AnyNetwork, images: np.ndarray, steps: int) -> Job:
+    """The job that `simulate` hands to the events."""
+    jobs = []
+
+    def run(job: Job, advance: Callable[[int], Any]) -> Any:
+        jobs.append(job)
+        return original(job, advance)
+
+    original = events.run
+    with mock.patch.object(events, "run", run):
+        jaxsnn.simulate(
+            network, images, key=0, duration=steps * DT, engine="events", progress=False
+        )
+    return jobs[0]
+
+
+def parts_of_events(
+    network: AnyNetwork, images: np.ndarray, steps: int, repeats: int
+) -> dict[str, Any]:
+    """Microseconds of an image-step in each part of the event-driven engine, on all cores."""
+    job = captured(network, images, steps)
+    wired = engine.wired_network(network)
+    recorded, spikes = record(job, wired)
+    inputs = engine._inputs(job)
+
+    def call(steps: int) -> jaxsnn.Simulation:
+        return jaxsnn.simulate(
+            network, images, key=0, duration=steps * DT, engine="events", progress=False
+        )
+
+    def on_all_cores(work: Callable, *arguments: Any) -> None:
+        list(engine._on_all_cores(lambda images: work(images, *arguments), len(images)))
+
+    def all_kernels() -> None:
+        engine._run_kernels(job, wired, engine._arrays(job, wired), lambda count: None)
+
+    seconds = interleaved(
+        {
+            "whole": partial(call, steps),
+            "one step": partial(call, 1),
+            "kernels": all_kernels,
+            "input": partial(on_all_cores, _draw, inputs, steps),
+            "weights": partial(on_all_cores, _add_weights, wired.wiring, recorded, steps),
+            "neurons": partial(on_all_cores, _update_neurons, wired.wiring, recorded, steps),
+        },
+        repeats,
+    )
+    found = medians(seconds)
+    whole, one, inside = (found.pop(name) for name in ("whole", "one step", "kernels"))
+    call_only = max(0.0, (steps * one - whole) / (steps - 1))
+    found["readout"] = whole - inside - call_only
+    return {
+        **_with_rest(found, whole, one, steps, len(images)),
+        "steps": steps,
+        "spikes in a step": spikes,
+        "seconds": seconds,
+    }
+
+
+# -- Tables and the picture ------------------------------------------------------------------------
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Microseconds of an image-step in each part."""
+    shown = [
+        {key: row[key] for key in ("network", "batch", "engine")}
+        | {"chunk": row.get("chunk", ""), "whole (µs)": f"{row['whole']:.1f}"}
+        | {name: f"{row['parts'][name]:.1f}" if name in row["parts"] else "" for name in PARTS}
+        | {"a call (ms)": f"{row['call (ms)']:.1f}"}
+        for row in rows
+    ]
+    return pd.DataFrame(shown).to_markdown(index=False, disable_numparse=True)
+
+
+def spikes_table(rows: list[dict[str, Any]]) -> str:
+    """How many spikes there are in a step, which is what the events work for."""
+    found = {row["network"]: row["spikes in a step"] for row in rows if "spikes in a step" in row}
+    shown = [
+        {"network": network, "": name, "spikes in a step": f"{count:.1f}"}
+        for network, spikes in found.items()
+        for name, count in spikes.items()
+    ]
+    return pd.DataFrame(shown).to_markdown(index=False, disable_numparse=True)
+
+
+def draw(rows: list[dict[str, Any]]) -> Any:
+    """A panel for each network and batch, a bar for each engine, a colour for each part."""
+    data = pd.DataFrame(rows)
+    networks, batches = data["network"].unique(), data["batch"].unique()
+    figure = new_figure(3.9 * len(batches), 2.5 * len(networks) + 0.4)
+    grid = figure.subplots(len(networks), len(batches), squeeze=False)
+    colors = dict(zip(PARTS, (*COLORS, "#bbbbbb")))
+    for (network, batch), ax in zip(product(networks, batches), grid.ravel(), strict=True):
+        found = data[(data["network"] == network) & (data["batch"] == batch)]
+        places = np.arange(len(found))
+        left = np.zeros(len(found))
+        for part in PARTS:
+            width = np.array([max(0.0, parts.get(part, 0.0)) for parts in found["parts"]])
+            ax.barh(places, width, left=left, color=colors[part], label=part, height=0.7)
+            left += width
+        ax.plot(found["whole"], places, "|", color=DARK, ms=14, mew=1.5, label="the whole")
+        ax.set_yticks(places, found["engine"] if ax in grid[:, 0] else [""] * len(found))
+        ax.set_title(f"{network}, {batch} image{'s' * (batch > 1)}", fontsize=10)
+        ax.invert_yaxis()
+        ax.tick_params(labelsize=SMALL)
+        ax.grid(axis="x", color="#dddddd", lw=0.6)
+        ax.set_axisbelow(True)
+        ax.spines[["top", "right"]].set_visible(False)
+    for ax in grid[-1]:
+        ax.set_xlabel("µs of an image-step")
+    lines, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(lines, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    return figure
+
+
+# -- The command line ------------------------------------------------------------------------------
+
+
+def profile(
+    snn: jaxsnn.SpikingNetwork, images: np.ndarray, steps: int, repeats: int
+) -> Iterator[dict[str, Any]]:
+    """The parts of all engines for one network and batch."""
+    fixed = jaxsnn.quantize(snn)
+    fewer = max(10, min(steps, LARGEST // len(images)))
+    scans: dict[str, tuple[AnyNetwork, str | None]] = {"float32, scan": (snn, None)}
+    scans |= {f"8 bits, scan in {unit}": (fixed, unit) for unit in UNITS}
+    for name, (network, unit) in scans.items():
+        yield {"engine": name} | parts_of_scan(network, images, fewer, unit, repeats)
+    yield {"engine": "8 bits, events"} | parts_of_events(fixed, images, steps, repeats)
+
+
+def main(
+    source: Source = Trained(),  # noqa: B008 - it is frozen
+    networks: tuple[Name, ...] = tuple(MODELS),
+    batches: tuple[int, ...] = (1, 20, 500),
+    steps: int = 100,
+    repeats: int = 5,
+    quick: bool = False,
+    output: Path = RESULTS / "profile.json",
+) -> None:
+    """Measure where the time of a call goes.
+
+    Args:
+        source: where networks and data come from.
+        networks: which of the paper's networks.
+        batches: images simulated together.
+        steps: time steps of 1 ms; the scan does fewer for large batches.
+        repeats: interleaved measurements of each; the table has their medians.
+        quick: a short run that only shows that everything works.
+        output: the file for the results, written after each engine.
+    """
+    if quick:
+        batches, steps, repeats = (1, 20), 20, 1
+    results = new_results(steps=steps, repeats=repeats) | {"rows": []}
+    pixels = source.data[1].images[:RECORDED]
+    for name, batch in product(networks, batches):
+        images = pixels[np.arange(batch) % len(pixels)]
+        for row in profile(source.spiking(name), images, steps, repeats):
+            results["rows"].append({"network": name, "batch": batch} | row)
+            save(results, output)
+            print(name, batch, row["engine"], "done", file=sys.stderr, flush=True)
+    save_figure(draw(results["rows"]), output)
+    print(table(results["rows"]), end="\n\n")
+    print(spikes_table(results["rows"]))

@@ -1,0 +1,385 @@
+"""Engines: the scan, whatever its pieces, chunks, units and devices, and the events, bit for bit."""
+
+import logging
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+import jaxsnn
+from jaxsnn import events, readout, stopping, units
+
+import models
+
+STEPS = 20
+DENSE_BITS, CONVOLUTION_BITS = [8, 16, 8], [16, 8, 16, 8]
+
+
+def dense_network():
+    rng = np.random.default_rng(1)
+    network, _ = models.dense_network(rng)
+    return jaxsnn.balance_thresholds(network, [1.5, 2.0, 1.0])
+
+
+def window(x, size):
+    shape = (1, size, size, 1)
+    return lax.reduce_window(x, 0.0, lax.add, shape, shape, "VALID") / size**2
+
+
+def convolution_network():
+    """The scan computes the first convolution as a product of patches, the second one as it is."""
+    rng = np.random.default_rng(2)
+    shapes = (3, 3, 1, 6), (3, 3, 6, 5), (20, 4)
+    first, second, last = (rng.normal(0.05, 1, shape).astype(np.float32) for shape in shapes)
+
+    def convolve(x, kernel):
+        numbers = "NHWC", "HWIO", "NHWC"
+        return lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=numbers)
+
+    def model(x):
+        x = jax.nn.relu(window(jax.nn.relu(convolve(x, first)), 2))
+        x = jax.nn.relu(convolve(x, second))
+        return jax.nn.relu(x.reshape(len(x), -1) @ last)
+
+    network = jaxsnn.read_network(model, np.zeros((1, 10, 10, 1), np.float32))
+    return jaxsnn.balance_thresholds(network, [1.0, 0.75, 2.0, 1.0])
+
+
+def images_of(batch, network):
+    shape = batch, *network.network.input_shape
+    return np.random.default_rng(3).random(shape, np.float32).round(3)
+
+
+DENSE = jaxsnn.quantize(dense_network(), bits=DENSE_BITS)
+CONVOLUTION = jaxsnn.quantize(convolution_network(), bits=CONVOLUTION_BITS)
+
+
+def run(network, images, **options):
+    return jaxsnn.simulate(network, images, **{"key": 5, "duration": STEPS * 1e-3, **options})
+
+
+def assert_equal_runs(one, two):
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+
+
+def assert_lively(found):
+    """All layers spike, some neurons more than others, and the predictions differ."""
+    assert all(len(np.unique(counts)) > 3 for counts in found.spike_counts)
+    assert len(np.unique(found.predictions)) > 2
+
+
+# -- One run, however it is computed ---------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def dense_run():
+    """70 samples by the events, read by membrane potentials: numbers of floating point."""
+    found = run(
+        DENSE, images_of(70, DENSE), engine="events", read=readout.membrane_potential
+    )
+    assert_lively(found)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "chunk"), [(1, 20), (7, 5), (64, 1), (1000, 20), (1000, 5), (1000, 3)]
+)
+def test_pieces_and_chunks_do_not_matter(dense_run, batch_size, chunk):
+    found = run(
+        DENSE,
+        images_of(70, DENSE),
+        engine="scan",
+        batch_size=batch_size,
+        chunk=chunk,
+        read=readout.membrane_potential,
+    )
+    assert_equal_runs(found, dense_run)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64, 1000])
+def test_the_events_do_not_depend_on_the_batch(dense_run, batch_size):
+    images, options = images_of(70, DENSE), dict(read=readout.membrane_potential, engine="events")
+    assert_equal_runs(run(DENSE, images, batch_size=batch_size, **options), dense_run)
+    some = np.arange(70)[:batch_size][::-1].copy()
+    part = run(DENSE, images[some], samples=some, **options)
+    np.testing.assert_array_equal(part.predictions, dense_run.predictions[:, some])
+    for counts, whole in zip(part.spike_counts, dense_run.spike_counts, strict=True):
+        np.testing.assert_array_equal(counts, whole[some])
+
+
+@pytest.fixture(scope="module")
+def convolution_run():
+    found = run(CONVOLUTION, images_of(9, CONVOLUTION), engine="events")
+    assert_lively(found)
+    return found
+
+
+@pytest.mark.parametrize("name", units.UNITS)
+def test_every_unit_gives_the_same_spikes(convolution_run, monkeypatch, name):
+    asked = []
+
+    def unit_of(kind, backend):
+        asked.append(kind)
+        return units.UNITS[name]
+
+    monkeypatch.setattr("jaxsnn.synapses.fastest_unit", unit_of)
+    found = run(CONVOLUTION, images_of(9, CONVOLUTION), engine="scan", batch_size=5, chunk=4)
+    assert_equal_runs(found, convolution_run)
+    assert len(set(asked)) == 2  # convolutions and dense layers
+
+
+@pytest.mark.parametrize("name", units.UNITS)
+def test_every_unit_holds_the_sums_of_large_windows(monkeypatch, name):
+    """A mean over 17x17 spikes goes into products as a sum, up to 289: more than 8 bits."""
+    monkeypatch.setattr("jaxsnn.synapses.fastest_unit", lambda kind, backend: units.UNITS[name])
+    kernel = np.float32([[1, 0.3], [-0.5, 1]])
+    network = jaxsnn.read_network(
+        lambda x: jax.nn.relu(window(x, 17).reshape(len(x), -1) @ kernel), np.zeros((1, 17, 17, 2))
+    )
+    fixed = jaxsnn.quantize(jaxsnn.balance_thresholds(network, 100.0), bits=16)
+    found = run(fixed, np.ones((1, 17, 17, 2), np.float32), duration=3e-3)
+    weights = np.asarray(fixed.network.layers[0].weights[0], np.int64)
+    assert found.state.neurons[0].potential.tolist() == [(3 * 289 * weights.sum(0)).tolist()]
+
+
+def sharded(images, devices):
+    mesh = Mesh(np.asarray(jax.devices()[:devices]), ("images",))
+    return jax.device_put(images, NamedSharding(mesh, PartitionSpec("images")))
+
+
+def compare_with_another_process(path):
+    """In a process with 8 devices and numbers of 64 bits, and without a type checker."""
+    assert len(jax.devices()) == 8
+    assert jnp.zeros(()).dtype == np.float64
+    expected = np.load(path)
+    images = images_of(16, DENSE)
+    for engine in ("scan", "events"):
+        for devices in (1, 2, 8):
+            found = run(DENSE, sharded(images, devices), engine=engine, chunk=5)
+            for name, values in essence(found).items():
+                np.testing.assert_array_equal(values, expected[name])
+    with pytest.raises(ValueError, match="engine='neurons'; there are"):
+        run(DENSE, images, engine="neurons")
+
+
+def essence(found):
+    """All integers of a run."""
+    leaves, _ = jax.tree.flatten((found.predictions, found.spike_counts, found.state))
+    leaves = [np.asarray(leaf) for leaf in leaves]
+    return {str(i): leaf for i, leaf in enumerate(leaves) if leaf.dtype.kind == "i"}
+
+
+def test_devices_and_numbers_of_64_bits_do_not_matter(tmp_path):
+    found = run(DENSE, images_of(16, DENSE), engine="scan", chunk=5)
+    assert len(essence(found)) >= 13
+    np.savez(tmp_path / "run.npz", **essence(found))
+    call = f"here.compare_with_another_process({str(tmp_path / 'run.npz')!r})"
+    done = subprocess.run(
+        [sys.executable, "-c", f"import test_events as here; {call}"],
+        cwd=Path(__file__).parent,
+        env={
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "JAX_ENABLE_X64": "1",
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("engines", [["scan", "events", "scan"], ["events", "scan", "events"]])
+def test_a_run_goes_on_in_another_engine(engines):
+    """With neurons that are refractory, or far above their threshold, when it is handed over."""
+    images = images_of(3, CONVOLUTION)
+    options = dict(
+        refractory_period=3e-3, reset=jaxsnn.reset_by_subtraction, initial_potential=4.0
+    )
+    whole = run(CONVOLUTION, images, duration=0.03, engine="events", **options)
+    parts, state = [], None
+    for engine in engines:
+        if state is not None:
+            options.pop("initial_potential", None)
+            assert any(np.any(np.asarray(layer.refractory)) for layer in state.neurons)
+            assert any(
+                np.any(layer.potential > threshold)
+                for layer, threshold in zip(state.neurons, CONVOLUTION.thresholds, strict=True)
+            )
+        parts.append(
+            run(CONVOLUTION, images, duration=0.01, engine=engine, state=state, chunk=5, **options)
+        )
+        state = parts[-1].state
+    assert_equal_runs(parts[-1].state, whole.state)
+    predictions = np.concatenate([part.predictions for part in parts])
+    np.testing.assert_array_equal(predictions, whole.predictions)
+    for name in ("first_spike_time", "spike_counts", "synaptic_operations", "exit_time"):
+        assert_equal_runs(getattr(parts[-1], name), getattr(whole, name))
+
+
+# -- Chunks in floating point ----------------------------------------------------------------------
+
+
+def test_chunks_do_not_matter_to_dyadic_floats(rng):
+    network, _ = models.dense_network(rng)
+    snn = jaxsnn.balance_thresholds(network, 2.0)
+    images = models.dyadic_images(rng, 4, *network.input_shape)
+    options = dict(
+        record=lambda step: (step.inputs, step.spikes, step.potentials, step.prediction),
+        refractory_period=2e-3,
+    )
+    one, *others = (run(snn, images, chunk=chunk, **options) for chunk in (1, 5, 20))
+    assert_lively(one)
+    for other in others:
+        assert_equal_runs(other, one)
+
+
+@pytest.mark.parametrize(("draws", "calls"), [(False, 1), (True, STEPS // 5)])
+def test_an_input_that_is_the_same_in_all_steps_is_encoded_once(rng, draws, calls):
+    network, _ = models.dense_network(rng, (12, 4))
+    snn = jaxsnn.balance_thresholds(network, 2.0)
+    images, called = models.dyadic_images(rng, 3, 12), []
+
+    def seen(probability):
+        called.append(probability.shape)
+        return probability
+
+    def encode(key, probability):
+        given = jax.ShapeDtypeStruct(probability.shape, probability.dtype)
+        known = probability + 0 * jax.random.uniform(key) if draws else probability
+        return jax.pure_callback(seen, given, known, vmap_method="broadcast_all") / 2
+
+    found = run(snn, images, encode=encode, chunk=5)
+    jax.block_until_ready(found.spike_counts)
+    assert len(called) == calls
+    half = run(snn, images / 2, encode=jaxsnn.constant, chunk=1)
+    assert_equal_runs(found.spike_counts, half.spike_counts)
+    np.testing.assert_array_equal(found.input_spike_counts, STEPS * (images != 0))
+
+
+# -- Which engine ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def served(monkeypatch):
+    """A list that grows by one for each run of the events."""
+    runs, simulate_events = [], events.run
+
+    def counted(*arguments):
+        runs.append(1)
+        return simulate_events(*arguments)
+
+    monkeypatch.setattr(events, "run", counted)
+    return runs
+
+
+def test_events_are_taken_for_fixed_point_alone(served):
+    images = images_of(2, DENSE)
+    for network, options, expected in [
+        (DENSE, {}, 1),
+        (dense_network(), {"arithmetic": jaxsnn.FixedPoint()}, 2),
+        (dense_network(), {}, 2),
+        (DENSE, {"engine": "scan"}, 2),
+        (DENSE, {"record": lambda step: step.prediction}, 2),
+        (DENSE, {"engine": "events", "stop": stopping.first_spike}, 3),
+    ]:
+        run(network, images, duration=2e-3, **options)
+        assert len(served) == expected
+    jax.jit(lambda x: run(DENSE, x, duration=2e-3).spike_counts)(images)
+    assert len(served) == 3
+
+
+def spikes_of_one(key, probability):
+    return (probability > 0.5).astype(probability.dtype)
+
+
+def two_operations():
+    """A pooling and a dense layer before one ReLU."""
+    kernel = np.ones((4, 3), np.float32)
+    network = jaxsnn.read_network(
+        lambda x: jax.nn.relu(window(x, 2).reshape(len(x), -1) @ kernel), np.zeros((1, 4, 4, 1))
+    )
+    return jaxsnn.quantize(jaxsnn.balance_thresholds(network, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "message"),
+    [
+        (dense_network, {}, "not in fixed point.*quantize"),
+        (lambda: DENSE, {"record": lambda step: step.prediction}, "records nothing.*scan"),
+        (lambda: DENSE, {"encode": spikes_of_one}, "encoding.poisson"),
+        (lambda: DENSE, {"stop": lambda output, steps: output.first_spike_class >= 0}, "stop rule"),
+        (two_operations, {}, "layer 1 of 1.*several operations"),
+    ],
+)
+def test_events_that_cannot_serve_say_why(make, options, message):
+    network = make()
+    with pytest.raises(ValueError, match=f"events.*cannot serve.*{message}"):
+        run(network, images_of(2, network), engine="events", **options)
+    with warnings.catch_warnings(action="error"):
+        run(network, images_of(2, network), duration=1e-3, **options)
+
+
+def test_events_cannot_be_traced():
+    with pytest.raises(ValueError, match=r"events.*cannot serve.*trace"):
+        jax.jit(lambda x: run(DENSE, x, engine="events").spike_counts)(images_of(2, DENSE))
+
+
+def test_without_numba_the_scan_serves_and_says_so_once(monkeypatch):
+    images = images_of(2, DENSE)
+    expected = run(DENSE, images, engine="events")
+    monkeypatch.setattr(events, "find_spec", lambda name: None)
+    events._say_once.cache_clear()
+    with pytest.warns(UserWarning, match=r"Numba is not installed: pip install.*\[fast\]") as told:
+        found = run(DENSE, images)
+        run(DENSE, images, key=6)
+    assert len(told) == 1
+    assert_equal_runs(found, expected)
+    with pytest.raises(ValueError, match=r"cannot serve: Numba is not installed: pip install"):
+        run(DENSE, images, engine="events")
+    with warnings.catch_warnings(action="error"):
+        events._say_once.cache_clear()
+        run(DENSE, images, engine="scan")
+
+
+def compilations(caplog):
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if record.getMessage().startswith("Compiling")
+    ]
+
+
+@pytest.mark.parametrize("engine", ["scan", "events"])
+def test_nothing_compiles_twice(caplog, engine):
+    """Nor for another key, rate, duration of a step or threshold."""
+    images = images_of(11, DENSE)
+
+    def call(scale=1.5, **options):
+        snn = jaxsnn.balance_thresholds(dense_network().network, [scale, 2.0, 1.0])
+        fixed = jaxsnn.quantize(snn, bits=DENSE_BITS)
+        caplog.clear()
+        return run(fixed, images, engine=engine, **options)
+
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        call()
+        call()
+        assert compilations(caplog) == []
+        call(key=7, max_rate=300.0)
+        assert compilations(caplog) == []
+        call(dt=5e-4, duration=STEPS * 5e-4)
+        assert compilations(caplog) == []
+        call(scale=1.75)
+        assert compilations(caplog) == []
