@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import product
-from math import ceil, prod
+from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -38,16 +38,14 @@ from jax import Array, lax
 from numba import njit
 
 import jaxsnn
-from jaxsnn import encoding, events, neurons, readout, scan, simulation
+from jaxsnn import events, scan, simulation
 from jaxsnn.drawing import COLORS, DARK, SMALL, new_figure
-from jaxsnn.draws import sample_keys
 from jaxsnn.events import engine, kernels, kinds
 from jaxsnn.network import Convolution, Dense
-from jaxsnn.state import Job, Rules
+from jaxsnn.state import Job, Rules, State
 from jaxsnn.synapses import AnyNetwork, Synapses, Units, synapses
 from jaxsnn.units import UNITS
 
-RULES = Rules(encoding.poisson, neurons.reset_to_zero, neurons.heaviside, readout.spike_count)
 PARTS = ("input", "weights", "neurons", "counts", "readout", "call", "rest")
 RECORDED = 50  # images whose spikes are recorded; larger batches repeat them
 LARGEST = 10_000  # image-steps of a call of the scan: larger batches get fewer steps
@@ -58,38 +56,51 @@ Jobs = dict[str, Callable[[], Any]]
 # -- The scan --------------------------------------------------------------------------------------
 
 
-class Setting(NamedTuple):
-    """What the scan runs: a piece of the batch, and how.
+class Scan(NamedTuple):
+    """What `simulate` hands to the compiled scan, for the first piece of the batch.
 
     Attributes:
         network: the spiking network.
-        units: what computes products of integers.
-        batch: images.
-        steps: time steps.
+        probabilities: of a spike of each input in a step `[B, ...]`.
+        keys: the words of the key of each sample `[B, 2]`.
+        state: where it starts.
+        steps: how many steps it does.
         chunk: how many of them a layer goes through at a time.
+        rules: the functions that make up the simulation.
+        units: what computes products of integers.
     """
 
     network: AnyNetwork
-    units: Units
-    batch: int
+    probabilities: Array
+    keys: Array
+    state: State
     steps: int
     chunk: int
+    rules: Rules
+    units: Units
 
 
-def as_the_scan_does(network: AnyNetwork, units: Units, batch: int, steps: int) -> Setting:
-    """Pieces and chunks as `simulate` chooses them, with a whole number of chunks."""
-    batch = len(simulation._pieces(batch, simulation._fitting_batch(network))[0])
-    chunk = min(simulation._LONGEST_CHUNK, ceil(simulation._SAMPLES_AT_ONCE / batch), steps)
-    return Setting(network, units, batch, steps // chunk * chunk, chunk)
+def captured_scan(call: Callable[[], Any]) -> Scan:
+    """What a call of `simulate` hands to the scan."""
+    found = []
+
+    def scan_steps(*arrays: Any, **settings: Any) -> Any:
+        found.append(Scan(*arrays, **settings))
+        return original(*arrays, **settings)
+
+    original = simulation.scan_steps
+    with mock.patch.object(simulation, "scan_steps", scan_steps):
+        call()
+    return found[0]
 
 
 def looped(
-    setting: Setting, make: Callable[[Synapses], Callable], carry: Any, given: Any
+    run: Scan, make: Callable[[Synapses], Callable], carry: Any, given: Any
 ) -> Callable[[], Any]:
-    """A piece of the scan alone, once for each chunk of the setting.
+    """A piece of the scan alone, once for each chunk.
 
     Args:
-        setting: what is run.
+        run: what is run.
         make: the layers ↦ the piece, (carry, given) ↦ (carry, output).
         carry: what the piece hands on from chunk to chunk.
         given: what it gets anew in each.
@@ -99,8 +110,8 @@ def looped(
     """
 
     @jax.jit
-    def run(network: AnyNetwork, carry: Any, given: Any) -> Any:
-        piece = make(synapses(network, setting.units))
+    def job(network: AnyNetwork, carry: Any, given: Any) -> Any:
+        piece = make(synapses(network, run.units))
 
         def chunk(state: Any, _: None) -> tuple[Any, None]:
             # The barriers keep XLA from computing once what is the same in all chunks, and from
@@ -111,76 +122,69 @@ def looped(
             mark += sum(leaf.reshape(-1)[0].astype(mark.dtype) for leaf in leaves)
             return (mark, carry), None
 
-        chunks = setting.steps // setting.chunk
+        chunks = run.steps // run.chunk
         return lax.scan(chunk, (jnp.zeros(()), carry), None, length=chunks)[0][0]
 
-    return partial(run, setting.network, carry, given)
+    return partial(job, run.network, carry, given)
 
 
-def scan_pieces(setting: Setting, images: np.ndarray) -> Jobs:
+def scan_pieces(run: Scan) -> Jobs:
     """The pieces of the scan, each alone."""
-    network, batch, length = setting.network.network, setting.batch, setting.chunk
-    dtype = synapses(setting.network, setting.units).dtype
-    shapes = [network.input_shape, *network.shapes]
-    random = np.random.default_rng(0)
-    spikes = [jnp.asarray(random.random((length, batch, *s)) < 0.1, dtype) for s in shapes]
-    rest = neurons.NeuronState(jnp.zeros((), dtype), None)
-    at_rest = [
-        jax.tree.map(lambda x, s=s: jnp.broadcast_to(x, (batch, *s)), rest) for s in shapes[1:]
-    ]
-    pixels = jnp.asarray(images[:batch])
-    keys = jax.random.wrap_key_data(sample_keys(0, np.arange(batch)))
-    run = jaxsnn.simulate(
-        setting.network, pixels, key=0, duration=DT, engine="scan", progress=False
-    )
+    network, length = run.network.network, run.chunk
+    layers, random = synapses(run.network, run.units), np.random.default_rng(0)
+    shapes = [(length, len(run.keys), *s) for s in (network.input_shape, *network.shapes)]
+    spikes = [jnp.asarray(random.random(shape) < 0.1, layers.dtype) for shape in shapes]
+    output = run.network.network.shapes[-1]
+    potentials = jnp.zeros((length, len(run.keys), *output), layers.dtype)
 
     def draw(layers: Synapses) -> Callable:
         def piece(step: Array, given: tuple[Array, Array]) -> tuple[Array, Array]:
+            keys = jax.random.wrap_key_data(given[0], impl="threefry2x32")
+
             def at(step: Array) -> Array:
-                step_keys = jax.vmap(jax.random.fold_in, (0, None))(given[0], step)
-                return jax.vmap(RULES.encode)(step_keys, given[1]).astype(layers.dtype)
+                step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
+                return jax.vmap(run.rules.encode)(step_keys, given[1]).astype(layers.dtype)
 
             return step + length, jax.vmap(at)(step + jnp.arange(length))
 
         return piece
 
     def weights(layers: Synapses) -> Callable:
-        return lambda none, given: (
-            none,
-            [scan._at_once(current, x) for current, x in zip(layers.currents, given)],
-        )
+        def piece(none: Any, given: list[Array]) -> tuple[Any, list[Array]]:
+            pairs = zip(layers.currents, given, strict=True)
+            return none, [scan._at_once(current, spikes) for current, spikes in pairs]
+
+        return piece
 
     def fire(layers: Synapses) -> Callable:
-        def piece(old: list, given: list) -> tuple[list, list]:
+        def piece(old: list, given: list[Array]) -> tuple[list, list]:
             found = []
-            for threshold, state, currents in zip(layers.thresholds, old, given):
-                one = partial(scan._fire, threshold, RULES, jnp.int32(0), False)
+            for threshold, state, currents in zip(layers.thresholds, old, given, strict=True):
+                one = partial(scan._fire, threshold, run.rules, jnp.int32(0), False)
                 found.append(scan._through(one, state, currents, length))
-            states, outputs = zip(*found)
-            return list(states), list(outputs)
+            return [state for state, _ in found], [spikes for _, (spikes, _) in found]
 
         return piece
 
     def count(layers: Synapses) -> Callable:
-        def piece(counts: list, given: list) -> tuple[list, list]:
+        def piece(counts: list[Array], given: list[Array]) -> tuple[list[Array], list[Array]]:
             inputs, *others = given
             given = [(inputs != 0).astype(layers.dtype), *others]
-            counts = [old + scan._counted(s, None) for old, s in zip(counts, given)]
+            counts = [old + scan._counted(s, None) for old, s in zip(counts, given, strict=True)]
             return counts, counts
 
         return piece
 
     def read(layers: Synapses) -> Callable:
-        one = partial(scan._read, layers, RULES)
-        return lambda state, given: scan._through(one, state, (given, given), length)
+        return lambda state, given: scan._read(layers, run.rules, state, *given)[:2]
 
-    counts = [jnp.zeros(s.shape[1:], s.dtype) for s in spikes]
+    counts = [run.state.input_spike_counts, *run.state.spike_counts]
     return {
-        "input": looped(setting, draw, jnp.int32(0), (keys, pixels)),
-        "weights": looped(setting, weights, (), spikes[:-1]),
-        "neurons": looped(setting, fire, at_rest, spikes[1:]),
-        "counts": looped(setting, count, counts, spikes),
-        "readout": looped(setting, read, run.state, spikes[-1]),
+        "input": looped(run, draw, jnp.int32(0), (run.keys, run.probabilities)),
+        "weights": looped(run, weights, (), spikes[:-1]),
+        "neurons": looped(run, fire, run.state.neurons, spikes[1:]),
+        "counts": looped(run, count, counts, spikes),
+        "readout": looped(run, read, run.state, (spikes[-1], potentials)),
     }
 
 
@@ -188,28 +192,28 @@ def parts_of_scan(
     network: AnyNetwork, images: np.ndarray, steps: int, unit: str | None, repeats: int
 ) -> dict[str, Any]:
     """Microseconds of an image-step in each part of the scan, whose products a unit computes."""
-    kinds = (Convolution, Dense) if unit else ()
-    units = tuple((kind, UNITS[unit]) for kind in kinds)
-    setting = as_the_scan_does(network, units, len(images), steps)
+    units = tuple((kind, UNITS[unit]) for kind in (Convolution, Dense)) if unit else ()
     some = jnp.asarray(images)
 
     def call(steps: int) -> jaxsnn.Simulation:
         duration = steps * DT
-        with mock.patch.object(simulation, "chosen_units", lambda network: units):
+        with mock.patch.object(simulation, "chosen_units", return_value=units):
             return jaxsnn.simulate(
                 network, some, key=0, duration=duration, engine="scan", progress=False
             )
 
-    jobs: Jobs = {"whole": partial(call, setting.steps), "one step": partial(call, 1)}
-    seconds = interleaved(jobs | scan_pieces(setting, images), repeats)
+    run = captured_scan(partial(call, steps))
+    jobs: Jobs = {"whole": partial(call, steps), "one step": partial(call, 1)}
+    seconds = interleaved(jobs | scan_pieces(run), repeats)
     found = medians(seconds)
     whole, one = found.pop("whole"), found.pop("one step")
-    share = len(images) / setting.batch  # pieces of the batch follow each other
+    # Parts of the batch and of the time follow each other; so do the chunks of a part.
+    share = ceil(len(images) / len(run.keys)) * steps / (run.steps // run.chunk * run.chunk)
     parts = {name: value * share for name, value in found.items()}
     return {
-        **_with_rest(parts, whole, one, setting.steps, len(images)),
-        "steps": setting.steps,
-        "chunk": setting.chunk,
+        **_with_rest(parts, whole, one, steps, len(images)),
+        "steps": steps,
+        "chunk": run.chunk,
         "seconds": seconds,
     }
 
@@ -261,9 +265,8 @@ def record(job: Job, wired: Any) -> tuple[Recorded, dict[str, float]]:
         record=lambda step: [x > 0 for x in (step.inputs, *step.spikes)],
         progress=False,
     )
-    inputs, *layers = (
-        np.asarray(r).swapaxes(0, 1).reshape(count, job.steps, -1) for r in run.records
-    )
+    records = (np.asarray(r).swapaxes(0, 1) for r in run.records)
+    inputs, *layers = (r.reshape(count, job.steps, -1) for r in records)
     usual = (engine._inputs(job).wanted[:count] > kernels._HALF)[:, None]
     lists = [inputs & ~usual, usual & ~inputs]
     for layer, order in zip(layers, wired.orders, strict=True):
@@ -405,9 +408,7 @@ def captured(network: AnyNetwork, images: np.ndarray, steps: int) -> Job:
 
     original = events.run
     with mock.patch.object(events, "run", run):
-        jaxsnn.simulate(
-            network, images, key=0, duration=steps * DT, engine="events", progress=False
-        )
+        jaxsnn.simulate(network, images, key=0, duration=steps * DT, engine="events")
     return jobs[0]
 
 
@@ -497,7 +498,7 @@ def draw(rows: list[dict[str, Any]]) -> Any:
             left += width
         ax.plot(found["whole"], places, "|", color=DARK, ms=14, mew=1.5, label="the whole")
         ax.set_yticks(places, found["engine"] if ax in grid[:, 0] else [""] * len(found))
-        ax.set_title(f"{network}, {batch} image{'s' * (batch > 1)}", fontsize=10)
+        ax.set_title(f"{network}, {batch} image{'s' if batch > 1 else ''}", fontsize=10)
         ax.invert_yaxis()
         ax.tick_params(labelsize=SMALL)
         ax.grid(axis="x", color="#dddddd", lw=0.6)
@@ -506,7 +507,7 @@ def draw(rows: list[dict[str, Any]]) -> Any:
     for ax in grid[-1]:
         ax.set_xlabel("µs of an image-step")
     lines, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(lines, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    figure.legend(lines, labels, loc="outside lower center", ncols=4, frameon=False)
     return figure
 
 
@@ -547,7 +548,7 @@ def main(
         output: the file for the results, written after each engine.
     """
     if quick:
-        batches, steps, repeats = (1, 20), 20, 1
+        batches, steps, repeats = (2,), 20, 1
     results = new_results(steps=steps, repeats=repeats) | {"rows": []}
     pixels = source.data[1].images[:RECORDED]
     for name, batch in product(networks, batches):

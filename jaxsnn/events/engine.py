@@ -28,6 +28,7 @@ _RESETS: dict[neurons.Reset, int] = {
 }
 # Images that a thread takes at a time: few enough to share the work evenly.
 _IMAGES_AT_ONCE = 8
+_PARTS_PER_CORE = 4
 
 
 class Numbers(NamedTuple):
@@ -187,7 +188,7 @@ def _run_kernels(job: Job, wired: Wired, arrays: Arrays, advance: Callable[[int]
 
 def _on_all_cores(work: Any, batch: int) -> Iterator[int]:
     """Work on the images of a batch, a few at a time."""
-    at_once = max(1, min(_IMAGES_AT_ONCE, ceil(batch / _cores())))
+    at_once = min(_IMAGES_AT_ONCE, ceil(batch / (_PARTS_PER_CORE * _cores())))
     parts = [np.arange(start, min(start + at_once, batch)) for start in range(0, batch, at_once)]
     if len(parts) == 1:
         return iter([work(parts[0])])

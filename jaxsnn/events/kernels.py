@@ -139,11 +139,18 @@ def _add_four(current, one, two, three, four):
 
 @njit(**BARE)
 @no_type_check
+def _subtract_four(current, one, two, three, four):
+    for j in range(len(current)):
+        current[j] -= one[j] + two[j] + three[j] + four[j]
+
+
+@njit(**BARE)
+@no_type_check
 def _add_rows(current, weights, senders):
     """Add the weights of senders to all neurons of a dense layer."""
     size = len(current)
-    i = 0
-    while i + 4 <= len(senders):
+    whole = len(senders) // 4 * 4
+    for i in range(0, whole, 4):
         _add_four(
             current,
             weights[senders[i] * size :][:size],
@@ -151,18 +158,25 @@ def _add_rows(current, weights, senders):
             weights[senders[i + 2] * size :][:size],
             weights[senders[i + 3] * size :][:size],
         )
-        i += 4
-    while i < len(senders):
+    for i in range(whole, len(senders)):
         _add(current, weights[senders[i] * size :][:size])
-        i += 1
 
 
 @njit(**BARE)
 @no_type_check
 def _subtract_rows(current, weights, senders):
     size = len(current)
-    for sender in senders:
-        _subtract(current, weights[sender * size :][:size])
+    whole = len(senders) // 4 * 4
+    for i in range(0, whole, 4):
+        _subtract_four(
+            current,
+            weights[senders[i] * size :][:size],
+            weights[senders[i + 1] * size :][:size],
+            weights[senders[i + 2] * size :][:size],
+            weights[senders[i + 3] * size :][:size],
+        )
+    for i in range(whole, len(senders)):
+        _subtract(current, weights[senders[i] * size :][:size])
 
 
 @njit(**BARE)
