@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from jaxsnn.network import AnyArray, Network, expect, holds, per_layer
+from jaxsnn.network import AnyArray, Layer, Network, expect, holds, per_layer, remembered
 
 
 @jax.tree_util.register_dataclass
@@ -151,8 +151,12 @@ def check_spiking_network(network: SpikingNetwork) -> None:
         threshold, name = network.thresholds[index], network.network.name(index)
         if not holds(lambda value: value > 0, threshold):
             raise ValueError(f"{name}: its thresholds must be positive, not {threshold}.")
-        if not all(holds(jnp.isfinite, weights) for weights in layer.weights):
+        if not remembered(layer, "finite", _finite):
             raise ValueError(f"{name}: its weights are not all finite; train it again.")
+
+
+def _finite(layer: Layer) -> bool:
+    return all(holds(jnp.isfinite, weights) for weights in layer.weights)
 
 
 def _checked(network: Network, scales: ArrayLike | Sequence[ArrayLike]) -> list[Array]:

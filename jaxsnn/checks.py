@@ -137,8 +137,16 @@ def check_fixed_point(job: Job) -> None:
     assert isinstance(job.network, FixedPointNetwork)
     done = 0 if job.state is None or not is_known(job.state.step) else int(job.state.step)
     check_steps(done + job.steps, job.network.steps)
-    known = is_known(job.images) and is_known(job.max_rate)
-    check_exact(job.rules.reset, job.rules.encode, job.probabilities[:1] if known else None)
+    check_exact(job.rules.reset, job.rules.encode, job.network.network.input_shape)
+    spike = job.rules.spike
+    if spike is not neurons.heaviside:
+        with jax.ensure_compile_time_eval():
+            found = spike(jnp.array([1.0, 2.0, 3.0]), jnp.array(2.0))
+        if not holds(lambda value: value == jnp.array([0.0, 1.0, 1.0]), found):
+            raise ValueError(
+                "the spike function is not a step at the threshold, V >= θ, which is all that "
+                "fixed-point arithmetic knows; use float32."
+            )
 
 
 def check_fused(job: Job) -> None:
@@ -165,17 +173,17 @@ def check_exact(reset: neurons.Reset, encode: encoding.Encoding, example: ArrayL
     Args:
         reset: the reset.
         encode: the encoding.
-        example: probabilities of one sample `[1, ...]`, if they are known.
+        shape: shape of an image.
     """
     if reset not in (neurons.reset_to_zero, neurons.reset_by_subtraction):
         raise ValueError(
             "fixed-point arithmetic has the resets reset_to_zero and reset_by_subtraction, for "
             "which potentials are bounded; for another, use float32."
         )
-    if encode is encoding.poisson or example is None:
+    if encode is encoding.poisson:
         return
     with jax.ensure_compile_time_eval():
-        sent = encode(jax.random.key(0), jnp.asarray(example, jnp.float32)[0])
+        sent = encode(jax.random.key(0), jnp.full(shape, 0.375, jnp.float32))
     if not holds(lambda value: (value == 0) | (value == 1), sent):
         raise ValueError(
             "the encoding sends other numbers than 0 and 1, but fixed-point arithmetic takes "

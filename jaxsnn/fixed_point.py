@@ -229,7 +229,9 @@ def integer_layers(
     layers, parts, folded = [], [], []
     before, shape = np.ones(()), network.input_shape
     for index, layer in enumerate(network.layers):
-        grid = _Grid(bits[index], arithmetic.per, arithmetic.steps, network.name(index))
+        grid = _Grid(
+            bits[index], arithmetic.per, arithmetic.steps, network.name(index), _windows(layer)
+        )
         scale = np.broadcast_to(1 / before, shape) if before.ndim else np.ones(())
         part = _Part((), shape, scale, np.zeros(()), most=1, weighted=False)
         for operation in layer.operations:
@@ -272,22 +274,34 @@ class _Part(NamedTuple):
 
 
 class _Grid(NamedTuple):
-    """The grid of the weights of one layer, and the name of the layer."""
+    """The grid of the weights of one layer, its name, and inputs of poolings after its weights."""
 
     bits: int
     per: Per
     steps: int
     name: str
+    windows: int
 
     @property
     def largest(self) -> int:
-        """The largest weight."""
-        return (1 << self.bits - 1) - 1
+        """The largest weight; of 16 bits, the largest that is two planes of 8."""
+        return {8: 127, 16: 127 * 257}[self.bits]
 
     @property
     def largest_sum(self) -> int:
-        """The largest sum that the inputs of one step may have."""
-        return min(_LARGEST_SUM[self.bits], LARGEST_POTENTIAL // self.steps)
+        """The largest sum that the inputs of one step may have, before later poolings."""
+        return min(_LARGEST_SUM[self.bits], LARGEST_POTENTIAL // self.steps) // self.windows
+
+
+def _windows(layer: Layer) -> int:
+    """How many outputs of its weights the poolings of a layer add up."""
+    added = 1
+    for operation in reversed(layer.operations):
+        if operation.weighted:
+            return added
+        if isinstance(operation, AveragePooling):
+            added *= prod(operation.window)
+    return 1  # without weights
 
 
 def _add(part: _Part, operation: Operation, grid: _Grid) -> _Part:
@@ -339,6 +353,11 @@ def _add_pooling(part: _Part, pooling: AveragePooling, shape: Shape, grid: _Grid
 def _with_gain(part: _Part, grid: _Grid) -> _Part:
     """A layer without weights: spikes weigh a power of 2, which keeps simple fractions exact."""
     room = min(grid.largest, grid.largest_sum // part.most)
+    if room < 1:
+        raise ValueError(
+            f"{grid.name}: a window of {part.most} inputs, whose sum could overflow in {grid.steps} "
+            "steps; use 16 bits, fewer steps, or float32."
+        )
     gain = 1 << max(room.bit_length() - 1, 0)
     return part._replace(gain=gain, scale=np.asarray(part.scale * gain), error=np.zeros(()))
 
@@ -451,6 +470,11 @@ def with_thresholds(
     Raises:
         ValueError: a threshold is below half a step of the grid, or too far above it.
     """
+    if not all(map(is_known, (*thresholds, *amplitudes))):
+        raise ValueError(
+            "fixed-point arithmetic has to know the thresholds, but they are traced: make the "
+            "network with quantize(...) outside of jit, vmap and grad."
+        )
     found, units, weight_errors, threshold_errors = [], [], [], []
     before = np.ones(())
     for index, theta in enumerate(thresholds):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import lru_cache, partial, reduce
 from typing import Any, NamedTuple
 
 import jax
@@ -248,7 +248,7 @@ def _counted(spikes: Array, active: Array | None) -> Array:
     """Spikes [K, B, ...] of all steps, but those after the exit of a sample."""
     if active is not None:
         spikes = spikes * active.reshape(*active.shape, *[1] * (spikes.ndim - 2))
-    return spikes[0] if len(spikes) == 1 else spikes.sum(0, dtype=spikes.dtype)
+    return reduce(jnp.add, list(spikes))  # on CPUs many times faster than a sum along the axis
 
 
 def _record(

@@ -287,7 +287,22 @@ def _run_to_the_end(job: Job, *, bar: Any, units: Units, chunk: int) -> tuple[St
         if not bar.disable:
             jax.block_until_ready(state)
             bar.update(min(steps * len(job.images), bar.total - bar.n))  # the last is filled up
-    return state, *_concatenate(outputs, axis=0)
+    predictions, records = _concatenate(outputs, axis=0)
+    if job.rules.stop is not None:
+        first = state.step - job.steps
+        after = _after_exit(state.exit_step, first + jnp.arange(job.steps))
+        records = jax.tree.map(lambda kept: jnp.where(_over(after, kept), 0, kept), records)
+    return state, predictions, records
+
+
+def _after_exit(exit_step: Any, steps: Any) -> Any:
+    """Which samples were decided before a step [T, B]: nothing of them is recorded."""
+    return (steps[:, None] >= exit_step) & (exit_step > 0)
+
+
+def _over(values: Array, kept: Array) -> Array:
+    """Values [T, B] as they broadcast to a record."""
+    return values.reshape(*values.shape, *[1] * (kept.ndim - 2))
 
 
 def _run_to_exits(
@@ -337,7 +352,7 @@ def _run_to_exits(
     if records is not None:
         ended = np.asarray(whole_state.exit_step)
         first = int(whole_state.step) - done
-        after = (np.arange(first, first + job.steps)[:, None] >= ended) & (ended > 0)
+        after = _after_exit(ended, np.arange(first, first + job.steps))
         jax.tree.map(lambda kept: kept.__setitem__(after, 0), records)
     step = np.asarray(whole_state.step) - done + job.steps
     return replace(whole_state, step=step), cast(Array, predictions), records

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
 from jaxsnn import encoding, neurons, readout, stopping
 from jaxsnn.fixed_point import FixedPointNetwork
-from jaxsnn.network import AnyArray
+from jaxsnn.network import AnyArray, is_known
 from jaxsnn.synapses import AnyNetwork
 
 
@@ -120,7 +121,8 @@ class Job(NamedTuple):
 
         In fixed point it is one product of float32 numbers, so that it is the same everywhere.
         """
-        images, factor = self.images, self.max_rate * self.dt
         if isinstance(self.network, FixedPointNetwork):
-            return images.astype(np.float32) * np.float32(factor)
-        return images * factor
+            numbers = np if is_known(self.max_rate) else jnp
+            rate = numbers.asarray(self.max_rate, np.float32)
+            return self.images.astype(np.float32) * (rate * np.float32(self.dt))
+        return self.images * (self.max_rate * self.dt)

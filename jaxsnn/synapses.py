@@ -101,11 +101,14 @@ def _of_integers(
 ) -> Synapses:
     currents = []
     for layer, gain in zip(layers, network.gains, strict=True):
+        pooled = _pools_first(layer)
+        # Sums over windows may be too large for the terms of the narrow units.
+        unit = [FLOAT32 if pooled else _unit(part, units) for part in layer.operations]
         prepared = [
-            planes(jax.tree.leaves(part)[0], _unit(part, units)) if part.weighted else []
-            for part in layer.operations
+            planes(jax.tree.leaves(part)[0], of_part) if part.weighted else []
+            for part, of_part in zip(layer.operations, unit, strict=True)
         ]
-        currents.append(partial(_integer_current, layer, prepared, gain, units))
+        currents.append(partial(_integer_current, layer, prepared, gain, unit))
     return Synapses(currents, network.thresholds, network.units, jnp.int32)
 
 
@@ -113,19 +116,27 @@ def _integer_current(
     layer: Layer,
     prepared: list[list[Array]],
     gain: int,
-    units: dict[type[Operation], Unit],
+    units: list[Unit],
     spikes: Array,
 ) -> Array:
     x = spikes
-    for part, weights in zip(layer.operations, prepared, strict=True):
+    for part, weights, unit in zip(layer.operations, prepared, units, strict=True):
         if isinstance(part, AveragePooling):
             # Windows of float32 are added faster than those of integers, and as exactly.
             x = part.sum(x.astype(FLOAT32.terms)).astype(jnp.int32)
         elif part.weighted:
-            x = integer_product(part, weights, x, _unit(part, units))
+            x = integer_product(part, weights, x, unit)
         else:
             x = part(x)
     return x * gain
+
+
+def _pools_first(layer: Layer) -> bool:
+    """Whether a pooling comes before the weights of a layer."""
+    kinds = [
+        type(part) for part in layer.operations if part.weighted or type(part) is AveragePooling
+    ]
+    return len(kinds) > 1 and kinds[0] is AveragePooling
 
 
 def _unit(operation: Operation, units: dict[type[Operation], Unit]) -> Unit:

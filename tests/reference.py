@@ -199,9 +199,8 @@ def bits_16(key, count):
     """So many draws of 16 bits: the halves of the words of one block for every four of them."""
     blocks = [threefry(key, (0, block)) for block in range(-(-count // 4))]
     one, two = zip(*blocks, strict=True)
-    halves = [[w & 0xFFFF for w in one], [w >> 16 for w in one]]
-    halves += [[w & 0xFFFF for w in two], [w >> 16 for w in two]]
-    return np.array(sum(halves, []))[:count]
+    halves = [[w >> shift & 0xFFFF for w in words] for words in (one, two) for shift in (0, 16)]
+    return np.concatenate(halves)[:count]
 
 
 def poisson_spikes(seed, samples, steps, probabilities):

@@ -1,4 +1,4 @@
-"""Engines: the scan, whatever its pieces, chunks, units and devices, and the events, bit for bit."""
+"""Engines: scan and events, whatever the pieces, chunks, units and devices, bit for bit."""
 
 import logging
 import os
@@ -84,16 +84,12 @@ def assert_lively(found):
 @pytest.fixture(scope="module")
 def dense_run():
     """70 samples by the events, read by membrane potentials: numbers of floating point."""
-    found = run(
-        DENSE, images_of(70, DENSE), engine="events", read=readout.membrane_potential
-    )
+    found = run(DENSE, images_of(70, DENSE), engine="events", read=readout.membrane_potential)
     assert_lively(found)
     return found
 
 
-@pytest.mark.parametrize(
-    ("batch_size", "chunk"), [(1, 20), (7, 5), (64, 1), (1000, 20), (1000, 5), (1000, 3)]
-)
+@pytest.mark.parametrize(("batch_size", "chunk"), [(1, 20), (7, 5), (64, 1), (1000, 3)])
 def test_pieces_and_chunks_do_not_matter(dense_run, batch_size, chunk):
     found = run(
         DENSE,
@@ -205,9 +201,7 @@ def test_devices_and_numbers_of_64_bits_do_not_matter(tmp_path):
 def test_a_run_goes_on_in_another_engine(engines):
     """With neurons that are refractory, or far above their threshold, when it is handed over."""
     images = images_of(3, CONVOLUTION)
-    options = dict(
-        refractory_period=3e-3, reset=jaxsnn.reset_by_subtraction, initial_potential=4.0
-    )
+    options = dict(refractory_period=3e-3, reset=jaxsnn.reset_by_subtraction, initial_potential=4.0)
     whole = run(CONVOLUTION, images, duration=0.03, engine="events", **options)
     parts, state = [], None
     for engine in engines:
@@ -328,8 +322,6 @@ def test_events_that_cannot_serve_say_why(make, options, message):
     network = make()
     with pytest.raises(ValueError, match=f"events.*cannot serve.*{message}"):
         run(network, images_of(2, network), engine="events", **options)
-    with warnings.catch_warnings(action="error"):
-        run(network, images_of(2, network), duration=1e-3, **options)
 
 
 def test_events_cannot_be_traced():
@@ -342,10 +334,13 @@ def test_without_numba_the_scan_serves_and_says_so_once(monkeypatch):
     expected = run(DENSE, images, engine="events")
     monkeypatch.setattr(events, "find_spec", lambda name: None)
     events._say_once.cache_clear()
-    with pytest.warns(UserWarning, match=r"Numba is not installed: pip install.*\[fast\]") as told:
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
         found = run(DENSE, images)
         run(DENSE, images, key=6)
-    assert len(told) == 1
+    (warning,) = told
+    assert "Numba is not installed: pip install" in str(warning.message)
+    assert "[fast]" in str(warning.message)
     assert_equal_runs(found, expected)
     with pytest.raises(ValueError, match=r"cannot serve: Numba is not installed: pip install"):
         run(DENSE, images, engine="events")

@@ -189,9 +189,6 @@ CASES = {
         refractory_steps=3,
         initial_potential=[0.25, np.linspace(-0.5, 1.0, 7, dtype=np.float32), 2.0],
     ),
-    "dense over leading axes": Case(
-        (3, 4), [[dense(3, 4, 5)], [flatten(), dense(15, 3)]], bits=16, refractory_steps=1
-    ),
     "convolution and pooling": Case(
         IMAGE, [[CONVOLUTION], [POOLING], [flatten(), dense(24, 3)]], reset="subtraction"
     ),
@@ -230,20 +227,16 @@ CASES = {
         ],
         bits=[8, 16],
     ),
-    "convolution that leaves out the border": Case(
-        (7, 7, 1),
-        [
-            [convolution((7, 7, 1), (3, 2), 3, padding=((-1, 0), (0, -1)))],
-            [flatten(), dense(60, 3)],
-        ],
-        per="layer",
-    ),
-    "transposed convolution in one dimension": Case(
+    "transposed convolution and dense over leading axes": Case(
         (5, 2),
         [
             [convolution((5, 2), (3,), 3, padding=((2, 2),), input_dilation=(2,))],
-            [flatten(), dense(33, 3)],
+            [dense(11, 3, 4)],
+            [flatten(), dense(44, 3)],
         ],
+        bits=[8, 16, 8],
+        refractory_steps=1,
+        scales=[0.5, 1.0, 2.0],
     ),
     "pooling first": Case(
         IMAGE, [[pooling(IMAGE, (2, 3))], [flatten(), dense(12, 3)]], refractory_steps=2
@@ -266,9 +259,6 @@ CASES = {
         bits=16,
         reset="subtraction",
     ),
-    "factors": Case(
-        (6,), [[multiply(6, by=(1,))], [multiply(6)]], per="layer", reset="subtraction"
-    ),
     "a scale factor for each channel": Case(
         IMAGE,
         [
@@ -284,8 +274,13 @@ CASES = {
         IMAGE, [[CONVOLUTION, POOLING], [flatten(), dense(24, 3)]], bits=16, events=False
     ),
     "pooling and dense before one ReLU": Case(
-        MAPS,
-        [[multiply(*MAPS, by=(1,))], [pooling(MAPS, (5, 6)), flatten(), dense(4, 3)]],
+        (7, 7, 1),
+        [
+            [convolution((7, 7, 1), (3, 2), 3, padding=((-1, 0), (0, -1)))],
+            [pooling((4, 5, 3), (4, 5)), flatten(), dense(3, 3)],
+        ],
+        per="layer",
+        reset="subtraction",
         events=False,
     ),
 }
@@ -391,7 +386,7 @@ def test_random_dense_networks_equal_the_oracle(bits, each, seed, **rules):
 
 
 # Every example compiles a few small programs, so that the smallest one is not worth looking for.
-@settings(max_examples=6, deadline=None, phases=set(Phase) - {Phase.shrink, Phase.explain})
+@settings(max_examples=4, deadline=None, phases=set(Phase) - {Phase.shrink, Phase.explain})
 @example(  # no tap of the kernel meets an input
     strides=(2, 1),
     padding=((1, 0), (0, 0)),
@@ -405,7 +400,7 @@ def test_random_dense_networks_equal_the_oracle(bits, each, seed, **rules):
 )
 @given(
     strides=st.tuples(st.integers(1, 3), st.integers(1, 2)),
-    padding=st.tuples(*[st.tuples(st.integers(0, 2), st.integers(0, 2))] * 2),
+    padding=st.tuples(*[st.tuples(st.integers(-1, 2), st.integers(-1, 2))] * 2),
     dilation=st.sampled_from([(1, 1), (2, 1), (1, 3)]),
     groups=st.sampled_from([1, 2]),
     window=st.tuples(st.integers(1, 3), st.integers(1, 3)),
@@ -421,8 +416,7 @@ def test_random_convolutions_equal_the_oracle(
     assert_events_equal_the_oracle(Case(IMAGE, layers, **rules), np.random.default_rng(seed))
 
 
-@pytest.mark.parametrize(("reset", "refractory_period"), [("zero", 2e-3), ("subtraction", 0.0)])
-def test_weights_on_the_grid_lose_nothing(rng, reset, refractory_period):
+def test_weights_on_the_grid_lose_nothing(rng):
     """Integers over 128, the largest 127: then fixed point is float32, in another unit."""
     weights = [rng.integers(-127, 128, pair) for pair in [(12, 20), (20, 16), (16, 4)]]
     for kernel in weights:
@@ -434,7 +428,7 @@ def test_weights_on_the_grid_lose_nothing(rng, reset, refractory_period):
     assert fixed.weight_errors == fixed.threshold_errors == (0, 0, 0)
     for layer, kernel in zip(fixed.network.layers, weights, strict=True):
         np.testing.assert_array_equal(layer.weights[0], kernel)
-    options = dict(key=3, duration=0.03, reset=RESETS[reset], refractory_period=refractory_period)
+    options = dict(key=3, duration=0.03, reset=RESETS["subtraction"], refractory_period=2e-3)
     one, two = (jaxsnn.simulate(network, images, **options) for network in (snn, fixed))
     assert all(counts.sum() > 0 for counts in one.spike_counts)
     for name in ("predictions", "first_spike_time", "spike_counts", "synaptic_operations"):
@@ -585,7 +579,7 @@ def test_a_window_whose_sum_could_overflow_is_refused():
         lambda x: jax.nn.relu(nnx.avg_pool(x, (40_000,))[..., 0]), np.zeros((1, 40_000, 1))
     )
     snn = jaxsnn.balance_thresholds(network, 1.0)
-    with pytest.raises(ValueError, match="layer 1 of 1.*steps"):
+    with pytest.raises(ValueError, match=r"layer 1 of 1.*steps"):
         jaxsnn.quantize(snn)
     assert jaxsnn.quantize(snn, bits=16).gains == (16,)
 
@@ -604,11 +598,11 @@ def test_planes_hold_every_weight_of_16_bits(unit):
 # -- Under jit -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("traced", [("images", "key", "max_rate"), ("network",), ("state",)])
+@pytest.mark.parametrize("traced", [("images", "key", "max_rate"), ("network", "state")])
 def test_jit_gives_the_same_spikes(traced):
     images = np.random.default_rng(1).random((2, 13), np.float32)
     values = dict(network=CASES["dense"].fixed, images=images, key=7, max_rate=700.0)
-    if traced == ("state",):
+    if "state" in traced:
         values["state"] = jaxsnn.simulate(**values, duration=0.01).state
 
     def run(chosen):
@@ -765,7 +759,7 @@ def test_steps_of_earlier_parts_count():
     options = dict(key=0, duration=0.06)
     state = jaxsnn.simulate(fixed, IMAGES, **options).state
     jaxsnn.simulate(fixed, IMAGES, **{**options, "duration": 0.04}, state=state)
-    with pytest.raises(ValueError, match="run of 120 steps.*100 only.*steps=120"):
+    with pytest.raises(ValueError, match=r"run of 120 steps.*100 only.*steps=120"):
         jaxsnn.simulate(fixed, IMAGES, **options, state=state)
 
 

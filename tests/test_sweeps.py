@@ -570,7 +570,7 @@ def test_pieces_stay_below_what_integers_hold(rng):
     """So many images in a piece that no sum of their spikes or operations can overflow."""
     assert plan._MOST_IMAGES * 0xFFFF < 1 << 31
     network, _, images, labels = problem(rng)
-    job = program.Job(network, images, labels, jaxsnn.Grid(scales=1.0), jaxsnn.poisson, None)
+    job = program.Job(network, images, labels, jaxsnn.Grid(scales=1.0), jaxsnn.poisson, None, None)
     many = job._replace(images=np.broadcast_to(images[:1], (1 << 20, 12)))
     mesh = jax.make_mesh((1, 1), ("points", "images"))
     assert plan.planned(many, mesh, 1 << 40).images <= plan._MOST_IMAGES

@@ -237,6 +237,8 @@ def _fitting_kinds(job: Job, wired: Wired, arrays: Arrays) -> Any:
     the layer have to be looked at in each step.
     """
     wiring, found = wired.wiring, wired.wiring.kinds.copy()
+    if found[0] == kinds.POOL:  # inputs are added by runs
+        found[0] = kinds.SCATTER
     for layer in np.flatnonzero(found == kinds.POOL):
         places = slice(*wiring.first[layer : layer + 2])
         thresholds = wiring.thresholds[places]

@@ -112,7 +112,7 @@ def checked_job(
     if arithmetic is not None:
         check_steps(job.most_steps, arithmetic.steps)
         for reset in grid.values("reset"):
-            check_exact(reset, encode, pixels[:1])
+            check_exact(reset, encode, network.input_shape)
     return job
 
 

@@ -85,6 +85,8 @@ def piece_runner(
             place(np.arange(size.images) < piece.stop - piece.start, "images"),
         )
         factors = np.asarray(grid.values("max_rate"))[rates] * dt
+        if job.arithmetic is not None:  # as in `simulate`
+            factors = np.float32(grid.values("max_rate"))[rates] * np.float32(dt)
         counts = _run_piece(
             network,
             [place(values[chosen], "points") for values in points.thresholds],
