@@ -114,11 +114,13 @@ def start_potentials(
     """The membrane potentials at the start of each layer, in the arithmetic of the network."""
     if isinstance(network, FixedPointNetwork) and isinstance(potential, float) and potential == 0:
         return [cast(AnyArray, np.zeros((), np.int32))] * len(network.units)
-    potentials = per_layer(network.network, potential, "initial_potential")
     if isinstance(network, SpikingNetwork):
+        potentials = per_layer(network.network, potential, "initial_potential")
         return [values.astype(network.network.dtype) for values in potentials]
-    if not all(map(is_known, potentials)):
+    if not all(map(is_known, jax.tree.leaves(potential))):
         raise ValueError("initial_potential is traced; fixed-point arithmetic has to know it.")
+    with jax.ensure_compile_time_eval():
+        potentials = per_layer(network.network, potential, "initial_potential")
     found = []
     for index, (values, unit) in enumerate(zip(potentials, network.units, strict=True)):
         integers = np.rint(np.asarray(values, np.float64) / np.asarray(unit, np.float64))
@@ -167,7 +169,7 @@ def check_steps(steps: int, most: int) -> None:
         )
 
 
-def check_exact(reset: neurons.Reset, encode: encoding.Encoding, example: ArrayLike | None) -> None:
+def check_exact(reset: neurons.Reset, encode: encoding.Encoding, shape: tuple[int, ...]) -> None:
     """Raise ValueError where a reset or an encoding has no exact form in integers.
 
     Args:

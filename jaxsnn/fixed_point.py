@@ -85,8 +85,9 @@ class FixedPoint:
 
     def __call__(self, network: SpikingNetwork) -> FixedPointNetwork:
         check_spiking_network(network)
-        layers = integer_layers(network.network, network.amplitudes, self)
-        return with_thresholds(layers, network.thresholds, network.amplitudes)
+        with jax.ensure_compile_time_eval():  # under jit too: the weights are known
+            layers = integer_layers(network.network, network.amplitudes, self)
+            return with_thresholds(layers, network.thresholds, network.amplitudes)
 
 
 def quantize(
@@ -355,8 +356,8 @@ def _with_gain(part: _Part, grid: _Grid) -> _Part:
     room = min(grid.largest, grid.largest_sum // part.most)
     if room < 1:
         raise ValueError(
-            f"{grid.name}: a window of {part.most} inputs, whose sum could overflow in {grid.steps} "
-            "steps; use 16 bits, fewer steps, or float32."
+            f"{grid.name}: a window of {part.most} inputs, whose sum could overflow in "
+            f"{grid.steps} steps; use 16 bits, fewer steps, or float32."
         )
     gain = 1 << max(room.bit_length() - 1, 0)
     return part._replace(gain=gain, scale=np.asarray(part.scale * gain), error=np.zeros(()))

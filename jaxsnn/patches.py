@@ -81,6 +81,8 @@ def as_patches(convolution: Convolution, width: int) -> Patches | None:
     plain = (*convolution.strides, *convolution.input_dilation, *convolution.kernel_dilation)
     last = numbers.lhs_spec == (0, 3, 1, 2) == numbers.out_spec
     outputs = max(n for n in range(1, _MOST_OUTPUTS + 1) if width % n == 0)
+    if min(map(min, convolution.padding)) < 0:
+        return None
     if not last or set(plain) != {1} or convolution.groups > 1 or outputs == 1:
         return None
     maps, channels, *window = numbers.rhs_spec

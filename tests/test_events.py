@@ -134,7 +134,7 @@ def test_every_unit_gives_the_same_spikes(convolution_run, monkeypatch, name):
     assert len(set(asked)) == 2  # convolutions and dense layers
 
 
-@pytest.mark.parametrize("name", units.UNITS)
+@pytest.mark.parametrize("name", ["bfloat16", "int8"])
 def test_every_unit_holds_the_sums_of_large_windows(monkeypatch, name):
     """A mean over 17x17 spikes goes into products as a sum, up to 289: more than 8 bits."""
     monkeypatch.setattr("jaxsnn.synapses.fastest_unit", lambda kind, backend: units.UNITS[name])

@@ -134,8 +134,10 @@ def simulate_events(job: Job, advance: Callable[[int], Any]) -> tuple[State, Arr
 def watch(job: Job, wired: Wired, advance: Callable[[int], Any]) -> Watched:
     """Run the kernels on a job, and read the class after every step."""
     arrays = _arrays(job, wired)
-    counts, first_class = arrays.counts[:, _output(job, wired)].copy(), arrays.first_class.copy()
+    counts, first_class = arrays.counts[:, _output(wired)], arrays.first_class.copy()
     results = _run_kernels(job, wired, arrays, advance)
+    if not wired.in_order[-1]:
+        results = _in_order(job, wired, arrays, results, first_class < 0)
     network = _integers(job)
     predictions = _read(
         results.output,
@@ -149,6 +151,18 @@ def watch(job: Job, wired: Wired, advance: Callable[[int], Any]) -> Watched:
         read=job.rules.read,
     )
     return Watched(arrays, results, predictions)
+
+
+def _in_order(
+    job: Job, wired: Wired, arrays: Arrays, results: Results, silent: np.ndarray
+) -> Results:
+    """The output neurons in their own order, of which the lowest comes first in a tie."""
+    order = wired.orders[-1]
+    output, potentials = results.output[..., order], results.potentials[..., order]
+    new = np.flatnonzero(silent & (arrays.first_class >= 0))
+    steps = arrays.first_step[new] - 1 - _first_step(job)
+    arrays.first_class[new] = output[new, steps].argmax(-1)
+    return results._replace(output=output, potentials=potentials)
 
 
 def _integers(job: Job) -> FixedPointNetwork:
@@ -322,10 +336,9 @@ def _state(job: Job, wired: Wired, arrays: Arrays) -> State:
     )
 
 
-def _output(job: Job, wired: Wired) -> slice:
-    """The output neurons among all."""
-    start = wired.wiring.first[-2]
-    return slice(start, start + job.network.network.shapes[-1][0])
+def _output(wired: Wired) -> np.ndarray:
+    """The output neurons among all, in their own order."""
+    return wired.wiring.first[-2] + wired.orders[-1]
 
 
 @partial(jax.jit, static_argnames="read")
@@ -345,7 +358,7 @@ def _read(
     output, potentials = output.swapaxes(0, 1), potentials.swapaxes(0, 1)
     so_far = counts + output.cumsum(0, dtype=counts.dtype)
     real = jnp.result_type(float)
-    ends = done + 1 + jnp.arange(len(output))
+    ends = jnp.asarray(done) + 1 + jnp.arange(len(output))
 
     def at(end: Array, so_far: Array, potential: Array) -> Array:
         known = jnp.where(first_step <= end, first_class, -1)

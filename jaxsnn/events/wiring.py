@@ -155,7 +155,9 @@ def wire(network: FixedPointNetwork) -> Wired:
     if narrow:
         wiring = wiring._replace(weights=wiring.weights.astype(np.int8))
     in_order = [np.array_equal(order.reshape(-1), np.arange(order.size)) for order in orders]
-    return Wired(wiring, orders, in_order, [int(np.bincount(w.runs[:, 1]).max()) for w in wires])
+    return Wired(
+        wiring, orders, in_order, [int(np.bincount(w.runs[:, 1]).max(initial=0)) for w in wires]
+    )
 
 
 class _Wires(NamedTuple):
@@ -214,6 +216,8 @@ def _sorted(runs: np.ndarray) -> np.ndarray:
 
 def _merged(runs: np.ndarray) -> np.ndarray:
     """Runs that continue each other, of one sender, made one."""
+    if len(runs) == 0:
+        return runs
     runs = _sorted(runs)
     before, after = runs[:-1], runs[1:]
     goes_on = (
@@ -340,7 +344,7 @@ def _convolution(operation: Convolution, senders: np.ndarray, size: int) -> _Tap
         weight = np.broadcast_to(place, neuron.shape)
         who = senders[inside]
         found.append(np.stack([who, neuron, weight, np.full_like(who, count)], -1).reshape(-1, 4))
-    runs = _merged(np.concatenate(found))
+    runs = _merged(np.concatenate([np.zeros((0, 4), np.int64), *found]))
     # A run up to the end of a row may go on through its zeros, to whole vectors.
     ends = runs[:, 2] % weights.shape[1] + runs[:, 3] == rows.shape[1]
     whole = -(-runs[:, 3] // _VECTOR) * _VECTOR

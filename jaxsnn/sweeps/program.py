@@ -86,7 +86,7 @@ def piece_runner(
         )
         factors = np.asarray(grid.values("max_rate"))[rates] * dt
         if job.arithmetic is not None:  # as in `simulate`
-            factors = np.float32(grid.values("max_rate"))[rates] * np.float32(dt)
+            factors = np.asarray(grid.values("max_rate"), np.float32)[rates] * np.float32(dt)
         counts = _run_piece(
             network,
             [place(values[chosen], "points") for values in points.thresholds],
