@@ -251,6 +251,10 @@ def _simulate_scan(
 ) -> Simulation:
     """All samples, in pieces of the batch that fit into memory, in the compiled scan."""
     count = len(job.images)
+    if isinstance(job.network, FixedPointNetwork):
+        # The errors are part of the structure: two networks that differ in them share no program.
+        plain = replace(job.network, weight_errors=(), threshold_errors=())
+        job = job._replace(network=plain)
     if batch_size is None:
         batch_size = count if traced else _fitting_batch(job.network)
     pieces = _pieces(count, batch_size)
