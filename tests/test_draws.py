@@ -96,6 +96,22 @@ def test_the_events_draw_the_inputs_of_the_oracle(inputs):
         np.testing.assert_array_equal(run.state.neurons[0].potential[:, 0], potential)
 
 
+@pytest.mark.parametrize("engine", ["scan", "events"])
+def test_both_engines_round_probabilities_to_the_nearest(engine):
+    """Around each draw of the first step: a pixel that is just not enough, and one that just is."""
+    inputs, samples = 13, 20
+    network = jaxsnn.read_network(lambda x: jax.nn.relu(x * np.float32(2)), np.zeros((1, inputs)))
+    fixed = jaxsnn.quantize(jaxsnn.balance_thresholds(network, 1.0))
+    taken = [
+        reference.bits_16(reference.threefry(reference.threefry((0, 9), (0, i)), (0, 0)), inputs)
+        for i in range(samples)
+    ]
+    for more, spikes in ((0.4, 0), (0.6, 1)):
+        images = ((np.stack(taken) + more) / 65536).astype(np.float32)
+        run = jaxsnn.simulate(fixed, images, key=9, duration=1e-3, engine=engine)
+        assert run.input_spike_counts.tolist() == [[spikes] * inputs] * samples
+
+
 @pytest.mark.parametrize("count", [1, 6, 7])
 def test_probabilities_are_rounded_to_16_bits(count):
     """An input spikes where its draw is below round(65536·p): at most 1/131072 off."""
