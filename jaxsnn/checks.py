@@ -143,8 +143,9 @@ def check_fixed_point(job: Job) -> None:
     spike = job.rules.spike
     if spike is not neurons.heaviside:
         with jax.ensure_compile_time_eval():
-            found = spike(jnp.array([1.0, 2.0, 3.0]), jnp.array(2.0))
-        if not holds(lambda value: value == jnp.array([0.0, 1.0, 1.0]), found):
+            theta = jnp.array(1 << 20)
+            found = spike(theta + jnp.array([-theta, -1, 0, 1]), theta)
+        if not holds(lambda value: value == np.array([0, 0, 1, 1]), found):
             raise ValueError(
                 "the spike function is not a step at the threshold, V >= θ, which is all that "
                 "fixed-point arithmetic knows; use float32."
@@ -185,7 +186,8 @@ def check_exact(reset: neurons.Reset, encode: encoding.Encoding, shape: tuple[in
     if encode is encoding.poisson:
         return
     with jax.ensure_compile_time_eval():
-        sent = encode(jax.random.key(0), jnp.full(shape, 0.375, jnp.float32))
+        levels = jnp.linspace(0, 1, 9, dtype=jnp.float32)
+        sent = jax.vmap(lambda p: encode(jax.random.key(0), jnp.full(shape, p)))(levels)
     if not holds(lambda value: (value == 0) | (value == 1), sent):
         raise ValueError(
             "the encoding sends other numbers than 0 and 1, but fixed-point arithmetic takes "

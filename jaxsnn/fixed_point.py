@@ -393,7 +393,7 @@ def _add_weights(part: _Part, operation: Operation, grid: _Grid) -> _Part:
         return np.max(found, keepdims=True) if grid.per == "layer" else found
 
     sizes = largest(np.abs(weights))
-    sizes = np.maximum(sizes, max(sizes.max(), _TINY) / _FINER)
+    sizes = np.maximum(sizes, (sizes.max() or 1.0) / _FINER)
     steps = np.minimum(grid.largest / sizes, grid.largest_sum / np.maximum(sums(weights), _TINY))
     integers = np.rint(weights * steps)
     # Rounding may carry a sum over its bound: a slightly coarser grid brings it back.
@@ -484,11 +484,12 @@ def with_thresholds(
         exact = theta * scale
         integers = np.rint(exact)
         if not np.all((integers >= 1) & (integers <= LARGEST_POTENTIAL)):
+            remedy = "Use 16 bits, or float32." if np.min(integers) < 1 else "Use float32."
             raise ValueError(
                 f"{layers.network.name(index)}: a threshold of {np.min(theta):.3g} to "
                 f"{np.max(theta):.3g} is {np.min(exact):.3g} to {np.max(exact):.3g} steps of the "
                 f"grid of its {layers.bits[index]}-bit weights, but must be 1 to "
-                f"{LARGEST_POTENTIAL}. Use 16 bits, or float32."
+                f"{LARGEST_POTENTIAL}. {remedy}"
             )
         found.append(jnp.asarray(_compact(integers).astype(np.int32)))
         units.append(jnp.asarray(_compact(1 / scale).astype(np.float32)))

@@ -96,8 +96,7 @@ def test_the_events_draw_the_inputs_of_the_oracle(inputs):
         np.testing.assert_array_equal(run.state.neurons[0].potential[:, 0], potential)
 
 
-@pytest.mark.parametrize("engine", ["scan", "events"])
-def test_both_engines_round_probabilities_to_the_nearest(engine):
+def test_the_events_round_probabilities_to_the_nearest():
     """Around each draw of the first step: a pixel that is just not enough, and one that just is."""
     inputs, samples = 13, 20
     network = jaxsnn.read_network(lambda x: jax.nn.relu(x * np.float32(2)), np.zeros((1, inputs)))
@@ -108,7 +107,7 @@ def test_both_engines_round_probabilities_to_the_nearest(engine):
     ]
     for more, spikes in ((0.4, 0), (0.6, 1)):
         images = ((np.stack(taken) + more) / 65536).astype(np.float32)
-        run = jaxsnn.simulate(fixed, images, key=9, duration=1e-3, engine=engine)
+        run = jaxsnn.simulate(fixed, images, key=9, duration=1e-3, engine="events")
         assert run.input_spike_counts.tolist() == [[spikes] * inputs] * samples
 
 

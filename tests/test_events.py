@@ -285,7 +285,6 @@ def test_events_are_taken_for_fixed_point_alone(served):
         (DENSE, {}, 1),
         (dense_network(), {"arithmetic": jaxsnn.FixedPoint()}, 2),
         (dense_network(), {}, 2),
-        (DENSE, {"engine": "scan"}, 2),
         (DENSE, {"record": lambda step: step.prediction}, 2),
         (DENSE, {"engine": "events", "stop": stopping.first_spike}, 3),
     ]:

@@ -143,7 +143,7 @@ def test_records_are_zero_after_the_exit(full):
     assert_stopped(found, wanted, exit_step, records=True)
 
 
-@pytest.mark.parametrize("options", [{"batch_size": 1, "chunk": 1}, {"batch_size": 4, "chunk": 2}])
+@pytest.mark.parametrize("options", [{"batch_size": 1, "chunk": 2}, {"batch_size": 4, "chunk": 2}])
 def test_exits_do_not_depend_on_pieces_and_chunks(full, options):
     wanted, exit_step = expected(full["fixed point"], "margin over time")
     stop = RULES["margin over time"][0]
