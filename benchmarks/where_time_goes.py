@@ -307,7 +307,8 @@ def _draw(images, inputs, steps):
     blocks, ones = np.empty(room, np.uint32), np.empty(room, np.uint32)
     twos, wanted = np.empty(room, np.uint32), np.zeros((4, room), np.uint32)
     pixels, flags = np.zeros((4, room), np.int64), np.zeros((4, room), np.uint8)
-    words, found = flags.reshape(-1).view(np.uint64), np.empty(4 * room, np.int64)
+    words, found = flags.reshape(-1).view(np.uint64), np.empty(4 * room + 2, np.int64)
+    some = np.empty(room, np.int64)
     count = 0
     for image in images:
         kernels._clear(flags.reshape(-1))
@@ -320,7 +321,7 @@ def _draw(images, inputs, steps):
             kernels._exceptions_high(ones[:size], wanted[1, :size], flags[1, :size])
             kernels._exceptions_low(twos[:size], wanted[2, :size], flags[2, :size])
             kernels._exceptions_high(twos[:size], wanted[3, :size], flags[3, :size])
-            count += kernels.flagged(words, found)
+            count += kernels.flagged(words, some, found)
     return count
 
 
@@ -341,10 +342,7 @@ def _add_weights(images, wiring, recorded, steps):
             )
             kernels._copy(now, recorded.bases[place])
             kernels._receive(wiring.kinds[0], now, weights, more, wiring.starts, wiring.runs)
-            if wiring.kinds[0] == kinds.DENSE:
-                kernels._subtract_rows(now, weights, less)
-            else:
-                kernels._subtract_runs(now, weights, less, wiring.starts, wiring.runs)
+            kernels._take_away(wiring.kinds[0], now, weights, less, wiring.starts, wiring.runs)
             for layer in range(1, layers):
                 if wiring.kinds[layer] != kinds.POOL:
                     now = current[first[layer] : first[layer + 1]]
@@ -362,7 +360,8 @@ def _update_neurons(images, wiring, recorded, steps):
     width = len(wiring.thresholds)
     current, counts = np.zeros(width, wiring.currents.dtype), np.zeros(width, np.int32)
     flags, seen = np.zeros(width, np.uint8), np.zeros(width, np.uint8)
-    words, found = flags.view(np.uint64), np.empty(width, np.int64)
+    words, found = flags.view(np.uint64), np.empty(width + 2, np.int64)
+    some = np.empty(width, np.int64)
     potentials, free = np.zeros(width, np.int32), np.zeros(0, np.int32)
     first = wiring.first
     for image in images:
@@ -391,7 +390,7 @@ def _update_neurons(images, wiring, recorded, steps):
                     for j in recorded.who[ends[layer + 2, 0] : ends[layer + 2, 1]]:
                         potential[j] = threshold[j]
                     kernels._integrate(potential, current[low:high], threshold, flags[low:high])
-                    count = kernels.flagged(words[low >> 3 : high >> 3], found)
+                    count = kernels.flagged(words[low >> 3 : high >> 3], some, found)
                 kernels._reset(
                     found[:count], potential, threshold, counts[low:high], free, kinds.TO_ZERO, 0
                 )
@@ -418,6 +417,8 @@ def parts_of_events(
     """Microseconds of an image-step in each part of the event-driven engine, on all cores."""
     job = captured(network, images, steps)
     wired = engine.wired_network(network)
+    start = partial(engine.start, job, wired)
+    wired = wired._replace(wiring=engine._fitting_kinds(job, wired, start()))
     recorded, spikes = record(job, wired)
     inputs = engine._inputs(job)
 
@@ -430,7 +431,9 @@ def parts_of_events(
         list(engine._on_all_cores(lambda images: work(images, *arguments), len(images)))
 
     def all_kernels() -> None:
-        engine._run_kernels(job, wired, engine._arrays(job, wired), lambda count: None)
+        engine._run_kernels(
+            wired, engine._numbers(job, 0, steps), inputs, start(), lambda count: None
+        )
 
     seconds = interleaved(
         {

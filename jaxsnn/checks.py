@@ -83,10 +83,11 @@ def check_state(
             f"the state has potentials of shape {found}, but this network and these {batch} images "
             f"need {expected}; go on with the network and the images of the earlier run."
         )
-    integers = isinstance(network, FixedPointNetwork)
-    if jnp.issubdtype(state.neurons[0].potential.dtype, jnp.integer) != integers:
+    grid = network.grid if isinstance(network, FixedPointNetwork) else np.uint32(0)
+    if is_known(grid) and not holds(lambda value: value == grid, state.grid):
         raise ValueError(
-            "the state comes from a run with another arithmetic; go on with that run's network."
+            "the state comes from a run with another arithmetic, or other grids of the weights; go "
+            "on with that run's network."
         )
     if not holds(lambda value: value == 0, state.exit_step):
         raise ValueError(

@@ -32,6 +32,8 @@ from jaxsnn.network import (
     Operation,
     Shape,
     is_known,
+    moved,
+    remembered,
     static_field,
 )
 
@@ -76,8 +78,11 @@ class FixedPoint:
     steps: int = 1000
 
     def __post_init__(self):
-        if not set(np.ravel(self.bits).tolist()) <= set(_INTEGERS):
+        bits = np.ravel(self.bits).tolist()
+        if not set(bits) <= set(_INTEGERS):
             raise ValueError(f"bits={self.bits}; weights have 8 or 16 bits.")
+        plain = tuple(map(int, bits)) if np.ndim(self.bits) else int(bits[0])
+        object.__setattr__(self, "bits", plain)  # whatever the type of the integers
         if self.per not in ("channel", "layer"):
             raise ValueError(f"per={self.per!r}; a grid is one for each 'channel' or 'layer'.")
         if not 1 <= self.steps <= 1 << 20:
@@ -138,12 +143,12 @@ class FixedPointNetwork:
         thresholds: for each layer the integer thresholds; they broadcast to its neurons.
         units: for each layer what a potential of 1 stands for, in the units of the original
             thresholds; they broadcast likewise.
-        gains: for each layer a factor of its current; 1 where the layer has weights.
-        bits: for each layer the bits of a weight.
-        steps: the longest simulation in steps.
         weight_errors: for each layer the largest error of a weight, as a fraction of the threshold
             of its neuron.
         threshold_errors: for each layer the largest relative error of a threshold.
+        gains: for each layer a factor of its current; 1 where the layer has weights.
+        bits: for each layer the bits of a weight.
+        steps: the longest simulation in steps.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxsnn
@@ -158,11 +163,16 @@ class FixedPointNetwork:
     network: Network
     thresholds: list[AnyArray]
     units: list[AnyArray]
+    weight_errors: tuple[Any, ...]  # leaves, so that networks that differ in them share programs
+    threshold_errors: tuple[Any, ...]
     gains: tuple[int, ...] = static_field()
     bits: tuple[int, ...] = static_field()
     steps: int = static_field()
-    weight_errors: tuple[float, ...] = static_field()
-    threshold_errors: tuple[float, ...] = static_field()
+
+    @property
+    def grid(self) -> AnyArray:
+        """A checksum of the units: potentials of networks that differ in it do not compare."""
+        return remembered(self, "_grid", lambda network: _checksum(network.units))
 
     def __str__(self) -> str:
         first, *lines = str(self.network).splitlines()
@@ -172,6 +182,12 @@ class FixedPointNetwork:
             for line, bits, weight, threshold in errors
         ]
         return "\n".join([f"FixedPoint{first}", *described])
+
+
+def _checksum(units: Sequence[AnyArray]) -> AnyArray:
+    words = [lax.bitcast_convert_type(unit, jnp.uint32) for unit in units]
+    layers = [layer * word.sum(dtype=jnp.uint32) for layer, word in enumerate(words, 1)]
+    return jnp.stack(layers).sum(dtype=jnp.uint32)
 
 
 # -- Weights ---------------------------------------------------------------------------------------
@@ -315,15 +331,7 @@ def _add(part: _Part, operation: Operation, grid: _Grid) -> _Part:
     )
     if isinstance(operation, AveragePooling):
         return _add_pooling(part, operation, before, grid)
-    return part._replace(scale=_moved(operation, part.scale), error=_moved(operation, part.error))
-
-
-def _moved(operation: Operation, values: np.ndarray) -> np.ndarray:
-    """Values of neurons in the order that a reshape or transpose gives them."""
-    if values.ndim == 0:
-        return values
-    places = operation(jnp.arange(values.size, dtype=jnp.int32).reshape(1, *values.shape))
-    return values.reshape(-1)[np.asarray(places)[0]]
+    return part._replace(scale=moved(operation, part.scale), error=moved(operation, part.error))
 
 
 def _add_pooling(part: _Part, pooling: AveragePooling, shape: Shape, grid: _Grid) -> _Part:
@@ -371,8 +379,6 @@ def _add_weights(part: _Part, operation: Operation, grid: _Grid) -> _Part:
             "into one, or use float32."
         )
     weights = np.asarray(jax.tree.leaves(operation)[0], np.float64)
-    if not np.all(np.isfinite(weights)):
-        raise ValueError(f"{grid.name}: its weights are not all finite; train it again.")
     scale = part.scale
     if scale.ndim:
         weights, scale = weights / _along_inputs(operation, scale, grid.name), np.ones(())
@@ -501,11 +507,11 @@ def with_thresholds(
         layers.network,
         found,
         units,
+        tuple(weight_errors),
+        tuple(threshold_errors),
         tuple(layers.gains),
         layers.bits,
         layers.steps,
-        tuple(weight_errors),
-        tuple(threshold_errors),
     )
 
 

@@ -134,24 +134,28 @@ def synaptic_operations(
         >>> jaxsnn.metrics.synaptic_operations(network, counts, [jnp.zeros((1, 2))]).tolist()
         [13.0]
     """
-    return operations(fan_out(network), input_spike_counts, spike_counts)
+    return operations(fan_out(network), [input_spike_counts, *spike_counts[:-1]])
 
 
-def operations(
-    synapses: Sequence[ArrayLike], input_spike_counts: ArrayLike, spike_counts: Sequence[ArrayLike]
-) -> Float[Array, " batch"]:
+def operations(synapses: Sequence[ArrayLike], sent: Sequence[ArrayLike]) -> Float[Array, " batch"]:
     """As `synaptic_operations`, from the numbers of synapses that `fan_out` gives.
+
+    Args:
+        synapses: for each layer the synapses behind each neuron of the layer before.
+        sent: the spikes of these neurons `[B, ...]`.
+
+    Returns:
+        The number of operations `[B]`.
 
     Example:
         >>> import jax.numpy as jnp, jaxsnn
-        >>> synapses, counts = [jnp.array([1.0, 2.0])], jnp.array([[3.0, 5.0]])
-        >>> jaxsnn.metrics.operations(synapses, counts, [jnp.zeros((1, 2))]).tolist()
+        >>> synapses, sent = [jnp.array([1.0, 2.0])], [jnp.array([[3.0, 5.0]])]
+        >>> jaxsnn.metrics.operations(synapses, sent).tolist()
         [13.0]
     """
-    senders = [jnp.asarray(counts) for counts in (input_spike_counts, *spike_counts[:-1])]
     totals = [
         (counts * behind).sum(range(1, counts.ndim))
-        for counts, behind in zip(senders, synapses, strict=True)
+        for counts, behind in zip(map(jnp.asarray, sent), synapses, strict=True)
     ]
     return jnp.stack(totals).sum(0)
 

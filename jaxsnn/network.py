@@ -227,6 +227,14 @@ class Transpose(Operation):
         return f"Transpose {self.axes}"
 
 
+def moved(operation: Operation, values: np.ndarray) -> np.ndarray:
+    """Values of neurons in the order that a reshape or transpose gives them."""
+    if values.ndim == 0:
+        return values
+    places = operation(jnp.arange(values.size, dtype=jnp.int32).reshape(1, *values.shape))
+    return values.reshape(-1)[np.asarray(places)[0]]
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class Layer:

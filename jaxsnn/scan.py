@@ -210,7 +210,7 @@ def _read(
 
     def seen(end: Array, counts: Array, potential: Array) -> readout.Output:
         known = jnp.where(new & (ends[now] <= end), first, state.first_spike_class)
-        return output_seen(layers, counts, potential, known)
+        return output_seen(counts, potential, layers.thresholds[-1], layers.units[-1], known)
 
     outputs = jax.vmap(seen)(ends, counts, potentials)
     active = None
@@ -231,17 +231,16 @@ def _read(
 
 
 def output_seen(
-    layers: Synapses, counts: Array, potential: Array, first_spike_class: Array
+    counts: Array, potential: Array, threshold: Array, unit: Array | None, first_spike_class: Array
 ) -> readout.Output:
-    """The output layer as readouts and stop rules see it: numbers of floating point."""
-    last = len(layers.thresholds) - 1
-    floats = jnp.issubdtype(layers.dtype, jnp.floating)
-    return readout.Output(
-        counts if floats else counts.astype(jnp.result_type(float)),
-        layers.in_units(last, potential),
-        layers.in_units(last, layers.thresholds[last]),
-        first_spike_class,
-    )
+    """The output layer as readouts and stop rules see it: numbers of floating point.
+
+    With a unit, counts, potential and threshold are integers.
+    """
+    if unit is not None:
+        counts = counts.astype(jnp.result_type(float))
+        potential, threshold = potential * unit, threshold * unit
+    return readout.Output(counts, potential, threshold, first_spike_class)
 
 
 def _counted(spikes: Array, active: Array | None) -> Array:

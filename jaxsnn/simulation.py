@@ -35,19 +35,20 @@ from jaxsnn.fixed_point import FixedPoint, FixedPointNetwork
 from jaxsnn.network import AnyArray, Network, is_known
 from jaxsnn.progress import progress_bar
 from jaxsnn.scan import scan_steps
-from jaxsnn.state import Job, Rules, State, Step
+from jaxsnn.state import Job, Rules, State, Step, parts_of_time
 from jaxsnn.synapses import AnyNetwork, Units, chosen_units
 
 # Potentials, counters and spikes of one piece of the batch; small pieces stay in a CPU's caches.
-_BYTES_PER_PIECE = {"cpu": 1 << 26}
+_BYTES_PER_PIECE = {"cpu": 5 << 22}
 _BYTES_PER_PIECE_OF_ACCELERATORS = 1 << 30
 # Steps of one compiled scan, at most: what a progress bar waits for.
 _STEPS_PER_SCAN = 100
 # Steps between which decided samples leave the batch.
 _STEPS_BETWEEN_EXITS = 5
-# A layer goes through several steps at a time where its neurons are too few to keep the cores busy.
-_NEURONS_AT_ONCE = 1 << 17
-_LONGEST_CHUNK = 50
+# On a CPU a layer goes through several steps at a time: until what it computes is as much as the
+# weights that are read for it, and where neurons are too few to keep the cores busy.
+_NEURONS_AT_ONCE = 1 << 19
+_LONGEST_CHUNK = 100
 _CHUNK_OF_ACCELERATORS = 8  # by the cost model of the TPU's compiler, not by measurement
 
 
@@ -251,10 +252,6 @@ def _simulate_scan(
 ) -> Simulation:
     """All samples, in pieces of the batch that fit into memory, in the compiled scan."""
     count = len(job.images)
-    if isinstance(job.network, FixedPointNetwork):
-        # The errors are part of the structure: two networks that differ in them share no program.
-        plain = replace(job.network, weight_errors=(), threshold_errors=())
-        job = job._replace(network=plain)
     if batch_size is None:
         batch_size = count if traced else _fitting_batch(job.network)
     pieces = _pieces(count, batch_size)
@@ -267,6 +264,8 @@ def _simulate_scan(
         whole = len(pieces) == 1
         part = job if whole else _part(job, piece)
         state, predictions, records = run(part, units=units, chunk=chunk)
+        if job.rules.stop is not None:
+            records = _silent_after_exits(records, state, job.steps)
         found = simulation(job, state, predictions, records)
         # Finished pieces go to the host, so that a device holds no more than one.
         runs.append(found if whole else jax.device_get(found))
@@ -275,38 +274,46 @@ def _simulate_scan(
 
 def _run_to_the_end(job: Job, *, bar: Any, units: Units, chunk: int) -> tuple[State, Array, PyTree]:
     """All steps of one piece of the batch: the last state, predictions and records."""
-    state, outputs = _start(job), []
-    for steps in _parts_of_time(job.steps, _STEPS_PER_SCAN):
-        state, output = scan_steps(
-            job.network,
-            job.probabilities,
-            job.keys,
-            state,
-            steps=steps,
-            chunk=chunk,
-            rules=job.rules,
-            units=units,
-        )
+    state, outputs, scan = _start(job), [], _scanner(job, units, chunk)
+    for steps in parts_of_time(job.steps, _STEPS_PER_SCAN):
+        state, output = scan(state, steps)
         outputs.append(output)
         if not bar.disable:
             jax.block_until_ready(state)
             bar.update(min(steps * len(job.images), bar.total - bar.n))  # the last is filled up
-    predictions, records = _concatenate(outputs, axis=0)
-    if job.rules.stop is not None:
-        first = state.step - job.steps
-        after = _after_exit(state.exit_step, first + jnp.arange(job.steps))
-        records = jax.tree.map(lambda kept: jnp.where(_over(after, kept), 0, kept), records)
-    return state, predictions, records
+    return state, *_concatenate(outputs, axis=0)
 
 
-def _after_exit(exit_step: Any, steps: Any) -> Any:
-    """Which samples were decided before a step [T, B]: nothing of them is recorded."""
-    return (steps[:, None] >= exit_step) & (exit_step > 0)
+def _scanner(
+    job: Job, units: Units, chunk: int
+) -> Callable[[State, int], tuple[State, tuple[Array, PyTree]]]:
+    """A function from a state and a number of steps to what the compiled scan makes of them."""
+    probabilities = job.probabilities
+
+    def scan(state: State, steps: int) -> tuple[State, tuple[Array, PyTree]]:
+        return scan_steps(
+            job.network,
+            probabilities,
+            job.keys,
+            state,
+            steps=steps,
+            chunk=min(chunk, steps),
+            rules=job.rules,
+            units=units,
+        )
+
+    return scan
 
 
-def _over(values: Array, kept: Array) -> Array:
-    """Values [T, B] as they broadcast to a record."""
-    return values.reshape(*values.shape, *[1] * (kept.ndim - 2))
+def _silent_after_exits(records: PyTree, state: State, steps: int) -> PyTree:
+    """Records [T, B, ...] with nothing of a sample after the step that decided it."""
+    done = state.step - steps + jnp.arange(steps)
+    after = (done[:, None] >= state.exit_step) & (state.exit_step > 0)
+
+    def silenced(kept: AnyArray) -> Array:
+        return jnp.where(after.reshape(*after.shape, *[1] * (kept.ndim - 2)), 0, kept)
+
+    return jax.tree.map(silenced, records)
 
 
 def _run_to_exits(
@@ -316,21 +323,12 @@ def _run_to_exits(
 
     The batch is halved as soon as half of it is decided, so that few programs are compiled.
     """
-    state = _start(job)
+    state, scan = _start(job), _scanner(job, units, chunk)
     running, part = np.arange(len(job.images)), job
     whole_state, predictions, records = state, np.empty(0), None
     done = 0
-    for steps in _parts_of_time(job.steps, _STEPS_BETWEEN_EXITS):
-        state, (predicted, recorded) = scan_steps(
-            part.network,
-            part.probabilities,
-            part.keys,
-            state,
-            steps=steps,
-            chunk=min(chunk, steps),
-            rules=part.rules,
-            units=units,
-        )
+    for steps in parts_of_time(job.steps, _STEPS_BETWEEN_EXITS):
+        state, (predicted, recorded) = scan(state, steps)
         if done == 0:
             whole_state = jax.tree.map(lambda leaf: np.array(leaf), state)
             predictions = np.full((job.steps, len(running)), -1, np.int32)
@@ -352,12 +350,8 @@ def _run_to_exits(
                 size //= 2
             kept = np.resize(going, size)  # filled up with some of them again
             running, state, part = running[kept], _take(state, kept), _part(part, kept)
+            scan = _scanner(part, units, chunk)
     bar.update(bar.total - bar.n)
-    if records is not None:
-        ended = np.asarray(whole_state.exit_step)
-        first = int(whole_state.step) - done
-        after = _after_exit(ended, np.arange(first, first + job.steps))
-        jax.tree.map(lambda kept: kept.__setitem__(after, 0), records)
     step = np.asarray(whole_state.step) - done + job.steps
     return replace(whole_state, step=step), cast(Array, predictions), records
 
@@ -393,6 +387,7 @@ def _start(job: Job) -> State:
         job.potentials,
         job.dt,
         job.refractory_steps,
+        job.grid,
         counting=job.refractory_steps > 1,
     )
 
@@ -404,6 +399,7 @@ def _initial_state(
     potentials: list[Array],
     dt: ArrayLike,
     refractory_steps: ArrayLike,
+    grid: ArrayLike,
     *,
     counting: bool,
 ) -> State:
@@ -422,6 +418,7 @@ def _initial_state(
         samples=jnp.asarray(samples),
         dt=jnp.asarray(dt, jnp.float32),
         refractory_steps=jnp.asarray(refractory_steps, jnp.int32),
+        grid=jnp.asarray(grid, jnp.uint32),
     )
 
 
@@ -430,30 +427,50 @@ def _initial_state(
 
 def simulation(job: Job, state: State, predictions: AnyArray, records: PyTree) -> Simulation:
     """The result of a run, from the state at its end and what was read at every step."""
-    synapses = metrics.fan_out(job.network.network)
-    found = _found(job.network.network, synapses, state, predictions, job.dt)
-    return Simulation(**found, records=records, state=state)
+    found = _found(
+        metrics.fan_out(job.network.network),
+        [state.input_spike_counts, *state.spike_counts[:-1]],
+        state.first_spike_class,
+        state.first_spike_step,
+        state.exit_step,
+        state.step,
+        predictions,
+        job.dt,
+        stops=job.rules.stop is not None,
+    )
+    return Simulation(
+        **found,
+        first_spike_prediction=state.first_spike_class,
+        spike_counts=state.spike_counts,
+        input_spike_counts=state.input_spike_counts,
+        records=records,
+        state=state,
+    )
 
 
-@jax.jit
+@partial(jax.jit, static_argnames="stops")
 def _found(
-    network: Network, synapses: list[Array], state: State, predictions: Array, dt: ArrayLike
+    synapses: list[Array],
+    sent: list[Array],
+    first_spike_class: Array,
+    first_spike_step: Array,
+    exit_step: Array,
+    step: Array,
+    predictions: Array,
+    dt: ArrayLike,
+    *,
+    stops: bool,
 ) -> dict[str, Any]:
     steps = len(predictions)
-    first = state.step - steps
-    ended = jnp.where(state.exit_step > 0, state.exit_step, state.step)
-    # The last word of a sample that a stop rule ended stands to the end.
-    seen = jnp.minimum(jnp.arange(steps)[:, None], jnp.maximum(ended - first - 1, 0))
-    spiked = state.first_spike_class >= 0
+    first = step - steps
+    ended = jnp.where(exit_step > 0, exit_step, step)
+    if stops:  # the last word of a sample that ended stands to the end
+        seen = jnp.minimum(jnp.arange(steps)[:, None], jnp.maximum(ended - first - 1, 0))
+        predictions = jnp.take_along_axis(predictions, seen, 0)
     return {
-        "predictions": jnp.take_along_axis(predictions, seen, 0),
-        "first_spike_prediction": state.first_spike_class,
-        "first_spike_time": jnp.where(spiked, state.first_spike_step * dt, jnp.nan),
-        "spike_counts": state.spike_counts,
-        "input_spike_counts": state.input_spike_counts,
-        "synaptic_operations": metrics.operations(
-            synapses, state.input_spike_counts, state.spike_counts
-        ),
+        "predictions": predictions,
+        "first_spike_time": jnp.where(first_spike_class >= 0, first_spike_step * dt, jnp.nan),
+        "synaptic_operations": metrics.operations(synapses, sent),
         "times": (first + 1 + jnp.arange(steps)) * dt,
         "exit_time": ended * dt,
     }
@@ -473,8 +490,11 @@ def _fitting_chunk(job: Job, batch: int) -> int:
     """How many steps a layer goes through before the next one begins."""
     if jax.default_backend() != "cpu":
         return min(_CHUNK_OF_ACCELERATORS, job.steps)
-    neurons = batch * sum(map(prod, job.network.network.shapes))
-    return max(1, min(_LONGEST_CHUNK, _NEURONS_AT_ONCE // neurons, job.steps))
+    network = job.network.network
+    neurons = batch * sum(map(prod, network.shapes))
+    weights = sum(np.size(leaf) for leaf in jax.tree.leaves(network))
+    fitting = max(_NEURONS_AT_ONCE, weights) // neurons
+    return max(1, min(_LONGEST_CHUNK, fitting, job.steps))
 
 
 def _pieces(samples: int, batch_size: int) -> list[np.ndarray]:
@@ -486,15 +506,6 @@ def _pieces(samples: int, batch_size: int) -> list[np.ndarray]:
     size = ceil(samples / count)
     indices = np.minimum(np.arange(count * size), samples - 1)
     return list(indices.reshape(count, size))
-
-
-def _parts_of_time(steps: int, most: int) -> list[int]:
-    """The steps in parts of one length, so that one program serves all."""
-    length = max(n for n in range(1, most + 1) if steps % n == 0)
-    if length * 5 < most:  # a number of steps with no good divisor
-        whole, rest = divmod(steps, most)
-        return [most] * whole + [rest] * (rest > 0)
-    return [length] * (steps // length)
 
 
 def _part(job: Job, samples: np.ndarray) -> Job:

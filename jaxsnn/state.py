@@ -38,6 +38,7 @@ class State:
     samples             [B]            numbers of the samples, for the random draws
     dt                  []             duration of a step in seconds
     refractory_steps    []             refractory period in steps
+    grid                []             `FixedPointNetwork.grid`; 0 in floating point
     ==================  =============  ========================================================
     """
 
@@ -51,6 +52,7 @@ class State:
     samples: AnyArray
     dt: AnyArray
     refractory_steps: AnyArray
+    grid: AnyArray
 
 
 @jax.tree_util.register_dataclass
@@ -116,6 +118,13 @@ class Job(NamedTuple):
     rules: Rules
 
     @property
+    def grid(self) -> AnyArray:
+        """What the potentials count in, as a number: see `State`."""
+        if isinstance(self.network, FixedPointNetwork):
+            return self.network.grid
+        return jnp.zeros((), jnp.uint32)
+
+    @property
     def probabilities(self) -> AnyArray:
         """For each input the probability of a spike in a step `[B, ...]`.
 
@@ -126,3 +135,22 @@ class Job(NamedTuple):
             rate = numbers.asarray(self.max_rate, np.float32)
             return self.images.astype(np.float32) * (rate * np.float32(self.dt))
         return self.images * (self.max_rate * self.dt)
+
+
+def parts_of_time(steps: int, most: int) -> list[int]:
+    """The steps in parts of one length, so that one program serves all.
+
+    Args:
+        steps: how many steps.
+        most: how many of them a part has, at most.
+
+    Example:
+        >>> from jaxsnn.state import parts_of_time
+        >>> parts_of_time(500, 200), parts_of_time(7, 5)
+        ([125, 125, 125, 125], [5, 2])
+    """
+    length = max(n for n in range(1, most + 1) if steps % n == 0)
+    if length * 5 < most:  # a number of steps with no good divisor
+        whole, rest = divmod(steps, most)
+        return [most] * whole + [rest] * (rest > 0)
+    return [length] * (steps // length)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import xarray as xr
 
 import jaxsnn
 from jaxsnn import training
@@ -42,6 +43,23 @@ def test_sweep(swept, capsys):
     assert rows[2:] == ["6", "10", "12"]
     best = jaxsnn.best(data, time=0.01)
     assert f"{100 * best.accuracy.item():.5g}" in printed
+
+
+def test_sweep_in_fixed_point(swept):
+    folder, _ = swept
+    arguments = ["sweep", "--network", "fc", "--images", "20", "--duration", "0.012", "--bits", "8"]
+    arguments += ["--threshold", "0.25", "--max-rate", "1000", "--cache", str(folder / "cache")]
+    found = []
+    for engine in ("scan", "events"):
+        file = folder / f"{engine}.nc"
+        main([*arguments, "--engine", engine, "--output", str(file)])
+        found.append(jaxsnn.load_sweep(file))
+    xr.testing.assert_equal(*found)
+    floats = jaxsnn.load_sweep(folder / "result.nc")
+    same = dict(scales="data-based", threshold=0.25, max_rate=1000.0, reset="zero")
+    floats, fixed = floats.sel(same).squeeze(), found[0].squeeze()
+    np.testing.assert_array_equal(fixed.input_spikes, floats.input_spikes)
+    np.testing.assert_allclose(fixed.accuracy[-1], floats.accuracy[-1], atol=0.151)
 
 
 def test_plot(swept, tmp_path, capsys):

@@ -11,11 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import jaxsnn
 from jaxsnn import events, readout, stopping, units
+from jaxsnn.events import engine as events_engine
+from jaxsnn.events import kernels
 
 import models
 
@@ -111,6 +115,31 @@ def test_the_events_do_not_depend_on_the_batch(dense_run, batch_size):
     np.testing.assert_array_equal(part.predictions, dense_run.predictions[:, some])
     for counts, whole in zip(part.spike_counts, dense_run.spike_counts, strict=True):
         np.testing.assert_array_equal(counts, whole[some])
+
+
+@pytest.mark.parametrize("name", ["_STEPS_AT_ONCE", "_BYTES_OF_RESULTS"])
+def test_what_the_events_write_down_at_a_time_does_not_matter(dense_run, monkeypatch, name):
+    """A bound on the memory for results makes parts of time, here of one step."""
+    parts, run_kernels = [], events_engine._run_kernels
+    monkeypatch.setattr(events_engine, name, 1)
+
+    def watched(wired, numbers, *given):
+        parts.append(numbers.steps)
+        return run_kernels(wired, numbers, *given)
+
+    monkeypatch.setattr(events_engine, "_run_kernels", watched)
+    found = run(DENSE, images_of(70, DENSE), engine="events", read=readout.membrane_potential)
+    assert parts == [1] * STEPS
+    assert_equal_runs(found, dense_run)
+
+
+@given(st.lists(st.integers(0, 63), max_size=64, unique=True))
+def test_flags_are_found_in_order(places):
+    flags = np.zeros(64, np.uint8)
+    flags[places] = 1
+    some, found = np.empty(9, np.int64), np.empty(66, np.int64)
+    count = kernels.flagged(flags.view(np.uint64), some, found)
+    assert found[:count].tolist() == sorted(places)
 
 
 @pytest.fixture(scope="module")

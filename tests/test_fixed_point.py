@@ -770,9 +770,9 @@ def test_steps_of_earlier_parts_count():
 
 def test_a_state_of_another_arithmetic_is_refused():
     snn = one_layer()
-    fixed = jaxsnn.quantize(snn)
+    fixed, finer = jaxsnn.quantize(snn), jaxsnn.quantize(snn, bits=16)
     options = dict(key=0, duration=0.01)
-    for one, other in ((snn, fixed), (fixed, snn)):
+    for one, other in ((snn, fixed), (fixed, snn), (fixed, finer), (finer, fixed)):
         state = jaxsnn.simulate(one, IMAGES, **options).state
         with pytest.raises(ValueError, match="another arithmetic"):
             jaxsnn.simulate(other, IMAGES, **options, state=state)

@@ -67,6 +67,16 @@ def test_second_run_takes_the_network_from_the_cache(reproduction, capsys):
     np.testing.assert_equal(after, before)
 
 
+def test_fixed_point(reproduction, tmp_path):
+    results, arguments = reproduction
+    main([*arguments, "--bits", "8", "--output", str(tmp_path)])
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert "bits=8" in content["settings"]["arithmetic"]
+    fixed, floats = (pd.read_csv(folder / "table.csv") for folder in (tmp_path, results))
+    assert not fixed.equals(floats)
+    np.testing.assert_allclose(fixed["100 ms"], floats["100 ms"], atol=0.02)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxsnn
+from jaxsnn.events import engine as events
 from jaxsnn.progress import progress_bar
 from jaxsnn.sweeps import plan, program, run
 
@@ -38,6 +39,11 @@ def spiking(network, scales, multiplier):
     return jaxsnn.SpikingNetwork(network, thresholds, snn.amplitudes)
 
 
+def inputs_and_spikes(step):
+    """One function for all calls, for which one program serves."""
+    return step.inputs, step.spikes
+
+
 def simulated(network, images, point, scales, **options):
     """Inputs and spikes of a point by `simulate`."""
     run = jaxsnn.simulate(
@@ -49,7 +55,7 @@ def simulated(network, images, point, scales, **options):
         refractory_period=point.refractory_period.item(),
         dt=point.dt.item(),
         reset=RESETS.get(point.reset.item(), jaxsnn.reset_to_zero),
-        record=lambda step: (step.inputs, step.spikes),
+        record=inputs_and_spikes,
         **options,
     )
     return jax.tree.map(np.asarray, run.records)
@@ -119,6 +125,30 @@ def test_every_point_is_a_call_of_simulate(rng, build):
     assert float(data.spikes.min("layer").max()) > 0
     for point in scattered(data, 12):
         found = simulated(network, images, point, scales[point.scales.item()])
+        assert_is(point, *found, labels, network)
+
+
+@pytest.mark.parametrize("build", [models.dense_network, models.convolution_network])
+@pytest.mark.parametrize("engine", ["scan", "events"])
+def test_every_point_in_fixed_point_is_a_call_of_simulate(rng, monkeypatch, build, engine):
+    monkeypatch.setattr(events, "_STEPS_AT_ONCE", 7)
+    network, _, images, labels = problem(rng, build)
+    scales = {"one": 1.0, "rising": [1.5**n for n in range(len(network.layers))]}
+    arithmetic = jaxsnn.FixedPoint(bits=8)
+    grid = jaxsnn.Grid(
+        scales=scales,
+        threshold=[0.25, 1.1],
+        max_rate=[1000.0, 250.0],
+        refractory_period=[0.0, 3e-3],
+        reset=RESETS,
+        seed=[0, 5],
+        duration=DURATION,
+    )
+    data = jaxsnn.sweep(network, images, labels, grid, arithmetic=arithmetic, engine=engine)
+    assert float(data.spikes.min("layer").max()) > 0
+    for point in scattered(data, 12):
+        scale = scales[point.scales.item()]
+        found = simulated(network, images, point, scale, arithmetic=arithmetic)
         assert_is(point, *found, labels, network)
 
 

@@ -20,7 +20,8 @@ from jaxsnn.events import kinds
 from jaxsnn.events.wiring import Wired, wire
 from jaxsnn.fixed_point import FixedPointNetwork
 from jaxsnn.network import remembered
-from jaxsnn.state import Job, State
+from jaxsnn.scan import output_seen
+from jaxsnn.state import Job, State, parts_of_time
 
 _RESETS: dict[neurons.Reset, int] = {
     neurons.reset_to_zero: kinds.TO_ZERO,
@@ -29,6 +30,10 @@ _RESETS: dict[neurons.Reset, int] = {
 # Images that a thread takes at a time: few enough to share the work evenly.
 _IMAGES_AT_ONCE = 8
 _PARTS_PER_CORE = 4
+# Steps that are written down at a time: what a progress bar waits for, too.
+_STEPS_AT_ONCE = 200
+_STEPS_BETWEEN_EXITS = 50
+_BYTES_OF_RESULTS = 1 << 26
 
 
 class Numbers(NamedTuple):
@@ -103,15 +108,8 @@ class Results(NamedTuple):
 
 
 class Watched(NamedTuple):
-    """A run of the kernels: what they counted, what they saw, and what was read from it.
+    """Some steps of a run: what happened in each, and the class after each `[T, B]`."""
 
-    Attributes:
-        arrays: the state at the end.
-        results: what happened in every step.
-        predictions: the class after every step `[T, B]`.
-    """
-
-    arrays: Arrays
     results: Results
     predictions: Array
 
@@ -127,40 +125,64 @@ def simulate_events(job: Job, advance: Callable[[int], Any]) -> tuple[State, Arr
         The last state, the predictions of every step `[T, B]`, and no records.
     """
     wired = wired_network(_integers(job))
-    watched = watch(job, wired, advance)
-    return _state(job, wired, watched.arrays), watched.predictions, None
+    arrays = start(job, wired)
+    parts = [watched.predictions for watched in watch(job, wired, arrays, advance)]
+    left = job.steps - sum(map(len, parts))
+    if left:  # a stop rule has ended all samples
+        parts.append(jnp.full((left, len(job.images)), -1))
+        advance(left * len(job.images))
+    predictions = parts[0] if len(parts) == 1 else jnp.concatenate(parts)
+    return _state(job, wired, arrays), predictions, None
 
 
-def watch(job: Job, wired: Wired, advance: Callable[[int], Any]) -> Watched:
-    """Run the kernels on a job, and read the class after every step."""
-    arrays = _arrays(job, wired)
-    counts, first_class = arrays.counts[:, _output(wired)], arrays.first_class.copy()
-    results = _run_kernels(job, wired, arrays, advance)
-    if not wired.in_order[-1]:
-        results = _in_order(job, wired, arrays, results, first_class < 0)
-    network = _integers(job)
-    predictions = _read(
-        results.output,
-        results.potentials,
-        counts,
-        np.where(first_class < 0, arrays.first_step, 0),
-        arrays.first_class,
-        _first_step(job),
-        network.units[-1],
-        network.thresholds[-1],
-        read=job.rules.read,
-    )
-    return Watched(arrays, results, predictions)
+def watch(
+    job: Job, wired: Wired, arrays: Arrays, advance: Callable[[int], Any]
+) -> Iterator[Watched]:
+    """Bring the arrays forward by the job's steps, in parts, so that no memory grows with them.
+
+    It ends before the last step if a stop rule has ended all samples.
+    """
+    inputs, network, done = _inputs(job), _integers(job), _steps_done(job)
+    wired = wired._replace(wiring=_fitting_kinds(job, wired, arrays))
+    for steps in parts_of_time(job.steps, _fitting_steps(job)):
+        counts, first_class = arrays.counts[:, _output(wired)], arrays.first_class.copy()
+        numbers = _numbers(job, done, steps)
+        results = _run_kernels(wired, numbers, inputs, arrays, advance)
+        if not wired.in_order[-1]:
+            results = _in_order(wired, arrays, results, first_class < 0, done)
+        predictions = _read(
+            results.output,
+            results.potentials,
+            counts,
+            np.where(first_class < 0, arrays.first_step, 0),
+            arrays.first_class,
+            done,
+            network.units[-1],
+            network.thresholds[-1],
+            read=job.rules.read,
+        )
+        yield Watched(results, predictions)
+        done += steps
+        if np.all(arrays.exit_step > 0):
+            return
+
+
+def _fitting_steps(job: Job) -> int:
+    """How many steps to write down at a time."""
+    network = job.network.network
+    bytes_of_step = 5 * network.shapes[-1][0] + 4 * len(network.layers) + 12
+    fitting = _BYTES_OF_RESULTS // (bytes_of_step * len(job.images))
+    return max(1, min(fitting, _STEPS_AT_ONCE if job.rules.stop is None else _STEPS_BETWEEN_EXITS))
 
 
 def _in_order(
-    job: Job, wired: Wired, arrays: Arrays, results: Results, silent: np.ndarray
+    wired: Wired, arrays: Arrays, results: Results, silent: np.ndarray, done: int
 ) -> Results:
     """The output neurons in their own order, of which the lowest comes first in a tie."""
     order = wired.orders[-1]
     output, potentials = results.output[..., order], results.potentials[..., order]
     new = np.flatnonzero(silent & (arrays.first_class >= 0))
-    steps = arrays.first_step[new] - 1 - _first_step(job)
+    steps = arrays.first_step[new] - 1 - done
     arrays.first_class[new] = output[new, steps].argmax(-1)
     return results._replace(output=output, potentials=potentials)
 
@@ -175,28 +197,27 @@ def wired_network(network: FixedPointNetwork) -> Wired:
     return remembered(network, "wired", wire)
 
 
-def _run_kernels(job: Job, wired: Wired, arrays: Arrays, advance: Callable[[int], Any]) -> Results:
-    """Bring the arrays forward by the job's steps, on all cores, and write down the results."""
+def _run_kernels(
+    wired: Wired, numbers: Numbers, inputs: Inputs, arrays: Arrays, advance: Callable[[int], Any]
+) -> Results:
+    """Bring the arrays forward by some steps, on all cores, and write down the results."""
     from jaxsnn.events.kernels import simulate_images
 
-    batch, network = len(job.images), job.network
-    (classes,) = network.network.shapes[-1]
-    layers = len(network.network.layers)
+    batch, steps = len(inputs.keys), numbers.steps
+    classes, layers = wired.orders[-1].size, len(wired.orders)
     results = Results(
-        np.zeros((batch, job.steps, classes), np.uint8),
-        np.zeros((batch, job.steps, classes), np.int32),
-        np.zeros((batch, job.steps, 1 + layers), np.int32),
-        np.zeros((batch, job.steps), np.int64),
+        np.zeros((batch, steps, classes), np.uint8),
+        np.zeros((batch, steps, classes), np.int32),
+        np.zeros((batch, steps, 1 + layers), np.int32),
+        np.zeros((batch, steps), np.int64),
     )
-    wiring = _fitting_kinds(job, wired, arrays)
-    numbers, inputs = _numbers(job), _inputs(job)
 
     def work(images: np.ndarray) -> int:
-        simulate_images(images, wiring, numbers, inputs, arrays, results)
+        simulate_images(images, wired.wiring, numbers, inputs, arrays, results)
         return len(images)
 
     for done in _on_all_cores(work, batch):
-        advance(done * job.steps)
+        advance(done * steps)
     return results
 
 
@@ -222,7 +243,7 @@ def _threads() -> ThreadPoolExecutor:
 # -- Into the kernels ------------------------------------------------------------------------------
 
 
-def _numbers(job: Job) -> Numbers:
+def _numbers(job: Job, first_step: int, steps: int) -> Numbers:
     stop = job.rules.stop
     found = kinds.NO_STOP, 0, 0
     if stop is stopping.first_spike:
@@ -230,10 +251,10 @@ def _numbers(job: Job) -> Numbers:
     elif isinstance(stop, stopping.Margin):
         found = kinds.MARGIN, stop.spikes, stop.every
     reset = _RESETS[job.rules.reset]
-    return Numbers(_first_step(job), job.steps, job.refractory_steps, reset, *found)
+    return Numbers(first_step, steps, job.refractory_steps, reset, *found)
 
 
-def _first_step(job: Job) -> int:
+def _steps_done(job: Job) -> int:
     return 0 if job.state is None else int(job.state.step)
 
 
@@ -251,8 +272,6 @@ def _fitting_kinds(job: Job, wired: Wired, arrays: Arrays) -> Any:
     the layer have to be looked at in each step.
     """
     wiring, found = wired.wiring, wired.wiring.kinds.copy()
-    if found[0] == kinds.POOL:  # inputs are added by runs
-        found[0] = kinds.SCATTER
     for layer in np.flatnonzero(found == kinds.POOL):
         places = slice(*wiring.first[layer : layer + 2])
         thresholds = wiring.thresholds[places]
@@ -263,8 +282,8 @@ def _fitting_kinds(job: Job, wired: Wired, arrays: Arrays) -> Any:
     return wiring._replace(kinds=found)
 
 
-def _arrays(job: Job, wired: Wired) -> Arrays:
-    """The state of a job in the order of the wiring."""
+def start(job: Job, wired: Wired) -> Arrays:
+    """The state in which a job begins, in the order of the wiring."""
     batch, network = len(job.images), job.network.network
     first = wired.wiring.first
     inputs = int(np.prod(network.input_shape))
@@ -311,7 +330,7 @@ def _in_shape(values: np.ndarray, wired: Wired, layer: int) -> Any:
 
 
 def _state(job: Job, wired: Wired, arrays: Arrays) -> State:
-    step = np.asarray(_first_step(job) + job.steps, np.int32)
+    step = np.asarray(_steps_done(job) + job.steps, np.int32)
     layers = range(len(wired.orders))
 
     def waiting(layer: int) -> Any:
@@ -333,6 +352,7 @@ def _state(job: Job, wired: Wired, arrays: Arrays) -> State:
         samples=job.samples,
         dt=cast(Array, np.float32(job.dt)),
         refractory_steps=cast(Array, np.asarray(job.refractory_steps, np.int32)),
+        grid=job.grid,
     )
 
 
@@ -357,12 +377,10 @@ def _read(
     """What the network says after every step [T, B]."""
     output, potentials = output.swapaxes(0, 1), potentials.swapaxes(0, 1)
     so_far = counts + output.cumsum(0, dtype=counts.dtype)
-    real = jnp.result_type(float)
     ends = jnp.asarray(done) + 1 + jnp.arange(len(output))
 
     def at(end: Array, so_far: Array, potential: Array) -> Array:
         known = jnp.where(first_step <= end, first_class, -1)
-        seen = readout.Output(so_far.astype(real), potential * unit, threshold * unit, known)
-        return read(seen)
+        return read(output_seen(so_far, potential, threshold, unit, known))
 
     return jax.vmap(at)(ends, so_far, potentials)

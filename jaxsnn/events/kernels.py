@@ -16,7 +16,7 @@ from typing import no_type_check
 import numpy as np
 from numba import njit
 
-from jaxsnn.draws import PARITY
+from jaxsnn.draws import PARITY, ROTATIONS
 from jaxsnn.events.kinds import DENSE, FIRST_SPIKE, NO_STOP, POOL, TO_ZERO
 
 OPTIONS = {"nogil": True, "cache": True, "boundscheck": False}
@@ -41,33 +41,27 @@ def _mix(one, two, distance):
 
 @njit(**BARE)
 @no_type_check
+def _four_rounds(one, two, distances):
+    one, two = _mix(one, two, distances[0])
+    one, two = _mix(one, two, distances[1])
+    one, two = _mix(one, two, distances[2])
+    return _mix(one, two, distances[3])
+
+
+@njit(**BARE)
+@no_type_check
 def threefry(key_one, key_two, one, two):
     third = np.uint32(key_one ^ key_two ^ np.uint32(PARITY))
     one, two = np.uint32(one + key_one), np.uint32(two + key_two)
-    one, two = _mix(one, two, 13)
-    one, two = _mix(one, two, 15)
-    one, two = _mix(one, two, 26)
-    one, two = _mix(one, two, 6)
+    one, two = _four_rounds(one, two, ROTATIONS[0])
     one, two = np.uint32(one + key_two), np.uint32(two + third + np.uint32(1))
-    one, two = _mix(one, two, 17)
-    one, two = _mix(one, two, 29)
-    one, two = _mix(one, two, 16)
-    one, two = _mix(one, two, 24)
+    one, two = _four_rounds(one, two, ROTATIONS[1])
     one, two = np.uint32(one + third), np.uint32(two + key_one + np.uint32(2))
-    one, two = _mix(one, two, 13)
-    one, two = _mix(one, two, 15)
-    one, two = _mix(one, two, 26)
-    one, two = _mix(one, two, 6)
+    one, two = _four_rounds(one, two, ROTATIONS[0])
     one, two = np.uint32(one + key_one), np.uint32(two + key_two + np.uint32(3))
-    one, two = _mix(one, two, 17)
-    one, two = _mix(one, two, 29)
-    one, two = _mix(one, two, 16)
-    one, two = _mix(one, two, 24)
+    one, two = _four_rounds(one, two, ROTATIONS[1])
     one, two = np.uint32(one + key_two), np.uint32(two + third + np.uint32(4))
-    one, two = _mix(one, two, 13)
-    one, two = _mix(one, two, 15)
-    one, two = _mix(one, two, 26)
-    one, two = _mix(one, two, 6)
+    one, two = _four_rounds(one, two, ROTATIONS[0])
     return np.uint32(one + third), np.uint32(two + key_one + np.uint32(5))
 
 
@@ -98,18 +92,43 @@ def _exceptions_high(words, wanted, flags):
 
 @njit(**BARE)
 @no_type_check
-def flagged(words, found):
-    """The places of the bytes that are 1, where a word is eight of them and the others are 0."""
-    count = 0
+def _place(word, flag):
+    """The place of the byte that has the flag: the bytes below it, added up by a product."""
+    return np.int64(((flag - np.uint64(1)) & _EACH_BYTE) * _EACH_BYTE >> np.uint64(56)) + (
+        word << 3
+    )
+
+
+@njit(**BARE)
+@no_type_check
+def flagged(words, some, found):
+    """The places of the bytes that are 1, where a word is eight of them and the others are 0.
+
+    Nearly without branches: whether a neuron spikes cannot be foreseen, and a processor that
+    foresees wrongly loses as much time as it takes to add a few hundred weights.
+    """
+    size = 0
     for w in range(len(words)):
+        some[size] = w
+        size += words[w] != 0
+    count = 0
+    for i in range(size):
+        w = some[i]
         word = words[w]
+        number = word * _EACH_BYTE >> np.uint64(56)
+        first = word & (~word + np.uint64(1))
+        found[count] = _place(w, first)
+        word ^= first
+        second = word & (~word + np.uint64(1))
+        found[count + 1] = _place(w, second)  # if there is none, the next one takes its place
+        word ^= second
+        more = count + 2
         while word != 0:
             lowest = word & (~word + np.uint64(1))
-            # The bytes below the lowest flag, counted: one for each, added up by a product.
-            below = ((lowest - np.uint64(1)) & _EACH_BYTE) * _EACH_BYTE >> np.uint64(56)
-            found[count] = (w << 3) + np.int64(below)
-            count += 1
+            found[more] = _place(w, lowest)
+            more += 1
             word ^= lowest
+        count += np.int64(number)
     return count
 
 
@@ -144,67 +163,46 @@ def _subtract_four(current, one, two, three, four):
         current[j] -= one[j] + two[j] + three[j] + four[j]
 
 
-@njit(**BARE)
-@no_type_check
-def _add_rows(current, weights, senders):
-    """Add the weights of senders to all neurons of a dense layer."""
-    size = len(current)
-    whole = len(senders) // 4 * 4
-    for i in range(0, whole, 4):
-        _add_four(
-            current,
-            weights[senders[i] * size :][:size],
-            weights[senders[i + 1] * size :][:size],
-            weights[senders[i + 2] * size :][:size],
-            weights[senders[i + 3] * size :][:size],
-        )
-    for i in range(whole, len(senders)):
-        _add(current, weights[senders[i] * size :][:size])
+def _walk(one, four):
+    """A function that adds the weights of senders to the currents that they lead to, or takes away.
+
+    Args:
+        one: adds or takes away a run of weights.
+        four: does so with four runs at once.
+    """
+
+    @njit(**BARE)
+    @no_type_check
+    def rows(current, weights, senders):
+        size = len(current)
+        whole = len(senders) // 4 * 4
+        for i in range(0, whole, 4):
+            four(
+                current,
+                weights[senders[i] * size :][:size],
+                weights[senders[i + 1] * size :][:size],
+                weights[senders[i + 2] * size :][:size],
+                weights[senders[i + 3] * size :][:size],
+            )
+        for i in range(whole, len(senders)):
+            one(current, weights[senders[i] * size :][:size])
+
+    @njit(**BARE)
+    @no_type_check
+    def walk(kind, current, weights, senders, starts, runs):
+        if kind == DENSE:
+            rows(current, weights, senders)
+            return
+        for sender in senders:
+            for r in range(starts[sender], starts[sender + 1]):
+                neuron, weight, length = runs[r, 0], runs[r, 1], runs[r, 2]
+                one(current[neuron : neuron + length], weights[weight : weight + length])
+
+    return walk
 
 
-@njit(**BARE)
-@no_type_check
-def _subtract_rows(current, weights, senders):
-    size = len(current)
-    whole = len(senders) // 4 * 4
-    for i in range(0, whole, 4):
-        _subtract_four(
-            current,
-            weights[senders[i] * size :][:size],
-            weights[senders[i + 1] * size :][:size],
-            weights[senders[i + 2] * size :][:size],
-            weights[senders[i + 3] * size :][:size],
-        )
-    for i in range(whole, len(senders)):
-        _subtract(current, weights[senders[i] * size :][:size])
-
-
-@njit(**BARE)
-@no_type_check
-def _add_runs(current, weights, senders, starts, runs):
-    """Add the weights of senders to the runs of neurons that they lead to."""
-    for sender in senders:
-        for r in range(starts[sender], starts[sender + 1]):
-            neuron, weight, length = runs[r, 0], runs[r, 1], runs[r, 2]
-            _add(current[neuron : neuron + length], weights[weight : weight + length])
-
-
-@njit(**BARE)
-@no_type_check
-def _subtract_runs(current, weights, senders, starts, runs):
-    for sender in senders:
-        for r in range(starts[sender], starts[sender + 1]):
-            neuron, weight, length = runs[r, 0], runs[r, 1], runs[r, 2]
-            _subtract(current[neuron : neuron + length], weights[weight : weight + length])
-
-
-@njit(**BARE)
-@no_type_check
-def _receive(kind, current, weights, senders, starts, runs):
-    if kind == DENSE:
-        _add_rows(current, weights, senders)
-    else:
-        _add_runs(current, weights, senders, starts, runs)
+_receive = _walk(_add, _add_four)
+_take_away = _walk(_subtract, _subtract_four)
 
 
 # -- Neurons
@@ -269,10 +267,10 @@ def _pool(potential, threshold, gain, senders, targets, free_from, step, found, 
     for sender in senders:
         target = targets[sender]
         # A refractory neuron is below its threshold: it was reset, and receives nothing.
-        if potential[target] >= threshold[target] and seen[target] == 0:
-            seen[target] = 1
-            found[count] = target
-            count += 1
+        fires = np.uint8(potential[target] >= threshold[target]) & np.uint8(seen[target] == 0)
+        seen[target] |= fires
+        found[count] = target
+        count += fires
     for i in range(count):
         seen[found[i]] = 0
     return count
@@ -318,8 +316,9 @@ def simulate_images(images, wiring, rules, inputs, state, results):
     flags = np.zeros(width, np.uint8)
     words = flags.view(np.uint64)
     seen = np.zeros(width, np.uint8)
-    senders = np.empty(max(width, wanted_room), np.int64)
-    found = np.empty(max(width, wanted_room), np.int64)
+    senders = np.empty(max(width, wanted_room) + 2, np.int64)
+    found = np.empty(max(width, wanted_room) + 2, np.int64)
+    some = np.empty(max(width, wanted_room) // 8 + 1, np.int64)
     quarter = (len(inputs.wanted[0]) + 3) // 4
     room = (quarter + 7) // 8 * 8
     blocks, ones, twos = (
@@ -341,7 +340,7 @@ def simulate_images(images, wiring, rules, inputs, state, results):
                 inputs,
                 state,
                 results,
-                (current, base, flags, words, seen, senders, found, rest),
+                (current, base, flags, words, seen, senders, found, some, rest),
                 (blocks, ones, twos, wanted, pixels, input_flags, input_words),
             )
 
@@ -369,7 +368,7 @@ def _blocks_of(image, blocks, wanted, pixels):
 @njit(**BARE)
 @no_type_check
 def _simulate_image(image, wiring, rules, inputs, state, results, scratch, drawing):
-    current, base, flags, words, seen, senders, found, rest = scratch
+    current, base, flags, words, seen, senders, found, some, rest = scratch
     blocks, ones, twos, wanted, pixels, input_flags, input_words = drawing
     first, layers = wiring.first, len(wiring.kinds)
     potentials, counts = state.potentials[image], state.counts[image]
@@ -408,27 +407,20 @@ def _simulate_image(image, wiring, rules, inputs, state, results, scratch, drawi
         _exceptions_high(ones[:size], wanted[1, :size], input_flags[1, :size])
         _exceptions_low(twos[:size], wanted[2, :size], input_flags[2, :size])
         _exceptions_high(twos[:size], wanted[3, :size], input_flags[3, :size])
-        exceptions = flagged(input_words, found)
+        exceptions = flagged(input_words, some, found)
         more, less = 0, 0
         operations = usual_operations
         for i in range(exceptions):
             pixel = flat_pixels[found[i]]
-            if flat_wanted[found[i]] > _HALF:
-                rest[less] = pixel
-                less += 1
-                input_counts[pixel] -= 1
-                operations -= wiring.input_synapses[pixel]
-            else:
-                senders[more] = pixel
-                more += 1
-                input_counts[pixel] += 1
-                operations += wiring.input_synapses[pixel]
+            missing = np.int64(flat_wanted[found[i]] > _HALF)
+            rest[less], senders[more] = pixel, pixel
+            less += missing
+            more += 1 - missing
+            input_counts[pixel] += 1 - 2 * missing
+            operations += (1 - 2 * missing) * wiring.input_synapses[pixel]
         spikes_of[t, 0] = usual + more - less
         _receive(one_kind, one_current, one_weights, senders[:more], wiring.starts, wiring.runs)
-        if one_kind == DENSE:
-            _subtract_rows(one_current, one_weights, rest[:less])
-        else:
-            _subtract_runs(one_current, one_weights, rest[:less], wiring.starts, wiring.runs)
+        _take_away(one_kind, one_current, one_weights, rest[:less], wiring.starts, wiring.runs)
         count = 0
         for layer in range(layers):
             low, high = first[layer], first[layer + 1]
@@ -465,7 +457,7 @@ def _simulate_image(image, wiring, rules, inputs, state, results, scratch, drawi
                     _copy(now, base)
                 else:
                     _clear(now)
-                count = flagged(words[low >> 3 : high >> 3], found)
+                count = flagged(words[low >> 3 : high >> 3], some, found)
             _reset(
                 found[:count],
                 potential,

@@ -12,7 +12,6 @@ from itertools import product
 from math import prod
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 from jaxsnn import metrics
@@ -27,6 +26,7 @@ from jaxsnn.network import (
     Operation,
     Reshape,
     Transpose,
+    moved,
 )
 
 # Neurons of a layer are filled up to a multiple of this: whole vectors, and whole words of flags.
@@ -123,6 +123,8 @@ def wire(network: FixedPointNetwork) -> Wired:
     for layer, shape, gain in zip(integers.layers, integers.shapes, gains, strict=True):
         size = _filled(prod(shape))
         taps = _taps(layer, senders, gain, size)
+        if not wires and taps.kind == POOL:  # what inputs send is added by runs
+            taps = taps._replace(kind=SCATTER)
         senders = taps.places.reshape(shape)
         wires.append(_Wires(count, size, taps.kind, taps.weights, _sorted(taps.runs), senders))
         count = size
@@ -240,18 +242,14 @@ def _taps(layer: Layer, senders: np.ndarray, gain: int, size: int) -> _Taps:
     for operation in layer.operations:
         if isinstance(operation, Reshape | Transpose):
             if taps is None:
-                senders = _moved(operation, senders)
+                senders = moved(operation, senders)
             else:
-                taps = taps._replace(places=_moved(operation, taps.places))
+                taps = taps._replace(places=moved(operation, taps.places))
         else:
             taps = _operation(operation, senders, gain, size)
     if taps is None:  # each sender leads to the neuron in its place
         taps = _one_to_one(senders, np.full(senders.shape, gain))
     return taps
-
-
-def _moved(operation: Operation, places: np.ndarray) -> np.ndarray:
-    return np.asarray(operation(jnp.asarray(places[None], jnp.int32)))[0].astype(np.int64)
 
 
 def _operation(operation: Operation, senders: np.ndarray, gain: int, size: int) -> _Taps:

@@ -8,9 +8,9 @@ from typing import cast
 import numpy as np
 
 from jaxsnn import encoding, metrics, neurons, state
-from jaxsnn.checks import in_steps
+from jaxsnn.checks import in_steps, start_potentials
 from jaxsnn.draws import sample_keys
-from jaxsnn.events.engine import Watched, watch, wired_network
+from jaxsnn.events.engine import Arrays, Watched, start, watch, wired_network
 from jaxsnn.events.wiring import with_thresholds
 from jaxsnn.fixed_point import FixedPointNetwork
 from jaxsnn.network import AnyArray
@@ -55,7 +55,7 @@ def event_runner(job: Job, points: Points) -> Callable[[Block, slice], Counts]:
                 dt=dt,
                 steps=steps,
                 refractory_steps=period,
-                potentials=[cast(AnyArray, np.zeros((), np.int32))] * layers,
+                potentials=start_potentials(chosen, 0.0),
                 state=None,
                 rules=state.Rules(
                     encode=encoding.poisson,
@@ -64,22 +64,28 @@ def event_runner(job: Job, points: Points) -> Callable[[Block, slice], Counts]:
                     read=job.read,
                 ),
             )
-            watched = watch(one, with_thresholds(wired, chosen), lambda _: None)
-            found = _counted(watched, job.labels[piece], same)
-            for array, values in zip(whole, found, strict=True):
-                array[place] = values
+            of_point = with_thresholds(wired, chosen)
+            arrays, done = start(one, of_point), 0
+            for watched in watch(one, of_point, arrays, lambda _: None):
+                found = _counted(watched, arrays, done, job.labels[piece], same)
+                now = slice(done, done + len(watched.predictions))
+                for array, values in zip(whole, found, strict=True):
+                    array[place][now] = values
+                done = now.stop
         return whole
 
     return run
 
 
-def _counted(watched: Watched, labels: np.ndarray, same: np.ndarray) -> Counts:
-    """The counts of each step, summed over the images."""
-    results, arrays = watched.results, watched.arrays
+def _counted(
+    watched: Watched, arrays: Arrays, done: int, labels: np.ndarray, same: np.ndarray
+) -> Counts:
+    """The counts of each step after those that are done, summed over the images."""
+    results = watched.results
     predictions = np.asarray(watched.predictions)
     steps = len(predictions)
-    spiked = arrays.first_class >= 0
-    first = np.bincount(arrays.first_step[spiked] - 1, minlength=steps)
+    spiked = arrays.first_step > done
+    first = np.bincount(arrays.first_step[spiked] - 1 - done, minlength=steps)
     right = spiked & (arrays.first_class == labels)
     # Operations behind layers whose neurons have all as many synapses follow from the spikes.
     others = (results.operations - results.totals[..., :-1] @ same).sum(0)
@@ -87,7 +93,7 @@ def _counted(watched: Watched, labels: np.ndarray, same: np.ndarray) -> Counts:
         right=((predictions == labels) & (predictions >= 0)).sum(1),
         undecided=(predictions < 0).sum(1),
         first=first,
-        first_right=np.bincount(arrays.first_step[right] - 1, minlength=steps),
+        first_right=np.bincount(arrays.first_step[right] - 1 - done, minlength=steps),
         spikes=results.totals.sum(0, dtype=np.int64),
         operations=np.stack([others >> 16, others & 0xFFFF], -1),
     )

@@ -69,13 +69,8 @@ def planned(job: Job, mesh: Mesh, memory: int | None) -> Plan:
     images = len(job.images)
     cost = _Cost.of(job)
     least = cost(1, 1, 1, 1)
-    if memory is None:  # what is fast, and not a limit
-        usual = _MEMORY.get(mesh.devices.flat[0].platform, _MEMORY_OF_ACCELERATORS)
-        memory = max(usual, least)
-    if least > memory:
-        raise ValueError(
-            f"memory={memory} bytes, but one image at one point takes {least}: give at least that."
-        )
+    usual = _MEMORY.get(mesh.devices.flat[0].platform, _MEMORY_OF_ACCELERATORS)
+    memory = _budget(memory, usual, least)
 
     def most(size: int, takes: Callable[[int], int]) -> int:
         """As many as fit, in parts of one size."""
@@ -99,16 +94,22 @@ def planned_for_events(job: Job, memory: int | None) -> Plan:
     # Potentials and counts; inputs, their keys and counts; and what is written down of each step.
     each = 4 * (2 * sum(layers) + len(layers) * 128 + 2 * prod(job.network.input_shape))
     each += job.most_steps * (5 * layers[-1] + 4 * (1 + len(layers)) + 8)
-    if memory is None:
-        memory = max(_MEMORY_OF_EVENTS, each)
-    if each > memory:
-        raise ValueError(
-            f"memory={memory} bytes, but one image at one point takes {each}: give at least that."
-        )
+    memory = _budget(memory, _MEMORY_OF_EVENTS, each)
     images = len(job.images)
     pieces = ceil(images / min(memory // each, _MOST_IMAGES))
     together = max(1, memory // (each * images)) if pieces == 1 else 1
     return Plan(1, 1, min(points, together), ceil(images / pieces))
+
+
+def _budget(memory: int | None, usual: int, least: int) -> int:
+    """The bytes that a piece may take: what was given, or else what is fast, which is no limit."""
+    if memory is None:
+        return max(usual, least)
+    if least > memory:
+        raise ValueError(
+            f"memory={memory} bytes, but one image at one point takes {least}: give at least that."
+        )
+    return memory
 
 
 def check_memory(plan: Plan, job: Job, mesh: Mesh, memory: int | None) -> None:

@@ -192,8 +192,9 @@ def _count(
         states, spikes = scan.propagate(layers, states, inputs, fire)
         output_counts = output_counts + spikes[-1]
         first, known = scan.first_spikes(known, spikes[-1])
+        threshold, unit = layers.thresholds[-1], layers.units[-1]
         prediction = rules.read(
-            scan.output_seen(layers, output_counts, states[-1].potential, known)
+            scan.output_seen(output_counts, states[-1].potential, threshold, unit, known)
         )
         now = _counts_now(images, prediction, first, known, [inputs, *spikes], synapses)
         counts = jax.tree.map(lambda kept, new: kept.at[step].set(new), counts, now)

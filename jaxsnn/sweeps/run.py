@@ -23,6 +23,7 @@ from jaxsnn.network import Network
 from jaxsnn.progress import progress_bar, skip
 from jaxsnn.state import Rules
 from jaxsnn.sweeps.counts import Counts, no_counts, to_dataset
+from jaxsnn.sweeps.events import event_runner
 from jaxsnn.sweeps.grid import Grid
 from jaxsnn.sweeps.job import Job, Points, checked_job, identity, make_points
 from jaxsnn.sweeps.plan import Block, Plan, check_memory, planned, planned_for_events
@@ -135,7 +136,7 @@ def sweep(
         plan = Plan(**store.plan)
         if not events:
             check_memory(plan, job, mesh, memory)
-    run = _event_runner(job, points) if events else piece_runner(job, points, plan, mesh)
+    run = event_runner(job, points) if events else piece_runner(job, points, plan, mesh)
     counts = _count_all(job, plan, run, store, progress)
     data = _labelled(job, points, plan, counts, mesh)
     store.finish(data)
@@ -151,12 +152,6 @@ def _events_serve(job: Job, points: Points, engine: Engine, shared: bool) -> boo
     resets = job.grid.values("reset")
     rules = Rules(job.encode, resets[0], neurons.heaviside, job.read)
     return serve(engine, points.network, rules, traced=False)
-
-
-def _event_runner(job: Job, points: Points) -> Callable[[Block, slice], Counts]:
-    from jaxsnn.sweeps.events import event_runner  # needs Numba
-
-    return event_runner(job, points)
 
 
 def _count_all(
