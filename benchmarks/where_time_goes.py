@@ -176,7 +176,7 @@ def scan_pieces(run: Scan) -> Jobs:
         return piece
 
     def read(layers: Synapses) -> Callable:
-        return lambda state, given: scan._read(layers, run.rules, state, *given)[:2]
+        return lambda state, given: scan._read(layers, run.rules, None, state, *given)[:2]
 
     counts = [run.state.input_spike_counts, *run.state.spike_counts]
     return {

@@ -9,6 +9,7 @@ from typing import cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.typing import ArrayLike
 
 from jaxsnn import encoding, neurons
@@ -51,6 +52,19 @@ def checked_times(
 def in_steps(refractory_period: float, dt: float) -> int:
     """A refractory period in whole steps; a millionth of it is rounding."""
     return ceil(refractory_period / dt * (1 - 1e-6))
+
+
+def without_explicit_axes(images: AnyArray) -> AnyArray:
+    """Images that are sharded over explicit axes of a mesh, over axes that XLA deals with.
+
+    All that the simulation makes of them would have to name these axes as well; XLA lays it out as
+    the images are by itself.
+    """
+    sharding = images.sharding if isinstance(images, jax.Array) and is_known(images) else None
+    if not isinstance(sharding, NamedSharding) or AxisType.Explicit not in sharding.mesh.axis_types:
+        return images
+    mesh = Mesh(np.asarray(sharding.mesh.devices), sharding.mesh.axis_names)
+    return jax.device_put(images, NamedSharding(mesh, sharding.spec))
 
 
 def check_network(network: AnyNetwork) -> None:

@@ -20,6 +20,7 @@ from jaxtyping import Array, PyTree
 from jaxsnn import encoding, neurons, readout
 from jaxsnn.pallas_update import fused_update
 from jaxsnn.state import Rules, State, Step
+from jaxsnn.stopping import Stop
 from jaxsnn.synapses import AnyNetwork, Synapses, Units, synapses
 
 
@@ -29,6 +30,7 @@ def scan_steps(
     probabilities: Array,
     keys: Array,
     state: State,
+    stop: Stop | None = None,
     *,
     steps: int,
     chunk: int,
@@ -42,6 +44,7 @@ def scan_steps(
         probabilities: pixel·max_rate·dt of each input `[B, ...]`.
         keys: the words of the key of each sample `[B, 2]`.
         state: where to go on.
+        stop: when a sample is decided, by `stopping.as_argument`.
         steps: how many steps.
         chunk: how many of them a layer goes through at a time.
         rules: the functions that make up the simulation.
@@ -58,7 +61,7 @@ def scan_steps(
 
     def advance(length: int, state: State, _: None) -> tuple[State, tuple[Array, PyTree]]:
         driven = drive or _drive(layers, rules, keys, probabilities, state.step, length)
-        return _advance(layers, rules, driven, state, length)
+        return _advance(layers, rules, stop, driven, state, length)
 
     whole, rest = divmod(steps, chunk)
     outputs = []
@@ -102,7 +105,12 @@ def _at_once(current: Callable[[Array], Array], spikes: Array) -> Array:
 
 
 def _advance(
-    layers: Synapses, rules: Rules, drive: _Drive, state: State, length: int
+    layers: Synapses,
+    rules: Rules,
+    stop: Stop | None,
+    drive: _Drive,
+    state: State,
+    length: int,
 ) -> tuple[State, tuple[Array, PyTree]]:
     """One chunk of time: the layers one after the other, each through all steps."""
     currents, all_spikes, all_potentials, new_neurons = drive.currents, [], [], []
@@ -121,7 +129,9 @@ def _advance(
         new_neurons.append(new)
         all_spikes.append(spikes)
         all_potentials.append(potentials)
-    read, predictions, active = _read(layers, rules, state, all_spikes[-1], all_potentials[-1])
+    read, predictions, active = _read(
+        layers, rules, stop, state, all_spikes[-1], all_potentials[-1]
+    )
     if len(inputs) < length:
         inputs = jnp.broadcast_to(inputs, (length, *inputs.shape[1:]))
     received, *sent = [
@@ -198,7 +208,12 @@ def _fused(
 
 
 def _read(
-    layers: Synapses, rules: Rules, state: State, spikes: Array, potentials: Array
+    layers: Synapses,
+    rules: Rules,
+    stop: Stop | None,
+    state: State,
+    spikes: Array,
+    potentials: Array,
 ) -> tuple[State, Array, Array | None]:
     """What the network says in the steps of a chunk, and which samples still run [K, B]."""
     ends = state.step + 1 + jnp.arange(len(spikes))
@@ -214,9 +229,9 @@ def _read(
 
     outputs = jax.vmap(seen)(ends, counts, potentials)
     active = None
-    if rules.stop is not None:
+    if stop is not None:
         running = state.exit_step == 0
-        decided = jax.vmap(rules.stop)(outputs, ends) & running
+        decided = jax.vmap(stop)(outputs, ends) & running
         exits = jnp.where(decided.any(0), ends[decided.argmax(0)], state.exit_step)
         active = running & ((exits == 0) | (ends[:, None] <= exits))
         new = new & jnp.take_along_axis(active, now[None], 0)[0]

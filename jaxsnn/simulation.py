@@ -28,6 +28,7 @@ from jaxsnn.checks import (
     checked_samples,
     checked_times,
     start_potentials,
+    without_explicit_axes,
 )
 from jaxsnn.draws import sample_keys
 from jaxsnn.events import Engine
@@ -201,7 +202,7 @@ def simulate(
     if arithmetic is not None:
         network = arithmetic(cast(SpikingNetwork, network))
     check_network(network)
-    images = network.network.check_pixels(images)
+    images = without_explicit_axes(network.network.check_pixels(images))
     steps, refractory_steps = checked_times(duration, dt, max_rate, refractory_period)
     if state is None:
         numbers = checked_samples(samples, len(images))
@@ -211,7 +212,7 @@ def simulate(
         check_state(network, state, len(images), dt, refractory_steps)
         numbers = state.samples
     check_sizes(batch_size=batch_size, chunk=chunk)
-    rules = Rules(encode, reset, spike, read, record, stop, fused=engine == "pallas")
+    rules = Rules(encode, reset, spike, read, record, fused=engine == "pallas")
     job = Job(
         network,
         images,
@@ -224,12 +225,13 @@ def simulate(
         start_potentials(network, initial_potential),
         state,
         rules,
+        stop,
     )
     if isinstance(network, FixedPointNetwork):
         check_fixed_point(job)
     if rules.fused:
         check_fused(job)
-    given = network, images, job.keys, max_rate, job.potentials, state
+    given = network, images, job.keys, max_rate, job.potentials, state, stop
     traced = not all(map(is_known, jax.tree.leaves(given)))
     bar = progress_bar(
         False if traced else progress,
@@ -239,7 +241,7 @@ def simulate(
         unit_scale=True,
     )
     with bar:
-        if events.serve(engine, network, rules, traced=traced):
+        if events.serve(engine, network, rules, stop, traced=traced):
             return simulation(job, *events.run(job, bar.update))
         return _simulate_scan(job, bar, batch_size, chunk, traced)
 
@@ -257,14 +259,14 @@ def _simulate_scan(
     pieces = _pieces(count, batch_size)
     if chunk is None:
         chunk = _fitting_chunk(job, len(pieces[0]))
-    run = partial(_run_to_exits if job.rules.stop and not traced else _run_to_the_end, bar=bar)
+    run = partial(_run_to_exits if job.stop and not traced else _run_to_the_end, bar=bar)
     units = chosen_units(job.network)
     runs = []
     for piece in pieces:
         whole = len(pieces) == 1
         part = job if whole else _part(job, piece)
         state, predictions, records = run(part, units=units, chunk=chunk)
-        if job.rules.stop is not None:
+        if job.stop is not None:
             records = _silent_after_exits(records, state, job.steps)
         found = simulation(job, state, predictions, records)
         # Finished pieces go to the host, so that a device holds no more than one.
@@ -288,7 +290,7 @@ def _scanner(
     job: Job, units: Units, chunk: int
 ) -> Callable[[State, int], tuple[State, tuple[Array, PyTree]]]:
     """A function from a state and a number of steps to what the compiled scan makes of them."""
-    probabilities = job.probabilities
+    probabilities, stop = job.probabilities, stopping.as_argument(job.stop)
 
     def scan(state: State, steps: int) -> tuple[State, tuple[Array, PyTree]]:
         return scan_steps(
@@ -296,6 +298,7 @@ def _scanner(
             probabilities,
             job.keys,
             state,
+            stop,
             steps=steps,
             chunk=min(chunk, steps),
             rules=job.rules,
@@ -436,7 +439,7 @@ def simulation(job: Job, state: State, predictions: AnyArray, records: PyTree) -
         state.step,
         predictions,
         job.dt,
-        stops=job.rules.stop is not None,
+        stops=job.stop is not None,
     )
     return Simulation(
         **found,

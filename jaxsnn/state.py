@@ -84,7 +84,6 @@ class Rules(NamedTuple):
     spike: neurons.Spike
     read: readout.Readout
     record: Callable[[Step], PyTree] | None = None
-    stop: stopping.Stop | None = None
     fused: bool = False  # whether the neurons are updated by the kernel of `pallas_update`
 
 
@@ -103,6 +102,7 @@ class Job(NamedTuple):
         potentials: for each layer the membrane potential at the start.
         state: where to go on, or None.
         rules: the functions that make up the simulation.
+        stop: when a sample needs no more steps, or None.
     """
 
     network: AnyNetwork
@@ -116,6 +116,7 @@ class Job(NamedTuple):
     potentials: list[AnyArray]
     state: State | None
     rules: Rules
+    stop: stopping.Stop | None = None
 
     @property
     def grid(self) -> AnyArray:

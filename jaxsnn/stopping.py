@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Int
 
+from jaxsnn.network import holds
 from jaxsnn.readout import Output
 
 Stop = Callable[[Output, Array], Array]
@@ -33,40 +37,38 @@ def first_spike(output: Output, steps: Int[Array, ""]) -> Bool[Array, " batch"]:
     return output.first_spike_class >= 0
 
 
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Margin:
     """As soon as the leading output neuron has so many spikes more than the second.
 
     With `every`, the lead that is asked for falls by one after each so many steps, down to one
-    spike: who waits for long is content with less.
+    spike: who waits for long is content with less. `margin` and `margin_over_time` make it; one
+    compiled program serves all numbers.
 
     Attributes:
         spikes: the lead at the start.
         every: steps after which it falls by one; 0 if it never does.
-
-    Raises:
-        ValueError: no lead, or a negative number of steps.
     """
 
-    spikes: int
-    every: int = 0
-
-    def __post_init__(self):
-        if self.spikes < 1 or self.every < 0:
-            raise ValueError(
-                f"a margin of {self.spikes} spikes that falls every {self.every} steps; it must be "
-                "at least 1 spike, and 0 or more steps."
-            )
+    spikes: Any
+    every: Any = 0
 
     def __call__(self, output: Output, steps: Int[Array, ""]) -> Bool[Array, " batch"]:
         two, _ = lax.top_k(output.spike_counts, min(2, output.spike_counts.shape[1]))
         lead = two[:, 0] - (two[:, 1] if two.shape[1] > 1 else 0)
-        waited = steps // self.every if self.every else jnp.zeros_like(steps)
+        waited = jnp.where(self.every > 0, steps // jnp.maximum(self.every, 1), 0)
         return lead >= jnp.maximum(self.spikes - waited, 1)
 
 
 def margin(spikes: int) -> Margin:
     """As soon as the leading output neuron has so many spikes more than the second.
+
+    Args:
+        spikes: the lead, at least 1.
+
+    Raises:
+        ValueError: no lead.
 
     Example:
         >>> import jax.numpy as jnp
@@ -76,11 +78,20 @@ def margin(spikes: int) -> Margin:
         >>> stopping.margin(2)(output, jnp.array(9)).tolist()
         [True, False]
     """
+    if not holds(lambda lead: lead >= 1, spikes):
+        raise ValueError(f"a margin of {spikes} spikes; it must be at least 1 spike.")
     return Margin(spikes)
 
 
 def margin_over_time(spikes: int, every: int) -> Margin:
     """As `margin`, with a lead that falls by one after each `every` steps, down to one spike.
+
+    Args:
+        spikes: the lead at the start, at least 1.
+        every: steps after which it falls by one, at least 1.
+
+    Raises:
+        ValueError: no lead, or no steps.
 
     Example:
         >>> import jax.numpy as jnp
@@ -91,6 +102,19 @@ def margin_over_time(spikes: int, every: int) -> Margin:
         >>> [rule(output, jnp.array(steps)).tolist() for steps in (9, 10, 20)]
         [[False, False], [True, False], [True, True]]
     """
-    if every < 1:
+    if not holds(lambda steps: steps >= 1, every):
         raise ValueError(f"every={every}; the lead falls after at least 1 step.")
-    return Margin(spikes, every)
+    return Margin(margin(spikes).spikes, every)
+
+
+def as_argument(rule: Stop | None) -> Any:
+    """A rule as an argument of a compiled function: numbers are traced, functions are constants.
+
+    Example:
+        >>> import jax
+        >>> from jaxsnn import stopping
+        >>> [jax.tree.leaves(stopping.as_argument(rule)) for rule in
+        ...  (stopping.margin(3), stopping.first_spike)]
+        [[3, 0], []]
+    """
+    return rule if rule is None or isinstance(rule, Margin) else Partial(rule)

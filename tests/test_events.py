@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import warnings
+from itertools import product
 from pathlib import Path
 
 import jax
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jax import lax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import jaxsnn
 from jaxsnn import events, readout, stopping, units
@@ -177,8 +178,8 @@ def test_every_unit_holds_the_sums_of_large_windows(monkeypatch, name):
     assert found.state.neurons[0].potential.tolist() == [(3 * 289 * weights.sum(0)).tolist()]
 
 
-def sharded(images, devices):
-    mesh = Mesh(np.asarray(jax.devices()[:devices]), ("images",))
+def sharded(images, devices, kind=AxisType.Auto):
+    mesh = Mesh(np.asarray(jax.devices()[:devices]), ("images",), axis_types=(kind,))
     return jax.device_put(images, NamedSharding(mesh, PartitionSpec("images")))
 
 
@@ -189,8 +190,8 @@ def compare_with_another_process(path):
     expected = np.load(path)
     images = images_of(16, DENSE)
     for engine in ("scan", "events"):
-        for devices in (1, 2, 8):
-            found = run(DENSE, sharded(images, devices), engine=engine, chunk=5)
+        for devices, kind in product((1, 2, 8), (AxisType.Auto, AxisType.Explicit)):
+            found = run(DENSE, sharded(images, devices, kind), engine=engine, chunk=5)
             for name, values in essence(found).items():
                 np.testing.assert_array_equal(values, expected[name])
     with pytest.raises(ValueError, match="engine='neurons'; there are"):
@@ -387,7 +388,7 @@ def compilations(caplog):
 
 @pytest.mark.parametrize("engine", ["scan", "events"])
 def test_nothing_compiles_twice(caplog, engine):
-    """Nor for another key, rate, duration of a step or threshold."""
+    """Nor for another key, rate, duration of a step, threshold or margin."""
     images = images_of(11, DENSE)
 
     def call(scale=1.5, **options):
@@ -405,4 +406,7 @@ def test_nothing_compiles_twice(caplog, engine):
         call(dt=5e-4, duration=STEPS * 5e-4)
         assert compilations(caplog) == []
         call(scale=1.75)
+        assert compilations(caplog) == []
+        call(stop=stopping.margin(1000))
+        call(stop=stopping.margin_over_time(900, every=7))
         assert compilations(caplog) == []

@@ -228,7 +228,6 @@ def test_a_decided_sample_costs_no_more_work(full, monkeypatch):
         (lambda: stopping.margin(-1), "at least 1 spike"),
         (lambda: stopping.margin_over_time(3, every=0), "every=0"),
         (lambda: stopping.margin_over_time(0, every=5), "margin of 0 spikes"),
-        (lambda: stopping.Margin(3, every=-1), "0 or more steps"),
     ],
 )
 def test_bad_margins(make, message):

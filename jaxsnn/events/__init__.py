@@ -30,7 +30,14 @@ Engine = Literal["auto", "scan", "events", "pallas"]
 INSTALL = 'pip install "jaxsnn-conversion[fast]"'
 
 
-def serve(engine: Engine, network: AnyNetwork, rules: Rules, *, traced: bool) -> bool:
+def serve(
+    engine: Engine,
+    network: AnyNetwork,
+    rules: Rules,
+    stop: stopping.Stop | None = None,
+    *,
+    traced: bool,
+) -> bool:
     """Whether the events simulate this: if asked to, or if they can and nobody says otherwise.
 
     Raises:
@@ -40,7 +47,7 @@ def serve(engine: Engine, network: AnyNetwork, rules: Rules, *, traced: bool) ->
         raise ValueError(f"engine={engine!r}; there are {', '.join(get_args(Engine))}.")
     if engine in ("scan", "pallas"):
         return False
-    reason = why_not(network, rules, traced)
+    reason = why_not(network, rules, stop, traced)
     if reason is None and find_spec("numba") is None:
         reason = f"Numba is not installed: {INSTALL}"
         if engine == "auto":
@@ -50,7 +57,9 @@ def serve(engine: Engine, network: AnyNetwork, rules: Rules, *, traced: bool) ->
     return reason is None
 
 
-def why_not(network: AnyNetwork, rules: Rules, traced: bool) -> str | None:
+def why_not(
+    network: AnyNetwork, rules: Rules, stop: stopping.Stop | None, traced: bool
+) -> str | None:
     """Why the events cannot serve a simulation, if so; Numba apart."""
     if not isinstance(network, FixedPointNetwork):
         return "the network is not in fixed point (arithmetic=FixedPoint(...) or quantize)"
@@ -62,8 +71,8 @@ def why_not(network: AnyNetwork, rules: Rules, traced: bool) -> str | None:
         return "it records nothing; take the scan for record=..."
     if rules.encode is not encoding.poisson:
         return "it draws its own input, as encoding.poisson does, and knows no other"
-    known = rules.stop is stopping.first_spike or isinstance(rules.stop, stopping.Margin)
-    if rules.stop is not None and not known:
+    known = stop is stopping.first_spike or isinstance(stop, stopping.Margin)
+    if stop is not None and not known:
         return "it knows the stop rules of jaxsnn.stopping only"
     return why_not_network(network)
 

@@ -172,7 +172,7 @@ def _fitting_steps(job: Job) -> int:
     network = job.network.network
     bytes_of_step = 5 * network.shapes[-1][0] + 4 * len(network.layers) + 12
     fitting = _BYTES_OF_RESULTS // (bytes_of_step * len(job.images))
-    return max(1, min(fitting, _STEPS_AT_ONCE if job.rules.stop is None else _STEPS_BETWEEN_EXITS))
+    return max(1, min(fitting, _STEPS_AT_ONCE if job.stop is None else _STEPS_BETWEEN_EXITS))
 
 
 def _in_order(
@@ -244,7 +244,7 @@ def _threads() -> ThreadPoolExecutor:
 
 
 def _numbers(job: Job, first_step: int, steps: int) -> Numbers:
-    stop = job.rules.stop
+    stop = job.stop
     found = kinds.NO_STOP, 0, 0
     if stop is stopping.first_spike:
         found = kinds.FIRST_SPIKE, 0, 0
