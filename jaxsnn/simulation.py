@@ -174,9 +174,10 @@ def simulate(
         samples: the number of each sample for the random draws `[B]`; by default 0, 1, …, B-1, or
             those of the state. Give it when you simulate a part of a set and want the spikes of
             the whole.
-        batch_size: how many samples are computed at a time; by default as many as memory allows.
-            A run in several pieces returns NumPy arrays, which lie in the memory of the host, and
-            so does one of the event-driven engine.
+        batch_size: how many samples the scan computes at a time; by default as many as fit the
+            caches of a CPU, or the memory of another device. A run in several pieces returns NumPy
+            arrays, which lie in the memory of the host, and so does one of the event-driven engine,
+            which computes a sample at a time.
         chunk: how many steps a layer goes through before the next one begins, in the scan; by
             default a few for small batches, for which weights are then read less often.
         progress: whether to show a bar; by default on a terminal or in a notebook, for runs of
