@@ -147,8 +147,8 @@ def parts_of_time(steps: int, most: int) -> list[int]:
 
     Example:
         >>> from jaxsnn.state import parts_of_time
-        >>> parts_of_time(500, 200), parts_of_time(7, 5)
-        ([125, 125, 125, 125], [5, 2])
+        >>> parts_of_time(500, 200), parts_of_time(101, 50)
+        ([125, 125, 125, 125], [50, 50, 1])
     """
     length = max(n for n in range(1, most + 1) if steps % n == 0)
     if length * 5 < most:  # a number of steps with no good divisor
