@@ -54,7 +54,10 @@ def compiled(arithmetic: str, batch: int, chunk: int, fused: bool, steps: int) -
     if arithmetic != "float32":
         snn = jaxsnn.quantize(snn, bits=8)
     start = start_potentials(snn, 0.0)
-    state = simulation._initial_state(network, np.arange(batch), start, 1e-3, 0, counting=False)
+    grid = 0 if arithmetic == "float32" else snn.grid
+    state = simulation._initial_state(
+        network, np.arange(batch), start, 1e-3, 0, grid, counting=False
+    )
     rules = Rules(
         encoding.poisson,
         neurons.reset_to_zero,

@@ -64,6 +64,7 @@ class Scan(NamedTuple):
         probabilities: of a spike of each input in a step `[B, ...]`.
         keys: the words of the key of each sample `[B, 2]`.
         state: where it starts.
+        stop: when a sample needs no more steps.
         steps: how many steps it does.
         chunk: how many of them a layer goes through at a time.
         rules: the functions that make up the simulation.
@@ -74,6 +75,7 @@ class Scan(NamedTuple):
     probabilities: Array
     keys: Array
     state: State
+    stop: Any
     steps: int
     chunk: int
     rules: Rules
