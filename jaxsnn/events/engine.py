@@ -129,7 +129,7 @@ def simulate_events(job: Job, advance: Callable[[int], Any]) -> tuple[State, Arr
     parts = [watched.predictions for watched in watch(job, wired, arrays, advance)]
     left = job.steps - sum(map(len, parts))
     if left:  # a stop rule has ended all samples
-        parts.append(jnp.full((left, len(job.images)), -1))
+        parts.append(jnp.full((left, len(job.images)), -1, parts[0].dtype))
         advance(left * len(job.images))
     predictions = parts[0] if len(parts) == 1 else jnp.concatenate(parts)
     return _state(job, wired, arrays), predictions, None
@@ -155,7 +155,7 @@ def watch(
             results.potentials,
             counts,
             np.where(first_class < 0, arrays.first_step, 0),
-            arrays.first_class,
+            arrays.first_class.copy(),  # it may be read while the next steps are computed
             done,
             network.units[-1],
             network.thresholds[-1],
