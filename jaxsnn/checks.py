@@ -64,7 +64,8 @@ def without_explicit_axes(images: AnyArray) -> AnyArray:
     if not isinstance(sharding, NamedSharding) or AxisType.Explicit not in sharding.mesh.axis_types:
         return images
     mesh = Mesh(np.asarray(sharding.mesh.devices), sharding.mesh.axis_names)
-    return jax.device_put(images, NamedSharding(mesh, sharding.spec))
+    compilers = NamedSharding(mesh, sharding.spec, memory_kind=sharding.memory_kind)
+    return jax.device_put(images, compilers)
 
 
 def check_network(network: AnyNetwork) -> None:
@@ -97,8 +98,12 @@ def check_state(
             f"the state has potentials of shape {found}, but this network and these {batch} images "
             f"need {expected}; go on with the network and the images of the earlier run."
         )
-    grid = network.grid if isinstance(network, FixedPointNetwork) else np.uint32(0)
-    if is_known(grid) and not holds(lambda value: value == grid, state.grid):
+    integers = isinstance(network, FixedPointNetwork)
+    same = jnp.issubdtype(state.neurons[0].potential.dtype, jnp.integer) == integers
+    if integers and is_known(network.grid):
+        grid = np.asarray(network.grid)
+        same = same and holds(lambda value: value == grid, state.grid)
+    if not same:
         raise ValueError(
             "the state comes from a run with another arithmetic, or other grids of the weights; go "
             "on with that run's network."

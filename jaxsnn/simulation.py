@@ -176,10 +176,11 @@ def simulate(
             the whole.
         batch_size: how many samples the scan computes at a time; by default as many as fit the
             caches of a CPU, or the memory of another device. A run in several pieces returns NumPy
-            arrays, which lie in the memory of the host, and so does one of the event-driven engine,
-            which computes a sample at a time.
+            arrays, which lie in the memory of the host. (The events compute a sample at a time, and
+            their counts and state are NumPy arrays too.)
         chunk: how many steps a layer goes through before the next one begins, in the scan; by
-            default a few for small batches, for which weights are then read less often.
+            default more than one where neurons are few beside the weights, which are then read less
+            often.
         progress: whether to show a bar; by default on a terminal or in a notebook, for runs of
             more than a second.
 
@@ -267,7 +268,7 @@ def _simulate_scan(
         whole = len(pieces) == 1
         part = job if whole else _part(job, piece)
         state, predictions, records = run(part, units=units, chunk=chunk)
-        if job.stop is not None:
+        if job.stop is not None and records is not None:
             records = _silent_after_exits(records, state, job.steps)
         found = simulation(job, state, predictions, records)
         # Finished pieces go to the host, so that a device holds no more than one.
@@ -314,8 +315,12 @@ def _silent_after_exits(records: PyTree, state: State, steps: int) -> PyTree:
     done = state.step - steps + jnp.arange(steps)
     after = (done[:, None] >= state.exit_step) & (state.exit_step > 0)
 
-    def silenced(kept: AnyArray) -> Array:
-        return jnp.where(after.reshape(*after.shape, *[1] * (kept.ndim - 2)), 0, kept)
+    def silenced(kept: AnyArray) -> AnyArray:
+        if isinstance(kept, np.ndarray):
+            kept[np.asarray(after)] = 0
+            return kept
+        there = after.reshape(*after.shape, *[1] * (kept.ndim - 2))
+        return jnp.where(there, jnp.zeros((), kept.dtype), kept)
 
     return jax.tree.map(silenced, records)
 

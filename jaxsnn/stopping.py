@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import Partial
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Int
 
-from jaxsnn.network import holds
+from jaxsnn.network import holds, is_known
 from jaxsnn.readout import Output
 
 Stop = Callable[[Output, Array], Array]
@@ -47,7 +49,7 @@ class Margin:
     compiled program serves all numbers.
 
     Attributes:
-        spikes: the lead at the start.
+        spikes: the lead at the start; one below 1 counts as 1.
         every: steps after which it falls by one; 0 if it never does.
     """
 
@@ -61,7 +63,7 @@ class Margin:
         return lead >= jnp.maximum(self.spikes - waited, 1)
 
 
-def margin(spikes: int) -> Margin:
+def margin(spikes: ArrayLike) -> Margin:
     """As soon as the leading output neuron has so many spikes more than the second.
 
     Args:
@@ -80,10 +82,10 @@ def margin(spikes: int) -> Margin:
     """
     if not holds(lambda lead: lead >= 1, spikes):
         raise ValueError(f"a margin of {spikes} spikes; it must be at least 1 spike.")
-    return Margin(spikes)
+    return Margin(_whole(spikes))
 
 
-def margin_over_time(spikes: int, every: int) -> Margin:
+def margin_over_time(spikes: ArrayLike, every: ArrayLike) -> Margin:
     """As `margin`, with a lead that falls by one after each `every` steps, down to one spike.
 
     Args:
@@ -104,7 +106,12 @@ def margin_over_time(spikes: int, every: int) -> Margin:
     """
     if not holds(lambda steps: steps >= 1, every):
         raise ValueError(f"every={every}; the lead falls after at least 1 step.")
-    return Margin(margin(spikes).spikes, every)
+    return Margin(margin(spikes).spikes, _whole(every))
+
+
+def _whole(number: Any) -> Any:
+    """A number as an integer of Python, for which the same program serves, unless it is traced."""
+    return ceil(number) if is_known(number) else number
 
 
 def as_argument(rule: Stop | None) -> Any:
@@ -117,4 +124,4 @@ def as_argument(rule: Stop | None) -> Any:
         ...  (stopping.margin(3), stopping.first_spike)]
         [[3, 0], []]
     """
-    return rule if rule is None or isinstance(rule, Margin) else Partial(rule)
+    return rule if rule is None or type(rule) in (Margin, Partial) else Partial(rule)

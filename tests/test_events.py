@@ -118,7 +118,7 @@ def test_the_events_do_not_depend_on_the_batch(dense_run, batch_size):
         np.testing.assert_array_equal(counts, whole[some])
 
 
-@pytest.mark.parametrize("name", ["_STEPS_AT_ONCE", "_BYTES_OF_RESULTS"])
+@pytest.mark.parametrize("name", ["STEPS_AT_ONCE", "_BYTES_OF_RESULTS"])
 def test_what_the_events_write_down_at_a_time_does_not_matter(dense_run, monkeypatch, name):
     """A bound on the memory for results makes parts of time, here of one step."""
     parts, run_kernels = [], events_engine._run_kernels
@@ -408,5 +408,5 @@ def test_nothing_compiles_twice(caplog, engine):
         call(scale=1.75)
         assert compilations(caplog) == []
         call(stop=stopping.margin(1000))
-        call(stop=stopping.margin_over_time(900, every=7))
+        call(stop=stopping.margin_over_time(np.int32(900), every=jnp.int32(7)))
         assert compilations(caplog) == []

@@ -776,3 +776,14 @@ def test_a_state_of_another_arithmetic_is_refused():
         state = jaxsnn.simulate(one, IMAGES, **options).state
         with pytest.raises(ValueError, match="another arithmetic"):
             jaxsnn.simulate(other, IMAGES, **options, state=state)
+    state = jaxsnn.simulate(snn, IMAGES, **options).state
+    with pytest.raises(ValueError, match="another arithmetic"):
+        jax.jit(lambda state: jaxsnn.simulate(fixed, IMAGES, **options, state=state))(state)
+
+
+def test_a_state_of_the_host_goes_on_under_jit():
+    fixed, options = jaxsnn.quantize(one_layer()), dict(key=0, duration=0.005)
+    whole = jaxsnn.simulate(fixed, IMAGES, key=0, duration=0.01)
+    state = jax.device_get(jaxsnn.simulate(fixed, IMAGES, **options).state)
+    rest = jax.jit(lambda x: jaxsnn.simulate(fixed, x, **options, state=state))(IMAGES)
+    assert_equal_runs(rest.spike_counts, whole.spike_counts)

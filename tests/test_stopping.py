@@ -151,6 +151,15 @@ def test_exits_do_not_depend_on_pieces_and_chunks(full, options):
     assert_stopped(found, wanted, exit_step)
 
 
+def test_records_keep_their_type(full):
+    """And lie where they were: in the memory of the host, after samples have left the batch."""
+    found = run("float32", stop=third_step, record=lambda step: step.spikes[0] > 0)
+    assert isinstance(found.records, np.ndarray)
+    assert found.records.dtype == bool
+    assert found.records[:3].any()
+    assert not found.records[3:].any()
+
+
 @pytest.mark.parametrize("rule", ["margin over time", "third step"])
 def test_exits_under_jit_are_those_outside(full, rule):
     """There all samples stay to the end, and what they do after their exit is not seen."""

@@ -131,7 +131,7 @@ def test_every_point_is_a_call_of_simulate(rng, build):
 @pytest.mark.parametrize("build", [models.dense_network, models.convolution_network])
 @pytest.mark.parametrize("engine", ["scan", "events"])
 def test_every_point_in_fixed_point_is_a_call_of_simulate(rng, monkeypatch, build, engine):
-    monkeypatch.setattr(events, "_STEPS_AT_ONCE", 7)
+    monkeypatch.setattr(events, "STEPS_AT_ONCE", 7)
     network, _, images, labels = problem(rng, build)
     scales = {"one": 1.0, "rising": [1.5**n for n in range(len(network.layers))]}
     arithmetic = jaxsnn.FixedPoint(bits=8)

@@ -18,11 +18,11 @@ from importlib.util import find_spec
 from typing import Any, Literal, get_args
 
 import jax
-from jaxtyping import Array
 
 from jaxsnn import encoding, stopping
 from jaxsnn.events.wiring import why_not as why_not_network
 from jaxsnn.fixed_point import FixedPointNetwork
+from jaxsnn.network import AnyArray
 from jaxsnn.state import Job, Rules, State
 from jaxsnn.synapses import AnyNetwork
 
@@ -71,7 +71,7 @@ def why_not(
         return "it records nothing; take the scan for record=..."
     if rules.encode is not encoding.poisson:
         return "it draws its own input, as encoding.poisson does, and knows no other"
-    known = stop is stopping.first_spike or isinstance(stop, stopping.Margin)
+    known = stop is stopping.first_spike or type(stop) is stopping.Margin
     if stop is not None and not known:
         return "it knows the stop rules of jaxsnn.stopping only"
     return why_not_network(network)
@@ -82,7 +82,7 @@ def _say_once(text: str) -> None:
     warnings.warn(text, stacklevel=5)
 
 
-def run(job: Job, advance: Callable[[int], Any]) -> tuple[State, Array, None]:
+def run(job: Job, advance: Callable[[int], Any]) -> tuple[State, AnyArray, None]:
     """Simulate a job that `serve` has found fit: the last state, and predictions `[T, B]`."""
     from jaxsnn.events.engine import simulate_events
 

@@ -19,7 +19,7 @@ from jaxsnn import neurons, readout, stopping
 from jaxsnn.events import kinds
 from jaxsnn.events.wiring import Wired, wire
 from jaxsnn.fixed_point import FixedPointNetwork
-from jaxsnn.network import remembered
+from jaxsnn.network import AnyArray, remembered
 from jaxsnn.scan import output_seen
 from jaxsnn.state import Job, State, parts_of_time
 
@@ -31,7 +31,7 @@ _RESETS: dict[neurons.Reset, int] = {
 _IMAGES_AT_ONCE = 8
 _PARTS_PER_CORE = 4
 # Steps that are written down at a time: what a progress bar waits for, too.
-_STEPS_AT_ONCE = 200
+STEPS_AT_ONCE = 200
 _STEPS_BETWEEN_EXITS = 50
 _BYTES_OF_RESULTS = 1 << 26
 
@@ -114,7 +114,7 @@ class Watched(NamedTuple):
     predictions: Array
 
 
-def simulate_events(job: Job, advance: Callable[[int], Any]) -> tuple[State, Array, None]:
+def simulate_events(job: Job, advance: Callable[[int], Any]) -> tuple[State, AnyArray, None]:
     """Simulate a job that `serve` has found fit.
 
     Args:
@@ -126,13 +126,14 @@ def simulate_events(job: Job, advance: Callable[[int], Any]) -> tuple[State, Arr
     """
     wired = wired_network(_integers(job))
     arrays = start(job, wired)
-    parts = [watched.predictions for watched in watch(job, wired, arrays, advance)]
+    parts: list[Any] = [watched.predictions for watched in watch(job, wired, arrays, advance)]
     left = job.steps - sum(map(len, parts))
     if left:  # a stop rule has ended all samples
-        parts.append(jnp.full((left, len(job.images)), -1, parts[0].dtype))
+        parts.append(np.full((left, len(job.images)), -1, parts[0].dtype))
         advance(left * len(job.images))
-    predictions = parts[0] if len(parts) == 1 else jnp.concatenate(parts)
-    return _state(job, wired, arrays), predictions, None
+    # By NumPy, which compiles nothing for each number of parts.
+    predictions = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    return _state(job, wired, arrays), cast(Array, predictions), None
 
 
 def watch(
@@ -161,7 +162,7 @@ def watch(
             network.thresholds[-1],
             read=job.rules.read,
         )
-        yield Watched(results, predictions)
+        yield Watched(results, jax.block_until_ready(predictions))
         done += steps
         if np.all(arrays.exit_step > 0):
             return
@@ -172,7 +173,7 @@ def _fitting_steps(job: Job) -> int:
     network = job.network.network
     bytes_of_step = 5 * network.shapes[-1][0] + 4 * len(network.layers) + 12
     fitting = _BYTES_OF_RESULTS // (bytes_of_step * len(job.images))
-    return max(1, min(fitting, _STEPS_AT_ONCE if job.stop is None else _STEPS_BETWEEN_EXITS))
+    return max(1, min(fitting, STEPS_AT_ONCE if job.stop is None else _STEPS_BETWEEN_EXITS))
 
 
 def _in_order(
@@ -331,6 +332,8 @@ def _in_shape(values: np.ndarray, wired: Wired, layer: int) -> Any:
 
 def _state(job: Job, wired: Wired, arrays: Arrays) -> State:
     step = np.asarray(_steps_done(job) + job.steps, np.int32)
+    for array in arrays:  # what a run has counted is also part of its state
+        array.flags.writeable = False
     layers = range(len(wired.orders))
 
     def waiting(layer: int) -> Any:
