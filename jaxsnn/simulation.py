@@ -497,6 +497,9 @@ def _fitting_batch(network: AnyNetwork) -> int:
 
 def _fitting_chunk(job: Job, batch: int) -> int:
     """How many steps a layer goes through before the next one begins."""
+    images = job.images
+    if isinstance(images, jax.Array) and is_known(images) and len(images.sharding.device_set) > 1:
+        return 1  # several steps and samples as one axis would be gathered on every device
     if jax.default_backend() != "cpu":
         return min(_CHUNK_OF_ACCELERATORS, job.steps)
     network = job.network.network
