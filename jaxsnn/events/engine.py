@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
-from math import ceil
+from math import ceil, prod
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -19,7 +19,7 @@ from jaxsnn import neurons, readout, stopping
 from jaxsnn.events import kinds
 from jaxsnn.events.wiring import Wired, wire
 from jaxsnn.fixed_point import FixedPointNetwork
-from jaxsnn.network import AnyArray, remembered
+from jaxsnn.network import AnyArray, Network, remembered
 from jaxsnn.scan import output_seen
 from jaxsnn.state import Job, State, parts_of_time
 
@@ -156,12 +156,13 @@ def watch(
             results.potentials,
             counts,
             np.where(first_class < 0, arrays.first_step, 0),
-            arrays.first_class.copy(),  # it may be read while the next steps are computed
+            arrays.first_class,
             done,
             network.units[-1],
             network.thresholds[-1],
             read=job.rules.read,
         )
+        # The next steps write to what is read here, and results must not pile up.
         yield Watched(results, jax.block_until_ready(predictions))
         done += steps
         if np.all(arrays.exit_step > 0):
@@ -170,10 +171,13 @@ def watch(
 
 def _fitting_steps(job: Job) -> int:
     """How many steps to write down at a time."""
-    network = job.network.network
-    bytes_of_step = 5 * network.shapes[-1][0] + 4 * len(network.layers) + 12
-    fitting = _BYTES_OF_RESULTS // (bytes_of_step * len(job.images))
+    fitting = _BYTES_OF_RESULTS // (bytes_of_step(job.network.network) * len(job.images))
     return max(1, min(fitting, STEPS_AT_ONCE if job.stop is None else _STEPS_BETWEEN_EXITS))
+
+
+def bytes_of_step(network: Network) -> int:
+    """The bytes of `Results` that an image takes in a step."""
+    return 5 * prod(network.shapes[-1]) + 4 * (1 + len(network.layers)) + 8
 
 
 def _in_order(

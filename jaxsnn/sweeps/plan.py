@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from jax.sharding import Mesh
 
-from jaxsnn.events.engine import STEPS_AT_ONCE
+from jaxsnn.events.engine import STEPS_AT_ONCE, bytes_of_step
 from jaxsnn.sweeps.counts import tails
 from jaxsnn.sweeps.job import Job
 
@@ -94,7 +94,7 @@ def planned_for_events(job: Job, memory: int | None) -> Plan:
     layers = [prod(shape) for shape in job.network.shapes]
     # Potentials and counts; inputs, their keys and counts; and what is written down of each step.
     each = 4 * (2 * sum(layers) + len(layers) * 128 + 2 * prod(job.network.input_shape))
-    each += min(job.most_steps, STEPS_AT_ONCE) * (5 * layers[-1] + 4 * (1 + len(layers)) + 8)
+    each += min(job.most_steps, STEPS_AT_ONCE) * bytes_of_step(job.network)
     memory = _budget(memory, _MEMORY_OF_EVENTS, each)
     images = len(job.images)
     pieces = ceil(images / min(memory // each, _MOST_IMAGES))
