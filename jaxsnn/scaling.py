@@ -8,21 +8,27 @@ values cannot exceed its inputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from math import ceil, floor, prod
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from math import ceil, floor, inf, log10, prod
+from types import FrameType
 from typing import TypeVar, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from jaxsnn.network import Convolution, Layer, Network, Operation, expect
+from jaxsnn.network import Convolution, Layer, Network, Operation, expect, is_known
 from jaxsnn.progress import progress_bar
+from jaxsnn.typed import Count, Images, Real
 
 Scales = Float[Array, "layers"]
 Result = TypeVar("Result")
+
+# A scale factor so many times above the largest activation makes spikes rare: worth a warning.
+_FAR_ABOVE = 2.0
 
 
 def model_based_scales(network: Network) -> Scales:
@@ -51,6 +57,7 @@ def model_based_scales(network: Network) -> Scales:
         >>> jaxsnn.model_based_scales(network).tolist()
         [4.0]
     """
+    _check_known(network)
 
     def rule(index: int, previous: float) -> float:
         return previous * _largest_output(network.layers[index])
@@ -59,13 +66,17 @@ def model_based_scales(network: Network) -> Scales:
 
 
 def data_based_scales(
-    network: Network, images: ArrayLike, *, batch_size: int = 500, progress: bool | None = None
+    network: Network, images: Images, *, batch_size: Count = 500, progress: bool | None = None
 ) -> Scales:
     """Scale factors from the largest activation that calibration images cause.
 
         λₗ = max(maxᵢⱼ wᵢⱼ, max over images and neurons of the ReLU activation)
 
     Source: Diehl et al. 2015, Algorithm 2.
+
+    Where activations are small beside the weights, as in `lambda x: model(x / 255)` on images in
+    [0, 1], the weight decides and the layer hardly spikes. The function then gives the published
+    value with a warning; `percentile_scales` and `largest_activations` look at activations alone.
 
     Args:
         network: the ReLU network.
@@ -81,6 +92,9 @@ def data_based_scales(
         ValueError: there are no images, they have the wrong shape or pixels outside [0, 1], or a
             layer is dead (its largest activation is 0); the message names the layer.
 
+    Warns:
+        UserWarning: a weight makes a scale factor more than twice the largest activation.
+
     Example:
         >>> import jax, jax.numpy as jnp, jaxsnn
         >>> weights = jnp.array([[2.0, 1.0], [2.0, -1.0]])
@@ -88,12 +102,14 @@ def data_based_scales(
         >>> jaxsnn.data_based_scales(network, jnp.array([[0.5, 1.0], [1.0, 0.25]])).tolist()
         [3.0]
     """
+    _check_known(network)
     largest = largest_activations(network, images, batch_size=batch_size, progress=progress)
+    _warn_of_large_weights(network, largest, range(len(network.layers)))
     return _scale_layers(network, lambda index, _: _published_scale(network, largest, index))
 
 
 def data_based_scales_of_authors_code(
-    network: Network, images: ArrayLike, *, batch_size: int = 500, progress: bool | None = None
+    network: Network, images: Images, *, batch_size: Count = 500, progress: bool | None = None
 ) -> Scales:
     """Data-based scale factors as the authors' MATLAB code computes them.
 
@@ -119,6 +135,9 @@ def data_based_scales_of_authors_code(
     Raises:
         ValueError: as `data_based_scales`.
 
+    Warns:
+        UserWarning: as `data_based_scales`.
+
     Example:
         >>> import jax, jax.numpy as jnp, jaxsnn
         >>> def model(x):
@@ -132,6 +151,7 @@ def data_based_scales_of_authors_code(
         >>> jaxsnn.data_based_scales_of_authors_code(network, images).tolist()
         [2.0, 4.0, 16.0]
     """
+    _check_known(network)
     largest = largest_activations(network, images, batch_size=batch_size, progress=progress)
     convolutional = any(
         isinstance(operation, Convolution)
@@ -139,6 +159,8 @@ def data_based_scales_of_authors_code(
         for operation in layer.operations
     )
     untouched = len(network.layers) - 1 if convolutional else None
+    touched = [index for index in range(len(network.layers)) if index != untouched]
+    _warn_of_large_weights(network, largest, touched)
     applied = 1.0
 
     def rule(index: int, previous: float) -> float:
@@ -153,10 +175,10 @@ def data_based_scales_of_authors_code(
 
 def percentile_scales(
     network: Network,
-    images: ArrayLike,
+    images: Images,
     *,
-    percentile: float = 99.9,
-    batch_size: int = 500,
+    percentile: Real = 99.9,
+    batch_size: Count = 500,
     progress: bool | None = None,
 ) -> Scales:
     """Scale factors from a percentile of the activations, which a few outliers do not raise.
@@ -172,7 +194,7 @@ def percentile_scales(
     Args:
         network: the ReLU network.
         images: calibration images `[N, ...]`.
-        percentile: between 0 and 100.
+        percentile: in percent, above 1 and at most 100; 100 is the largest activation.
         batch_size: how many images are computed at a time.
         progress: whether to show a bar; by default where there is more than a second of work.
 
@@ -180,8 +202,8 @@ def percentile_scales(
         One λ for each layer.
 
     Raises:
-        ValueError: as `data_based_scales`, or the percentile is out of range, or it is 0 in a
-            layer; the message names the layer.
+        ValueError: as `data_based_scales`, or the percentile is out of range, or so low that it
+            is 0 in a layer; the message names the layer and the share of its zeros.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxsnn
@@ -190,9 +212,21 @@ def percentile_scales(
         >>> jaxsnn.percentile_scales(network, images, percentile=75).tolist()
         [1.5]
     """
-    if not 0 < percentile <= 100:
-        raise ValueError(f"percentile={percentile}; it must be above 0 and at most 100.")
-    values = _percentiles(network, images, percentile, batch_size, progress)
+    if not 1 < percentile <= 100:
+        fraction = f": {percentile:g} is {percentile:g} percent; did you mean {100 * percentile:g}?"
+        raise ValueError(
+            f"percentile={percentile:g}; it must be above 1 and at most 100"
+            f"{fraction if 0 < percentile <= 1 else ', such as 99.9.'}"
+        )
+    _check_known(network)
+    values, zeros = _percentiles(network, images, percentile, batch_size, progress)
+    for index, (value, share) in enumerate(zip(values, zeros, strict=True)):
+        if network.layers[index].weighted and value == 0 and share < 1:
+            raise ValueError(
+                f"{network.name(index)} has a percentile of zero: {_percent(share)} % of its "
+                f"activations are zero, so percentile={percentile:g} falls on one of them. Give a "
+                "percentile well above that share; 100 takes the largest activation."
+            )
 
     def rule(index: int, _previous: float) -> float:
         return values[index]
@@ -201,7 +235,7 @@ def percentile_scales(
 
 
 def largest_activations(
-    network: Network, images: ArrayLike, *, batch_size: int = 500, progress: bool | None = None
+    network: Network, images: Images, *, batch_size: Count = 500, progress: bool | None = None
 ) -> Scales:
     """The largest ReLU activation of each layer over all images.
 
@@ -231,26 +265,80 @@ def largest_activations(
 
 def _scale_layers(network: Network, rule: Callable[[int, float], float]) -> Scales:
     """λ of each layer; `rule(index, λ of the layer before)` gives those of weighted layers."""
-    expect(network, Network, "read_network(model, example)")
+    dtype = jnp.result_type(float)
     scales, previous = [], 1.0
     for index, layer in enumerate(network.layers):
         if layer.weighted:
             previous = float(rule(index, previous))
-            if not previous > 0:
+            if not previous <= float(jnp.finfo(dtype).max):
                 raise ValueError(
-                    f"{network.name(index)} is dead: its scale factor is {previous}, so it would "
+                    f"{network.name(index)} would get the scale factor {previous:g}, which is not "
+                    f"a finite {dtype}. Check its weights and those of the layers before it."
+                )
+            if previous <= 0:
+                raise ValueError(
+                    f"{network.name(index)} is dead: its scale factor is {previous:g}, so it would "
                     "never spike. Check its weights and the calibration images, or train again."
                 )
         scales.append(previous)
-    return jnp.asarray(scales, jnp.result_type(float))
+    return jnp.asarray(scales, dtype)
 
 
 def _published_scale(network: Network, largest: Scales, index: int) -> float:
     """max(largest weight, largest activation); a layer whose activations are all 0 is dead."""
     activation = float(largest[index])
-    if activation == 0:
-        return 0.0
-    return max(activation, *(float(w.max()) for w in network.layers[index].weights))
+    return max(activation, _largest_weight(network, index)) if activation else 0.0
+
+
+def _largest_weight(network: Network, index: int) -> float:
+    return max((float(w.max()) for w in network.layers[index].weights), default=-inf)
+
+
+def _warn_of_large_weights(network: Network, largest: Scales, layers: Iterable[int]) -> None:
+    """Warn of layers whose scale factor the weights set far above all activations."""
+    found = [
+        f"{network.name(index)}: its largest weight, {weight:.3g}, sets λ to "
+        f"{weight / activation:.3g} times its largest activation, {activation:.3g}"
+        for index in layers
+        if (activation := float(largest[index])) > 0
+        and (weight := _largest_weight(network, index)) > _FAR_ABOVE * activation
+    ]
+    if found:
+        _warn_caller(
+            f"{'; '.join(found)}. Neurons will spike rarely or not at all; use percentile_scales "
+            "or largest_activations, which look at activations alone."
+        )
+
+
+def _warn_caller(message: str) -> None:
+    """Warn at the line that called the library; type checkers may wrap its functions."""
+    frame = sys._getframe()
+    while frame.f_back and _is_internal(frame):
+        frame = frame.f_back
+    registry = frame.f_globals.setdefault("__warningregistry__", {})
+    path, line = frame.f_code.co_filename, frame.f_lineno
+    warnings.warn_explicit(message, UserWarning, path, line, registry=registry)
+
+
+def _is_internal(frame: FrameType) -> bool:
+    package = frame.f_globals.get("__name__", "").partition(".")[0]
+    return package in ("jaxsnn", "jaxtyping", "beartype") or "beartype" in frame.f_code.co_filename
+
+
+def _percent(share: float) -> str:
+    """A share below 1 in percent, with as many digits as its distance from 1 needs."""
+    digits = max(0, 1 - floor(log10(100 * (1 - share))))
+    return f"{100 * share:.{digits}f}"
+
+
+def _check_known(network: Network) -> None:
+    """Raise where JAX traces the network: a rule looks at numbers, and at which layers are dead."""
+    expect(network, Network, "read_network(model, example)")
+    if not all(map(is_known, jax.tree.leaves(network))):
+        raise ValueError(
+            "the network's weights are traced, so their scale factors cannot be computed: call the "
+            "rule outside of jit, vmap and grad."
+        )
 
 
 # -- Bounds ----------------------------------------------------------------------------------------
@@ -294,26 +382,33 @@ def _bits(network: Network, images: Array) -> list[Array]:
 
 def _over_batches(
     network: Network,
-    images: ArrayLike,
+    images: Images,
     function: Callable[[Network, Array], Result],
     batch_size: int,
     progress: bool | None,
 ) -> Iterator[Result]:
     """The function's values over batches of images, after a check of all images."""
     expect(network, Network, "read_network(model, example)")
-    network.check_pixels(images)
-    images = np.asarray(images)
-    if batch_size < 1:
+    if not batch_size >= 1:
         raise ValueError(f"batch_size={batch_size}; it must be at least 1.")
+    if not is_known(images):
+        raise ValueError(
+            "the images are traced, so they cannot calibrate scale factors: call the rule outside "
+            "of jit, vmap and grad."
+        )
+    images = np.asarray(network.check_pixels(images))
     starts = range(0, len(images), batch_size)
     for start in progress_bar(progress, iterable=starts, desc="activations"):
         yield function(network, jnp.asarray(images[start : start + batch_size]))
 
 
 def _percentiles(
-    network: Network, images: ArrayLike, percentile: float, batch_size: int, progress: bool | None
-) -> list[float]:
+    network: Network, images: Images, percentile: float, batch_size: int, progress: bool | None
+) -> tuple[list[float], list[float]]:
     """Percentile of every layer's activations by radix selection: 16 bits of them at a time.
+
+    With it comes the share of zeros among them, which is counted (and not 0) only where the
+    percentile is 0.
 
     Two passes, each counting 65,536 bins, find an order statistic exactly, whatever the order of
     the images; sorting would need all activations at once.
@@ -345,4 +440,7 @@ def _percentiles(
     ]
     bits = np.array(high, np.uint32) << 16 | np.array(low, np.uint32)
     pairs = bits.view(np.float32).reshape(-1, 2)
-    return [float(np.interp(p % 1, (0, 1), pair)) for p, pair in zip(positions, pairs)]
+    values = [float(np.interp(p % 1, (0, 1), pair)) for p, pair in zip(positions, pairs)]
+    # Zeros have the bits 0, and are counted where the lower neighbour starts with these.
+    counted = zip(high[::2], lower[::2], sizes, strict=True)
+    return values, [float(counts[0] / size) if bin == 0 else 0.0 for bin, counts, size in counted]

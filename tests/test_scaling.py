@@ -1,13 +1,19 @@
 """Scale factors against NumPy, and the two views of them against each other."""
 
+import warnings
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxsnn
+from jaxsnn import scaling
+from jaxsnn.training import RECIPES
 
 import models
 
@@ -45,7 +51,66 @@ def test_data_based_is_the_largest_weight_or_activation(rng):
 
 def test_the_largest_weight_counts_where_activations_are_smaller():
     network = jaxsnn.read_network(lambda x: jax.nn.relu(4 * x), jnp.zeros((1, 1)))
-    assert jaxsnn.data_based_scales(network, jnp.full((1, 1), 0.25)).tolist() == [4.0]
+    with pytest.warns(UserWarning, match="sets λ to 4 times"):
+        assert jaxsnn.data_based_scales(network, jnp.full((1, 1), 0.25)).tolist() == [4.0]
+
+
+RULES_WITH_WEIGHTS = pytest.mark.parametrize(
+    "rule", [jaxsnn.data_based_scales, jaxsnn.data_based_scales_of_authors_code]
+)
+
+
+def dark(weights):
+    """A network that divides its pixels, which are in [0, 1] already, by 255."""
+    model = models.dense_function(weights)
+    return jaxsnn.read_network(lambda x: model(x / 255.0), np.zeros((1, 2), np.float32))
+
+
+@RULES_WITH_WEIGHTS
+def test_a_weight_far_above_all_activations_is_worth_a_warning(rule):
+    network = dark([np.eye(2, dtype=np.float32), np.full((2, 2), 0.5, np.float32)])
+    remedies = "percentile_scales or largest_activations"
+    numbers = r"layer 2 of 2 \(.*\): its largest weight, 0.5, sets λ to 127 times .*, 0.00392"
+    with pytest.warns(UserWarning, match=f"^{numbers}.*{remedies}") as caught:
+        scales = rule(network, jnp.ones((1, 2)))
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    assert "layer 1" not in str(caught[0].message)  # 1/255 is part of its weights
+    np.testing.assert_allclose(scales, [1 / 255, 0.5], rtol=1e-6)  # the published rule stays
+
+
+@RULES_WITH_WEIGHTS
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("weight", "pixel"), [(2.0, 0.5), (0.5, 1.0), (4.0, 0.5)])
+def test_a_weight_up_to_twice_the_largest_activation_is_not(rule, weight, pixel):
+    network = jaxsnn.read_network(lambda x: jax.nn.relu(x * weight), jnp.zeros((1, 1)))
+    assert rule(network, jnp.full((1, 1), pixel)).tolist() == [max(weight, weight * pixel)]
+
+
+@RULES_WITH_WEIGHTS
+@pytest.mark.filterwarnings("error")
+def test_no_warning_for_the_papers_networks(rule, rng):
+    images = rng.random((4, 28, 28, 1), dtype=np.float32)
+    for recipe in RECIPES.values():
+        model = recipe.model(rngs=nnx.Rngs(0), kernel_init=nnx.initializers.he_normal())
+        rule(jaxsnn.read_network(model, images[:1]), images)
+
+
+def test_the_layer_that_the_authors_code_leaves_alone_is_not_warned_of():
+    kernel, last = jnp.eye(2)[None, None], jnp.array([[1.0], [50.0]])
+
+    def model(x):
+        numbers = ("NHWC", "HWIO", "NHWC")
+        x = jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=numbers)
+        return jax.nn.relu(jax.nn.relu(x).reshape(len(x), -1) @ last)
+
+    images = jnp.array([1.0, 0.0]).reshape(1, 1, 1, 2)  # the weight of 50 has a silent input
+    network = jaxsnn.read_network(model, images)
+    with pytest.warns(UserWarning, match="layer 2 of 2 .* 50 times"):
+        jaxsnn.data_based_scales(network, images)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert jaxsnn.data_based_scales_of_authors_code(network, images).tolist() == [1.0, 1.0]
 
 
 def test_authors_code_telescopes_no_further_than_two_layers(rng):
@@ -80,7 +145,7 @@ def test_percentile_is_that_of_numpy(rng, percentile):
     images = calibration(rng)
     expected = [np.percentile(a, percentile) for a in activations_by_numpy(layers, images)]
     if min(expected) == 0:
-        with pytest.raises(ValueError, match="is dead"):
+        with pytest.raises(ValueError, match="has a percentile of zero"):
             jaxsnn.percentile_scales(network, images, percentile=percentile)
         return
     scales = jaxsnn.percentile_scales(network, images, percentile=percentile)
@@ -214,12 +279,96 @@ def test_bad_calibration_images(images, message):
         jaxsnn.data_based_scales(relu_times(1.0), images)
 
 
-def test_bad_batch_size_and_percentile():
-    with pytest.raises(ValueError, match="batch_size=0"):
-        jaxsnn.data_based_scales(relu_times(1.0), jnp.ones((3, 2)), batch_size=0)
-    for percentile in (0.0, 101.0, float("nan")):
-        with pytest.raises(ValueError, match="percentile="):
-            jaxsnn.percentile_scales(relu_times(1.0), jnp.ones((3, 2)), percentile=percentile)
+RULES_WITH_IMAGES = pytest.mark.parametrize(
+    "rule",
+    [
+        jaxsnn.data_based_scales,
+        jaxsnn.data_based_scales_of_authors_code,
+        jaxsnn.percentile_scales,
+        jaxsnn.largest_activations,
+    ],
+)
+
+
+@RULES_WITH_IMAGES
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_bad_batch_sizes(rule, batch_size):
+    with pytest.raises(ValueError, match=f"batch_size={batch_size}; it must be at least 1"):
+        rule(relu_times(1.0), jnp.ones((3, 2)), batch_size=batch_size)
+
+
+@pytest.mark.parametrize(
+    ("percentile", "message"),
+    [
+        (0.0, "percentile=0; it must be above 1 and at most 100, such as 99.9"),
+        (-99.9, "percentile=-99.9; it must be above 1"),
+        (101.0, "percentile=101; it must be above 1 and at most 100"),
+        (float("nan"), "percentile=nan; it must be above 1 and at most 100"),
+        (float("inf"), "percentile=inf; it must be above 1 and at most 100"),
+        (0.999, "percentile=0.999; .*: 0.999 is 0.999 percent; did you mean 99.9?"),
+        (1.0, "percentile=1; .*: 1 is 1 percent; did you mean 100?"),
+    ],
+)
+def test_bad_percentiles(percentile, message):
+    with pytest.raises(ValueError, match=message):
+        jaxsnn.percentile_scales(relu_times(1.0), jnp.ones((3, 2)), percentile=percentile)
+
+
+def test_a_percentile_of_zero_is_not_a_dead_layer():
+    network = jaxsnn.read_network(lambda x: jax.nn.relu(2 * x), jnp.zeros((1, 1)))
+    images = jnp.zeros((1000, 1)).at[:3].set(jnp.array([[0.25], [0.5], [1.0]]))
+    with pytest.raises(
+        ValueError, match=r"layer 1 of 1 .* 99.70 % .*percentile=99 .*above"
+    ) as found:
+        jaxsnn.percentile_scales(network, images, percentile=99)
+    assert "dead" not in str(found.value)
+    assert "train" not in str(found.value)
+    assert jaxsnn.percentile_scales(network, images, percentile=99.71).tolist()[0] > 0
+    assert jaxsnn.percentile_scales(network, images, percentile=100).tolist() == [2.0]
+    with pytest.raises(ValueError, match=r"is dead.*train again"):
+        jaxsnn.percentile_scales(network, 0 * images, percentile=99)
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(0.6, "60"), (0.9949, "99.49"), (0.999987, "99.9987"), (1 - 1e-6, "99.99990")],
+)
+def test_a_share_of_zeros_is_never_rounded_to_all(share, text):
+    assert scaling._percent(share) == text
+
+
+@RULES_WITH_IMAGES
+def test_infinite_activations_are_no_scale_factors(rule):
+    network = relu_times(3e38, 3e38)
+    if rule is jaxsnn.largest_activations:
+        assert rule(network, jnp.ones((3, 2))).tolist() == [float("inf")] * 2
+        return
+    with pytest.raises(ValueError, match=r"layer 1 of 2 .*scale factor inf.*not a finite float32"):
+        rule(network, jnp.ones((3, 2)))
+
+
+def test_bounds_that_overflow_are_no_scale_factors():
+    with pytest.raises(ValueError, match=r"layer 2 of 3 .*not a finite float32"):
+        jaxsnn.model_based_scales(relu_times(1e20, 1e20, 1.0))
+
+
+@RULES_WITH_IMAGES
+def test_traced_images_cannot_calibrate(rule):
+    network = relu_times(1.0)
+    with pytest.raises(ValueError, match=r"the images are traced.*outside of jit"):
+        jax.jit(partial(rule, network))(jnp.ones((3, 2)))
+
+
+@RULES_WITH_IMAGES
+def test_traced_weights_have_no_scale_factors(rule):
+    if rule is jaxsnn.largest_activations:
+        found = jax.jit(lambda network: rule(network, np.ones((3, 2), np.float32)))
+        assert found(relu_times(1.0)).tolist() == [2.0]
+        return
+    with pytest.raises(ValueError, match="the network's weights are traced"):
+        jax.jit(lambda network: rule(network, np.ones((3, 2), np.float32)))(relu_times(1.0))
+    with pytest.raises(ValueError, match="the network's weights are traced"):
+        jax.jit(jaxsnn.model_based_scales)(relu_times(1.0))
 
 
 @pytest.mark.parametrize("form", [jaxsnn.normalize_weights, jaxsnn.balance_thresholds])
