@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -10,41 +11,149 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from jaxsnn.network import AveragePooling, Layer, Network, remembered
+from jaxsnn.network import AnyArray, AveragePooling, Layer, Network, holds, is_known, remembered
+from jaxsnn.typed import Count, Numbers, Real, described, typed
 
 
+@typed
 def accuracy(
-    predictions: ArrayLike | Sequence, labels: ArrayLike | Sequence
+    predictions: Numbers, labels: Numbers, *, classes: Count | None = None
 ) -> Float[Array, "..."]:
     """Fraction of samples, the last axis, whose prediction is the label.
 
     A sample that is undecided (-1) is wrong.
 
     Args:
-        predictions: classes `[..., B]`.
-        labels: the true classes `[B]`.
+        predictions: classes `[..., B]`, integers from -1 on.
+        labels: the true classes `[B]`, integers from 0 on. Values that JAX traces are not checked.
+        classes: the number of classes, where it is known; labels must be below it.
 
     Returns:
         The accuracy `[...]`.
 
     Raises:
-        ValueError: there are not as many labels as samples, or none.
+        ValueError: there are not as many labels as samples, or none, or they are no classes.
 
     Example:
         >>> import jaxsnn
         >>> jaxsnn.metrics.accuracy([[-1, 2], [1, 2]], [1, 2]).tolist()
         [0.5, 1.0]
     """
-    predictions, labels = jnp.asarray(predictions), jnp.asarray(labels)
-    if labels.ndim != 1 or labels.size == 0 or predictions.shape[-1:] != labels.shape:
+    found = _integers("predictions", predictions, "scores have classes: scores.argmax(-1)")
+    expected = _integers("labels", labels, "name classes by their numbers: 0, 1, ...")
+    if expected.ndim != 1 or expected.size == 0 or found.shape[-1:] != expected.shape:
+        advice = " One-hot labels have classes: labels.argmax(-1)." if expected.ndim == 2 else ""
         raise ValueError(
-            f"predictions of shape {predictions.shape} and labels of shape {labels.shape}: there "
-            "must be one label for each sample, and at least one."
+            f"predictions of shape {found.shape} and labels of shape {expected.shape}: there must "
+            f"be one label for each sample, and at least one.{advice}"
         )
-    return ((predictions == labels) & (predictions >= 0)).mean(-1)
+    _check_range("labels", expected, 0, classes)
+    # Those of a simulation are 32-bit, right, and perhaps not computed yet: no look at them.
+    if isinstance(found, np.ndarray) and found.dtype.itemsize == 8 and found.size:
+        _check_range("predictions", found, -1, None)
+    found, expected = jnp.asarray(found), jnp.asarray(expected)
+    return ((found == expected) & (found >= 0)).mean(-1)
 
 
-def latency(accuracies: ArrayLike | Sequence, *, within: float = 0.003, dt: float = 1e-3) -> float:
+def checked_labels(labels: ArrayLike | Sequence[Any], *, classes: int | None = None) -> AnyArray:
+    """Labels as an array of integers from 0 on; what JAX traces is only asked for its type.
+
+    Args:
+        labels: the labels.
+        classes: the number of classes, where it is known.
+
+    Raises:
+        ValueError: the labels are no integers, or out of range.
+
+    Example:
+        >>> from jaxsnn.metrics import checked_labels
+        >>> checked_labels([0, 3], classes=3)
+        Traceback (most recent call last):
+        ...
+        ValueError: labels range from 0 to 3; they must be classes, from 0 to 2.
+    """
+    found = _integers("labels", labels, "name classes by their numbers: 0, 1, ...")
+    if found.size:
+        _check_range("labels", found, 0, classes)
+    return found
+
+
+def _integers(name: str, values: ArrayLike | Sequence[Any], advice: str) -> AnyArray:
+    """Values as an array of integers, on the device if they are there."""
+    found = _array(name, values)
+    if found.size and not jnp.issubdtype(found.dtype, jnp.integer):
+        raise ValueError(f"{name} must be integers, not {found.dtype}; {advice}.")
+    return found
+
+
+def _array(name: str, values: ArrayLike | Sequence[Any]) -> AnyArray:
+    """An array, of NumPy unless JAX has or traces the values."""
+    if isinstance(values, jax.Array):
+        return values
+    if isinstance(values, np.ma.MaskedArray):
+        raise ValueError(f"{name} must have no mask, which would be ignored; take those without.")
+    try:
+        return cast(AnyArray, np.asarray(values))
+    except jax.errors.TracerArrayConversionError:
+        return jnp.asarray(values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name} must be an array, or a list of lists of one length, not {described(values)}: "
+            f"{error}"
+        ) from error
+
+
+def _check_range(name: str, values: AnyArray, least: int, classes: int | None) -> None:
+    """Raise where known integers are not from `least` to the number of classes or of 32 bits."""
+    if not is_known(values):
+        return
+    if not isinstance(values, np.ndarray) and values.is_fully_addressable:
+        values = cast(AnyArray, np.asarray(values))
+    low, high = int(values.min()), int(values.max())
+    limit = (1 << 31) if classes is None else classes
+    if low < least or high >= limit:
+        end = "on" if classes is None else f"to {classes - 1}"
+        raise ValueError(
+            f"{name} range from {low} to {high}; they must be classes, from {least} {end}."
+        )
+
+
+def real_numbers(
+    name: str, values: ArrayLike | Sequence[Any], *, bools: bool = False
+) -> np.ndarray:
+    """Values as an array of finite numbers, or ValueError.
+
+    Args:
+        name: what a message calls them.
+        values: an array, or lists.
+        bools: whether bools may stand for 0 and 1.
+
+    Example:
+        >>> from jaxsnn.metrics import real_numbers
+        >>> real_numbers("times", [1, float("nan")])
+        Traceback (most recent call last):
+        ...
+        ValueError: times must be finite numbers; 1 of 2 are not, such as nan.
+    """
+    array = _array(name, values)
+    if not is_known(array):
+        raise ValueError(f"{name} must be known, not traced: call this outside of jit and vmap.")
+    found = np.asarray(array)
+    real = (jnp.issubdtype(found.dtype, kind) for kind in (jnp.floating, jnp.integer))
+    if found.size and not any(real) and not (bools and found.dtype == bool):
+        raise ValueError(f"{name} must be real numbers, not {found.dtype}.")
+    if found.dtype.kind in "fV":  # bfloat16 is of kind V
+        wrong = found[~np.isfinite(found)]
+        if wrong.size:
+            raise ValueError(
+                f"{name} must be finite numbers; {wrong.size} of {found.size} are not, such as "
+                f"{float(wrong[0])}."
+            )
+    return found
+
+
+@typed
+def latency(accuracies: Numbers, *, within: Real = 0.003, dt: Real = 1e-3) -> float:
     """Time from which on the accuracy stays close to its final value.
 
     Args:
@@ -55,16 +164,34 @@ def latency(accuracies: ArrayLike | Sequence, *, within: float = 0.003, dt: floa
     Returns:
         The time in seconds, at the end of the step.
 
+    Raises:
+        ValueError: accuracies, within or dt are no such numbers.
+
     Example:
         >>> import jaxsnn
         >>> jaxsnn.metrics.latency([0.1, 0.989, 0.99], within=0.003, dt=0.001)
         0.002
     """
-    accuracies = np.asarray(accuracies)
-    below = np.flatnonzero(accuracies < accuracies[-1] - within)
+    found = real_numbers("accuracies", accuracies)
+    if found.ndim != 1 or not found.size:
+        raise ValueError(
+            f"accuracies have shape {found.shape}; there must be one for each step, [T], and at "
+            "least one."
+        )
+    if found.min() < 0 or found.max() > 1 + 1e-6:  # a mean of ones, rounded
+        raise ValueError(
+            f"accuracies range from {found.min():g} to {found.max():g}; they must lie in [0, 1]. "
+            "Divide percentages by 100."
+        )
+    if not 0 <= within <= 1:
+        raise ValueError(f"within={within:g}; it must be a difference of accuracies, in [0, 1].")
+    if not 0 < dt < np.inf:
+        raise ValueError(f"dt={dt:g}; it must be a positive number of seconds.")
+    below = np.flatnonzero(found < found[-1] - within)
     return float(dt * (below[-1] + 2 if len(below) else 1))
 
 
+@typed
 def fan_out(network: Network) -> list[Float[Array, "..."]]:
     """For each layer, how many synapses lead into it from each neuron of the layer before.
 
@@ -108,8 +235,9 @@ def _synapses(layer: Layer, shape: tuple[int, ...]) -> Array:
     return jax.grad(lambda x: ones_for_weights(x).sum())(jnp.zeros((1, *shape)))[0]
 
 
+@typed
 def synaptic_operations(
-    network: Network, input_spike_counts: ArrayLike, spike_counts: Sequence[ArrayLike]
+    network: Network, input_spike_counts: Numbers, spike_counts: Sequence[Numbers]
 ) -> Float[Array, " batch"]:
     """Effective synaptic operations of each sample, by NeuroBench's definition.
 
@@ -126,6 +254,9 @@ def synaptic_operations(
     Returns:
         The number of operations `[B]`.
 
+    Raises:
+        ValueError: the counts have other shapes, or are no counts.
+
     Example:
         >>> import jax, jax.numpy as jnp, jaxsnn
         >>> weights = jnp.array([[1.0, 0.0], [1.0, 2.0]])
@@ -134,14 +265,26 @@ def synaptic_operations(
         >>> jaxsnn.metrics.synaptic_operations(network, counts, [jnp.zeros((1, 2))]).tolist()
         [13.0]
     """
-    return operations(fan_out(network), [input_spike_counts, *spike_counts[:-1]])
+    names = ["input_spike_counts", *["spike_counts"] * len(spike_counts)]
+    found = list(map(_array, names, [input_spike_counts, *spike_counts]))
+    shapes, wanted = [counts.shape for counts in found], [network.input_shape, *network.shapes]
+    if [shape[1:] for shape in shapes] != wanted or len({shape[:1] for shape in shapes}) > 1:
+        raise ValueError(
+            f"input_spike_counts and spike_counts have shapes {shapes}; this network needs "
+            f"[B, ...] with one B and, for the input and each layer, {wanted}."
+        )
+    for name, counts in zip(names, found):
+        if jnp.iscomplexobj(counts) or not holds(lambda c: (c >= 0) & (c < np.inf), counts):
+            raise ValueError(f"{name} must be numbers of spikes: finite, and not negative.")
+    return operations(fan_out(network), found[:-1])
 
 
-def operations(synapses: Sequence[ArrayLike], sent: Sequence[ArrayLike]) -> Float[Array, " batch"]:
+@typed
+def operations(synapses: Sequence[Numbers], sent: Sequence[Numbers]) -> Float[Array, " batch"]:
     """As `synaptic_operations`, from the numbers of synapses that `fan_out` gives.
 
     Args:
-        synapses: for each layer the synapses behind each neuron of the layer before.
+        synapses: for each layer the synapses that each neuron of the layer before has.
         sent: the spikes of these neurons `[B, ...]`.
 
     Returns:
@@ -153,13 +296,20 @@ def operations(synapses: Sequence[ArrayLike], sent: Sequence[ArrayLike]) -> Floa
         >>> jaxsnn.metrics.operations(synapses, sent).tolist()
         [13.0]
     """
+    shapes = [np.shape(part) for part in synapses], [np.shape(part)[1:] for part in sent]
+    if not synapses or shapes[0] != shapes[1]:
+        raise ValueError(
+            f"synapses are of shapes {shapes[0]} and sent of [B, ...] with {shapes[1]}; both must "
+            "have one entry for each layer, of the same neurons, and at least one."
+        )
     totals = [
-        (counts * behind).sum(range(1, counts.ndim))
-        for counts, behind in zip(map(jnp.asarray, sent), synapses, strict=True)
+        (counts * fan_outs).sum(range(1, counts.ndim))
+        for counts, fan_outs in zip(map(jnp.asarray, sent), map(jnp.asarray, synapses))
     ]
     return jnp.stack(totals).sum(0)
 
 
+@typed
 def dense_operations(network: Network) -> float:
     """Multiply-accumulates of one pass of the ReLU network, zeros included.
 
@@ -170,4 +320,6 @@ def dense_operations(network: Network) -> float:
         >>> jaxsnn.metrics.dense_operations(network)
         6.0
     """
+    if not all(map(is_known, jax.tree.leaves(network))):
+        raise ValueError("the network must be known, not traced: call this outside of jit.")
     return float(sum(synapses.sum() for synapses in fan_out(network)))
