@@ -18,11 +18,12 @@ from typing import TypeVar, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxsnn.network import Convolution, Layer, Network, Operation, expect, is_known
 from jaxsnn.progress import progress_bar
-from jaxsnn.typed import Count, Images, Real
+from jaxsnn.typed import Count, Images, Real, typed
 
 Scales = Float[Array, "layers"]
 Result = TypeVar("Result")
@@ -31,6 +32,7 @@ Result = TypeVar("Result")
 _FAR_ABOVE = 2.0
 
 
+@typed
 def model_based_scales(network: Network) -> Scales:
     """Scale factors from the weights alone, so that no neuron gets over its threshold in a step.
 
@@ -65,6 +67,7 @@ def model_based_scales(network: Network) -> Scales:
     return _scale_layers(network, rule)
 
 
+@typed
 def data_based_scales(
     network: Network, images: Images, *, batch_size: Count = 500, progress: bool | None = None
 ) -> Scales:
@@ -108,6 +111,7 @@ def data_based_scales(
     return _scale_layers(network, lambda index, _: _published_scale(network, largest, index))
 
 
+@typed
 def data_based_scales_of_authors_code(
     network: Network, images: Images, *, batch_size: Count = 500, progress: bool | None = None
 ) -> Scales:
@@ -173,6 +177,7 @@ def data_based_scales_of_authors_code(
     return _scale_layers(network, rule)
 
 
+@typed
 def percentile_scales(
     network: Network,
     images: Images,
@@ -219,7 +224,8 @@ def percentile_scales(
             f"{fraction if 0 < percentile <= 1 else ', such as 99.9.'}"
         )
     _check_known(network)
-    values, zeros = _percentiles(network, images, percentile, batch_size, progress)
+    checked = _checked(network, images, batch_size)
+    values, zeros = _percentiles(network, checked, percentile, batch_size, progress)
     for index, (value, share) in enumerate(zip(values, zeros, strict=True)):
         if network.layers[index].weighted and value == 0 and share < 1:
             raise ValueError(
@@ -234,6 +240,7 @@ def percentile_scales(
     return _scale_layers(network, rule)
 
 
+@typed
 def largest_activations(
     network: Network, images: Images, *, batch_size: Count = 500, progress: bool | None = None
 ) -> Scales:
@@ -257,8 +264,8 @@ def largest_activations(
         >>> jaxsnn.largest_activations(network, jnp.array([[0.25], [0.75]])).tolist()
         [1.5]
     """
-    largest = None
-    for maxima in _over_batches(network, images, _maxima, batch_size, progress):
+    checked, largest = _checked(network, images, batch_size), None
+    for maxima in _over_batches(network, checked, _maxima, batch_size, progress):
         largest = maxima if largest is None else jnp.maximum(largest, maxima)
     return cast(Array, largest)
 
@@ -380,30 +387,34 @@ def _bits(network: Network, images: Array) -> list[Array]:
     ]
 
 
-def _over_batches(
-    network: Network,
-    images: Images,
-    function: Callable[[Network, Array], Result],
-    batch_size: int,
-    progress: bool | None,
-) -> Iterator[Result]:
-    """The function's values over batches of images, after a check of all images."""
+def _checked(network: Network, images: ArrayLike, batch_size: int) -> np.ndarray:
+    """Calibration images on the host, or ValueError."""
     expect(network, Network, "read_network(model, example)")
-    if not batch_size >= 1:
+    if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}; it must be at least 1.")
     if not is_known(images):
         raise ValueError(
             "the images are traced, so they cannot calibrate scale factors: call the rule outside "
             "of jit, vmap and grad."
         )
-    images = np.asarray(network.check_pixels(images))
+    return np.asarray(network.check_pixels(images))
+
+
+def _over_batches(
+    network: Network,
+    images: np.ndarray,
+    function: Callable[[Network, Array], Result],
+    batch_size: int,
+    progress: bool | None,
+) -> Iterator[Result]:
+    """The function's values over batches of images."""
     starts = range(0, len(images), batch_size)
     for start in progress_bar(progress, iterable=starts, desc="activations"):
         yield function(network, jnp.asarray(images[start : start + batch_size]))
 
 
 def _percentiles(
-    network: Network, images: Images, percentile: float, batch_size: int, progress: bool | None
+    network: Network, images: np.ndarray, percentile: float, batch_size: int, progress: bool | None
 ) -> tuple[list[float], list[float]]:
     """Percentile of every layer's activations by radix selection: 16 bits of them at a time.
 
@@ -413,7 +424,7 @@ def _percentiles(
     Two passes, each counting 65,536 bins, find an order statistic exactly, whatever the order of
     the images; sorting would need all activations at once.
     """
-    sizes = [len(np.asarray(images)) * prod(shape) for shape in network.shapes]
+    sizes = [len(images) * prod(shape) for shape in network.shapes]
     positions = [percentile / 100 * (size - 1) for size in sizes]
     # Each layer's percentile lies between two neighbours in the order of its activations.
     ranks = [(layer, rank(p)) for layer, p in enumerate(positions) for rank in (floor, ceil)]
