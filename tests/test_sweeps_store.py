@@ -1,5 +1,6 @@
 """The files of a sweep: it may be stopped at any moment, and takes no file for another's."""
 
+import io
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import h5py
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +20,7 @@ from jax import lax
 import jaxsnn
 from jaxsnn import readout
 from jaxsnn.digests import digest, fingerprint
-from jaxsnn.sweeps import program, store
+from jaxsnn.sweeps import files, program, store
 
 import models
 
@@ -100,6 +102,12 @@ def begun(path, pieces=3, **options):
         with pytest.raises(KeyboardInterrupt):
             swept(path, **options)
     return Path(f"{path}.partial")
+
+
+def by_h5py(path):
+    """All numbers of a file, without netCDF."""
+    with h5py.File(path) as file:
+        return {name: file[name][()] for name in ("accuracy", "spikes")}
 
 
 def everything_in(folder):
@@ -271,8 +279,25 @@ def test_saved_and_loaded(tmp_path):
     assert set(loaded.attrs) - set(made.attrs) == {"identity"}
     xr.testing.assert_identical(loaded.drop_attrs(deep=False), made.drop_attrs(deep=False))
     assert {name: loaded.attrs[name] for name in made.attrs} == made.attrs
-    made.to_netcdf(tmp_path / "by-hand.nc", engine="h5netcdf")
+    store.save_sweep(made, tmp_path / "by-hand.nc")
     xr.testing.assert_identical(jaxsnn.load_sweep(tmp_path / "by-hand.nc"), made)
+
+
+def test_a_file_without_a_checksum(tmp_path, whole):
+    path = tmp_path / "by-hand.nc"
+    whole.to_netcdf(path, engine="h5netcdf")
+    with pytest.raises(ValueError, match="no checksum at its end; .* choose verify=False"):
+        jaxsnn.load_sweep(path)
+    xr.testing.assert_identical(jaxsnn.load_sweep(path, verify=False), whole)
+
+
+@pytest.mark.parametrize("read", [xr.load_dataset, by_h5py], ids=["xarray", "h5py"])
+def test_others_read_a_file_with_its_checksum(tmp_path, whole, read):
+    store.save_sweep(whole, tmp_path / "result.nc")
+    assert b"sha256 of all bytes before" in (tmp_path / "result.nc").read_bytes()[-105:]
+    found = read(tmp_path / "result.nc")
+    np.testing.assert_array_equal(found["accuracy"], whole["accuracy"])
+    np.testing.assert_array_equal(found["spikes"], whole["spikes"])
 
 
 # -- Another memory --------------------------------------------------------------------------------
@@ -434,6 +459,12 @@ def assert_refused(path, damaged):
     assert everything_in(path.parent) == before
 
 
+def curve(**attrs):
+    """What the functions for sweeps need, and no more."""
+    variables = {name: ("time", [1.0]) for name in ("accuracy", "synaptic_operations")}
+    return xr.Dataset(variables, {"time": [0.001]}, attrs)
+
+
 def test_a_damaged_result(tmp_path, whole):
     path = tmp_path / "result.nc"
     swept(path)
@@ -450,14 +481,16 @@ def test_a_damaged_result(tmp_path, whole):
     [
         xr.Dataset({"a": 1}),
         xr.Dataset({"accuracy": ("time", [1.0])}),
-        xr.Dataset({"accuracy": ("time", [1.0])}, attrs={"identity": "{"}),
-        xr.Dataset({"accuracy": ("time", [1.0])}, attrs={"identity": "[]"}),
-        xr.Dataset({"accuracy": ("time", [1.0])}, attrs={"identity": 1}),
+        curve(),
+        curve(identity="{"),
+        curve(identity="[]"),
+        curve(identity="[" * 100_000),
+        curve(identity=1),
     ],
-    ids=["no sweep", "no identity", "half an identity", "a list", "a number"],
+    ids=["no sweep", "half", "no identity", "half an identity", "a list", "lists", "a number"],
 )
 def test_a_result_of_others(tmp_path, data):
-    data.to_netcdf(tmp_path / "result.nc", engine="h5netcdf")
+    store.save_sweep(data, tmp_path / "result.nc")
     assert_refused(tmp_path / "result.nc", tmp_path / "result.nc")
 
 
@@ -482,6 +515,13 @@ def test_a_damaged_piece(tmp_path, whole):
     with block.open("wb") as file:
         np.savez(file, np.zeros(3))
     assert_refused(path, block)
+    for save in (np.savez_compressed, np.savez):  # with a right checksum, as of an attacker
+        content = io.BytesIO()
+        save(content, np.zeros(3))
+        kept = store.Store(path, json.loads((block.parent / "sweep.json").read_text())["identity"])
+        with block.open("wb") as file:
+            files.write_with_checksum(file, content.getvalue(), kept._place(0))
+        assert_refused(path, block)
     block.unlink()
     xr.testing.assert_equal(swept(path), whole)
 

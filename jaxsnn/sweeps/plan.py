@@ -106,7 +106,7 @@ def _budget(memory: int | None, usual: int, least: int) -> int:
     """The bytes that a piece may take: what was given, or else what is fast, which is no limit."""
     if memory is None:
         return max(usual, least)
-    if least > memory:
+    if not memory >= least:  # nan too
         raise ValueError(
             f"memory={memory} bytes, but one image at one point takes {least}: give at least that."
         )

@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
-from os import PathLike
+from os import SEEK_END, PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, BinaryIO, Literal, get_args
 
 import numpy as np
 
 from jaxsnn.drawing import Values
+from jaxsnn.errors import explained
+from jaxsnn.sweeps.files import check_contents, verify_checksum
 
 if TYPE_CHECKING:
     import xarray as xr
 
 
-def load_sweep(path: str | PathLike[str]) -> xr.Dataset:
-    """Read the file that `sweep` wrote; `data.to_netcdf(path)` writes one by hand.
+def load_sweep(path: str | PathLike[str], *, verify: bool = True) -> xr.Dataset:
+    """Read the file that `sweep` wrote.
+
+    Its last line is a checksum, which is verified before anything else is read: a damaged netCDF
+    file may have wrong numbers, or keep its reader busy for ever. A checksum is no signature:
+    whoever makes a file can make one. Therefore files that ask for far more memory than their size,
+    or that name other files, are not read either.
+
+    Args:
+        path: the file.
+        verify: whether the file must have a right checksum. False is for files that were written by
+            hand, with `data.to_netcdf(path)`, or by jaxsnn before 0.4, if you trust them.
+
+    Returns:
+        The dataset that `sweep` returned.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, or no sweep.
+        OSError: the file cannot be read.
+        ValueError: the file is damaged, has no checksum, asks for too much, or is no sweep.
 
     Example:
         >>> import jaxsnn
@@ -28,24 +44,54 @@ def load_sweep(path: str | PathLike[str]) -> xr.Dataset:
         ...
         FileNotFoundError: no/such/file.nc does not exist; `sweep(..., path=...)` writes it.
     """
-    import xarray as xr
-
     file = Path(path).expanduser()
-    if not file.exists():
+    with explained(path, "read"):
+        exists = file.exists()
+        stream = file.open("rb") if file.is_file() else None  # and no pipe, which never ends
+    if stream is None and exists:
+        raise ValueError(f"{path} is no file; choose another path.")
+    if stream is None:
         raise FileNotFoundError(f"{path} does not exist; `sweep(..., path=...)` writes it.")
-    try:
-        data = xr.load_dataset(file, engine="h5netcdf")
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"{path} cannot be read: {error}; choose another file, or delete it and sweep again if "
-            "it was one of a sweep."
-        ) from error
-    if "accuracy" not in data or "time" not in data.dims:
-        raise ValueError(f"{path} is no sweep: it has {list(data.variables)}; choose another file.")
+    with stream:
+        try:
+            if verify:
+                verify_checksum(stream)
+            data = _read(stream)
+        except Exception as error:  # whatever an HDF5 file with wrong bytes may lead to
+            remedy = "; or, if you trust it, choose verify=False (--no-verify)" * verify
+            raise ValueError(
+                f"{path} cannot be read: {error}; choose another file, or delete it and sweep "
+                f"again{remedy}."
+            ) from error
+    _check_sweep(data, path)
     return data
 
 
+def _read(stream: BinaryIO) -> xr.Dataset:
+    """All of a netCDF file, after a look at what it asks for."""
+    import h5py
+    import xarray as xr
+
+    size = stream.seek(0, SEEK_END)
+    stream.seek(0)
+    with h5py.File(stream, "r") as file:
+        check_contents(file, size)
+    stream.seek(0)
+    return xr.load_dataset(stream, engine="h5netcdf")
+
+
+def _check_sweep(data: xr.Dataset, name: str | PathLike[str]) -> None:
+    """Raise ValueError unless a dataset has what the functions for sweeps need."""
+    missing = [variable for variable in _VARIABLES if variable not in data]
+    if missing or "time" not in data["accuracy"].dims:
+        raise ValueError(
+            f"{name} is no sweep: it has {', '.join(map(str, data.variables)) or 'no variables'}, "
+            f"but not {', '.join(missing) or 'the accuracy at each time'}; choose another."
+        )
+
+
 Goal = Literal["accuracy", "time", "synaptic_operations"]
+_VARIABLES: tuple[Goal, ...] = get_args(Goal)
 
 
 def best(
@@ -62,7 +108,7 @@ def best(
 
     Args:
         data: the result of `sweep`.
-        time: at most so many seconds of simulated time.
+        time: at most so many seconds of simulated time; not beyond the end of the sweep.
         operations: at most so many synaptic operations for an image.
         accuracy: at least this accuracy.
         goal: what to make best: the highest "accuracy", or the least "time" or
@@ -73,8 +119,8 @@ def best(
         The dataset at that point and time.
 
     Raises:
-        ValueError: a bound is no positive number, or nothing is within the budget; the message
-            says how near it comes.
+        ValueError: a bound is no positive number, the time is beyond the end of the sweep, or
+            nothing is within the budget; the message says how near it comes.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxsnn
@@ -86,13 +132,20 @@ def best(
         >>> chosen.threshold.item(), chosen.time.item()
         (0.5, 0.001)
     """
+    _check_sweep(data, "data")
     bounds = {"time": time, "synaptic_operations": operations, "accuracy": accuracy}
     for name, bound in bounds.items():
         if bound is not None and not (np.isfinite(bound) and bound > 0):
             raise ValueError(f"{name}={bound}; a bound must be positive.")
-    names = ("accuracy", "time", "synaptic_operations")
+    names = _VARIABLES
     if goal is not None and goal not in names:
         raise ValueError(f"goal={goal!r}; it must be one of {', '.join(map(repr, names))}.")
+    last, slack = float(data["time"].max()), 1 + 1e-9  # 0.02 and 20 · 0.001 are one time
+    if time is not None and time > last * slack:
+        raise ValueError(
+            f"time={time:g} s, but the sweep ends after {last:g} s: times are in seconds. Give "
+            f"{last:g} or less, or none for no limit."
+        )
     if accuracy is not None and accuracy > 1:
         raise ValueError(f"accuracy={accuracy:g}; it is a fraction: divide percentages by 100.")
     if "seed" in data.dims:
@@ -101,7 +154,6 @@ def best(
     columns = {name: data[name].broadcast_like(like).transpose(*like.dims).values for name in names}
     costs = {name: -column if name == "accuracy" else column for name, column in columns.items()}
     within = np.ones(costs["accuracy"].shape, bool)
-    slack = 1 + 1e-9  # 0.02 and 20 · 0.001 are one time
     for name, bound in bounds.items():
         if bound is None:
             continue

@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
 from os import PathLike
-from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -28,7 +27,6 @@ from jaxsnn.sweeps.grid import Grid
 from jaxsnn.sweeps.job import Job, Points, checked_job, identity, make_points
 from jaxsnn.sweeps.plan import Block, Plan, check_memory, planned, planned_for_events
 from jaxsnn.sweeps.program import piece_runner
-from jaxsnn.sweeps.results import load_sweep
 from jaxsnn.sweeps.store import Store, check_path, from_first
 
 if TYPE_CHECKING:
@@ -74,8 +72,9 @@ def sweep(
         engine: "scan", "events" or "auto", as in `jaxsnn.simulate`; the event-driven engine
             simulates the points of a fixed-point sweep one after the other on the cores of a CPU.
         path: a netCDF file for the result, written when all is done. Until then finished pieces
-            are kept in a folder beside it, `<path>.partial`. Called again, the sweep goes on where
-            it was, and when it is done it is read from the file.
+            are kept in a folder beside it, `<path>.partial`. Called again, the sweep is resumed,
+            and when it is done it is read from the file. Of several sweeps to one path at the same
+            time all but the first raise ValueError.
         memory: bytes that a piece may take on each device, beside the weights; by default 16 MiB
             on CPUs, for their caches, and 1 GiB elsewhere.
         mesh: devices with the axes "points" and "images"; by default all devices of all hosts, as
@@ -105,7 +104,9 @@ def sweep(
     Raises:
         ValueError: bad input, named with its remedy, before anything is compiled: images or labels
             that do not fit, a rule without calibration images, too little memory for one point, or
-            a file that belongs to another sweep.
+            a file that belongs to another sweep, is damaged, or that another sweep is writing.
+        OSError: the files cannot be written; the message says what to do. Finished pieces are kept,
+            and resumed when the sweep is called again.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxsnn
@@ -125,21 +126,19 @@ def sweep(
     points = make_points(job, calibration)
     events = _events_serve(job, points, engine, shared)
     plan = planned_for_events(job, memory) if events else planned(job, mesh, memory)
-    store = Store(path, identity(job, points))
-    if store.finished:
-        data = from_first(lambda: load_sweep(cast(Path, store.path)))
-        data.attrs.pop("identity")  # as in the first call
-        return data
-    if store.plan is None:
-        store.begin(plan._asdict())
-    else:
-        plan = Plan(**store.plan)
-        if not events:
-            check_memory(plan, job, mesh, memory)
-    run = event_runner(job, points) if events else piece_runner(job, points, plan, mesh)
-    counts = _count_all(job, plan, run, store, progress)
-    data = _labelled(job, points, plan, counts, mesh)
-    store.finish(data)
+    with Store(path, identity(job, points)) as store:
+        if store.result is not None:
+            return store.result
+        if store.plan is None:
+            store.begin(plan._asdict())
+        else:
+            plan = Plan(**store.plan)
+            if not events:
+                check_memory(plan, job, mesh, memory)
+        run = event_runner(job, points) if events else piece_runner(job, points, plan, mesh)
+        counts = _count_all(job, plan, run, store, progress)
+        data = _labelled(job, points, plan, counts, mesh)
+        store.finish(data)
     return data
 
 

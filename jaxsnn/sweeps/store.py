@@ -7,27 +7,34 @@ import json
 import os
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from io import BytesIO
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 from uuid import uuid4
+from zipfile import ZIP_STORED
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxsnn.digests import digest
+from jaxsnn.errors import check_writable, explained
+from jaxsnn.sweeps.files import verify_checksum, write_with_checksum
 from jaxsnn.sweeps.plan import Plan
 from jaxsnn.sweeps.results import load_sweep
 
 if TYPE_CHECKING:
     import xarray as xr
+    from filelock import BaseFileLock
 
 Value = TypeVar("Value")
 _UNFINISHED = ".unfinished"
 _ANY = f".????????{_UNFINISHED}"
-_OURS = ("sweep.json", "block-*.npz", f"*{_ANY}")
+_LOCK = "lock"
+_OURS = ("sweep.json", "block-*.npz", f"*{_ANY}", f"{_LOCK}*")
+_KEPT = "All finished pieces are kept: call the sweep again to resume it."
 
 
 @contextmanager
@@ -57,6 +64,38 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
+
+
+def save_sweep(data: xr.Dataset, path: str | PathLike[str]) -> None:
+    """Write a sweep to a netCDF file, with the checksum that `load_sweep` verifies.
+
+    `sweep(..., path=...)` has done so already; this is for a sweep without a path, or for some of
+    its points. An existing file is replaced.
+
+    Args:
+        data: the result of `sweep`, or a part of it.
+        path: the file.
+
+    Raises:
+        OSError: the file cannot be written; the message says what to do.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxsnn
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from jaxsnn.sweeps.store import save_sweep
+        >>> network = jaxsnn.read_network(lambda x: jax.nn.relu(0.5 * x), jnp.zeros((1, 2)))
+        >>> grid = jaxsnn.Grid(scales=1.0, threshold=[0.5, 1.0], duration=0.004)
+        >>> data = jaxsnn.sweep(network, jnp.eye(2), [0, 1], grid)
+        >>> with TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "one.nc"
+        ...     save_sweep(data.sel(threshold=[1.0]), path)
+        ...     jaxsnn.load_sweep(path).threshold.values.tolist()
+        [1.0]
+    """
+    file = Path(path).expanduser().absolute()
+    with explained(file), replacing(file) as stream:
+        write_with_checksum(stream, cast(bytes, data.to_netcdf(engine="h5netcdf")))
 
 
 def from_first(function: Callable[[], Value]) -> Value:
@@ -89,42 +128,66 @@ def from_first(function: Callable[[], Value]) -> Value:
 
 
 def check_path(path: str | PathLike[str] | None) -> None:
-    """Raise ValueError where a sweep cannot keep its files."""
+    """Raise ValueError or OSError where a sweep cannot keep its files."""
     if path is None:
         return
     file = Path(path).expanduser().absolute()
     folder = Path(f"{file}.partial")
-    if not file.parent.is_dir():
-        raise ValueError(f"{file.parent} is no folder; make it, or choose another path.")
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is no folder; move it, or choose another path.")
-    for found in folder.glob("*"):
-        if not any(found.match(pattern) for pattern in _OURS):
-            raise ValueError(f"{found} is of no sweep; move it, or choose another path.")
+    with explained(file):
+        if not file.parent.is_dir():
+            raise ValueError(f"{file.parent} is no folder; make it, or choose another path.")
+        if file.is_dir():
+            raise ValueError(f"{file} is a folder; choose another path, such as one in it.")
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"{folder} is no folder; move it, or choose another path.")
+        for found in folder.glob("*"):
+            if not any(found.match(pattern) for pattern in _OURS):
+                raise ValueError(f"{found} is of no sweep; move it, or choose another path.")
+        exists = file.exists()
+    if not exists:
+        check_writable(file.parent)
 
 
 class Store:
     """What a sweep keeps: its result in one file and, until that is whole, blocks in a folder.
 
     A block is a list of arrays, a sum over so many pieces. Only the first of several processes
-    touches files.
+    touches files. Whoever writes holds a lock, from `with` until its end; another sweep is refused
+    meanwhile. A killed process leaves no lock: it is the operating system's. Its file lies in the
+    folder of the blocks, and only a sweep that has written its result removes it: whoever gets a
+    lock on the removed file finds the result, and writes nothing.
 
     Args:
         path: the file of the result; None keeps nothing.
         identity: names and digests of all that decides the result.
 
     Attributes:
-        finished: whether the result is there.
+        result: the result if it is there, or None.
         plan: how the sweep was cut into blocks when it was begun, or None.
 
     Raises:
-        ValueError: the file or the folder beside it belongs to another sweep, or is damaged.
+        ValueError: the file or the folder beside it belongs to another sweep or is damaged, or
+            another sweep is writing there.
+        OSError: the files cannot be read or written.
     """
+
+    result: xr.Dataset | None
+    plan: dict[str, int] | None
 
     def __init__(self, path: str | PathLike[str] | None, identity: Mapping[str, str]):
         self.path = None if path is None else Path(path).expanduser().absolute()
         self.identity = dict(identity)
-        self.finished, self.plan = (False, None) if path is None else from_first(self._open)
+        self._lock: BaseFileLock | None = None
+        self.result, self.plan = None, None
+        self._open(self._found)
+
+    def __enter__(self) -> Store:
+        if self.result is None:
+            self._open(self._locked)  # what there is may have changed since the first look
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._release()
 
     @property
     def folder(self) -> Path:
@@ -150,70 +213,121 @@ class Store:
         """Write the result, and remove the blocks."""
         self._on_first(lambda: self._finish(result))
 
-    def _on_first(self, function: Callable[[], None]) -> None:
+    def _open(self, look: Callable[[], tuple[xr.Dataset | None, dict[str, int] | None]]) -> None:
         if self.path is not None:
-            from_first(function)
+            self.result, self.plan = from_first(look)
+
+    def _on_first(self, function: Callable[[], None]) -> None:
+        def explaining() -> None:
+            with explained(cast(Path, self.path), kept=_KEPT):
+                function()
+
+        if self.path is not None:
+            from_first(explaining)
 
     # -- On the first process
 
-    def _open(self) -> tuple[bool, dict[str, int] | None]:
+    def _found(self) -> tuple[xr.Dataset | None, dict[str, int] | None]:
+        """The result and the plan, of which there is one or neither."""
         path = cast(Path, self.path)
-        begun, plan = self.folder / "sweep.json", None
         if path.exists():
-            self._refuse_another(path, _identity_of(path))
-            self._clear()
-        elif begun.exists():
+            data = load_sweep(path)
+            self._refuse_another(path, _identity_of(path, data))
+            with suppress(OSError):  # another may be removing the blocks, or nobody may
+                self._clear()
+            return data, None
+        begun = self.folder / "sweep.json"
+        if not begun.exists():
+            return None, None
+        with explained(begun, "read"):
+            content = begun.read_bytes()
+        try:
+            kept = json.loads(content)
+            identity, plan = dict(kept["identity"]), dict(kept["plan"])
+            if kept["digest"] != _digest_of(identity, plan):
+                raise ValueError("its digest is wrong")
+            if not all(type(plan[name]) is int and plan[name] >= 1 for name in Plan._fields):
+                raise ValueError(f"its plan is {plan}")
+        except Exception as error:  # whatever JSON may lead to that holds anything
+            raise _damaged(begun, error) from error
+        self._refuse_another(self.folder, identity)
+        return None, {name: plan[name] for name in Plan._fields}
+
+    def _locked(self) -> tuple[xr.Dataset | None, dict[str, int] | None]:
+        """What is found once nobody else writes; where there is no result yet, with the lock."""
+        from filelock import FileLock, Timeout
+
+        path = cast(Path, self.path)
+        with explained(path):
+            self.folder.mkdir(exist_ok=True)
+            lock = self._lock = FileLock(self.folder / _LOCK)
             try:
-                kept = json.loads(begun.read_text())
-                identity = dict(kept["identity"])
-                plan = {name: int(kept["plan"][name]) for name in Plan._fields}
-            except (ValueError, KeyError, TypeError) as error:
-                raise _damaged(begun, error) from error
-            self._refuse_another(self.folder, identity)
-        inside, beside = glob.escape(self.folder.name), glob.escape(path.name)
-        for pattern in (f"{inside}/*{_ANY}", f"{beside}{_ANY}"):
-            for left in path.parent.glob(pattern):  # of a process that was killed while it wrote
-                left.unlink(missing_ok=True)
-        return path.exists(), plan
+                lock.acquire(blocking=False)
+            except (Timeout, FileNotFoundError) as error:
+                if not path.exists():  # or else the other has just removed its folder
+                    raise ValueError(
+                        f"another sweep is writing to {path}: wait for its end, and call this one "
+                        "again to read the result, or choose another path."
+                    ) from error
+            inside, beside = glob.escape(self.folder.name), glob.escape(path.name)
+            for pattern in (f"{inside}/*{_ANY}", f"{beside}{_ANY}"):
+                for left in path.parent.glob(pattern):  # of a process killed while it wrote
+                    left.unlink(missing_ok=True)
+        found = self._found()
+        if found[0] is not None:
+            self._release()
+        return found
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
 
     def _begin(self) -> None:
-        self._clear()  # blocks without a plan belong to nothing
-        self.folder.mkdir()
+        self._clear(keep=_LOCK)  # blocks without a plan belong to nothing
         with replacing(self.folder / "sweep.json") as file:
-            content = {"identity": self.identity, "plan": self.plan}
+            digest_of_both = _digest_of(self.identity, self.plan)
+            content = {"identity": self.identity, "plan": self.plan, "digest": digest_of_both}
             file.write(json.dumps(content, indent=1).encode())
 
     def _load(self, block: int) -> tuple[int, list[np.ndarray]]:
         path = self._block(block)
         if not path.exists():
             return 0, []
-        try:
-            with np.load(path) as file:
-                done = int(file["done"])
-                arrays = [file[f"arr_{number}"] for number in range(len(file.files) - 2)]
-                if str(file["digest"]) != digest(str(done), *arrays):
-                    raise ValueError("its digest is another")
-        except Exception as error:  # whatever a zip file with wrong bytes may lead to
-            raise _damaged(path, error) from error
-        return done, arrays
+        with explained(path, "read"), path.open("rb") as file:
+            try:
+                verify_checksum(file, self._place(block))
+                with np.load(file) as arrays:
+                    if any(part.compress_type != ZIP_STORED for part in arrays.zip.infolist()):
+                        raise ValueError("it is compressed")
+                    done = int(arrays["done"])
+                    return done, [arrays[f"arr_{n}"] for n in range(len(arrays.files) - 1)]
+            except Exception as error:  # whatever a zip file with wrong bytes may lead to
+                raise _damaged(path, error) from error
 
     def _save(self, block: int, done: int, arrays: Sequence[np.ndarray]) -> None:
+        content = BytesIO()
+        np.savez(content, *arrays, done=np.int64(done))
         with replacing(self._block(block)) as file:
-            np.savez(file, *arrays, done=np.int64(done), digest=digest(str(done), *arrays))
+            write_with_checksum(file, content.getbuffer(), self._place(block))
 
     def _finish(self, result: xr.Dataset) -> None:
-        content = result.assign_attrs(identity=json.dumps(self.identity))
-        with replacing(cast(Path, self.path)) as file:
-            file.write(content.to_netcdf(engine="h5netcdf"))
-        self._clear()
+        save_sweep(result.assign_attrs(identity=json.dumps(self.identity)), cast(Path, self.path))
+        self._release()
+        with suppress(OSError):  # the result is safe; what is left is removed when it is read
+            self._clear()
 
-    def _clear(self) -> None:
+    def _clear(self, keep: str | None = None) -> None:
         """Remove the folder, the plan first: blocks without one are never taken for another's."""
         for pattern in _OURS:
             for file in self.folder.glob(pattern):
-                file.unlink(missing_ok=True)
-        if self.folder.exists():
+                if file.name != keep:
+                    file.unlink(missing_ok=True)
+        if keep is None and self.folder.exists():
             self.folder.rmdir()
+
+    def _place(self, block: int) -> str:
+        """What a block belongs to: with its checksum it counts nowhere else."""
+        return json.dumps([_digest_of(self.identity, self.plan), block])
 
     def _block(self, number: int) -> Path:
         return self.folder / f"block-{number:05}.npz"
@@ -227,14 +341,19 @@ class Store:
             )
 
 
-def _identity_of(path: Path) -> dict[str, str]:
-    """The identity in the file of a result; empty if a sweep without a path made it."""
-    text = load_sweep(path).attrs.get("identity", "{}")
+def _identity_of(path: Path, data: xr.Dataset) -> dict[str, str]:
+    """The identity that a result has in its attributes; empty if a sweep without a path made it."""
     try:
-        return dict(json.loads(text))
-    except (ValueError, TypeError) as error:
+        return dict(json.loads(data.attrs.pop("identity", "{}")))
+    except Exception as error:  # it may be anything
         raise _damaged(path, error) from error
 
 
+def _digest_of(identity: Mapping[str, str], plan: Mapping[str, int] | None) -> str:
+    return digest(json.dumps([identity, plan], sort_keys=True))
+
+
 def _damaged(path: Path, error: Exception) -> ValueError:
-    return ValueError(f"{path} is damaged ({error}); delete it, and what it held is done again.")
+    return ValueError(
+        f"{path} is damaged ({error}); delete it, and what it held is simulated again."
+    )
