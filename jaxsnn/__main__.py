@@ -14,13 +14,13 @@ from jaxsnn.reproduce import reproduce
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; errors that name their remedy are printed without a traceback."""
+    """Run a command; errors of arguments, data and files are printed without a traceback."""
     commands = {"reproduce": reproduce, "sweep": sweep_network, "plot": plot_sweep}
     try:
         tyro.extras.subcommand_cli_from_dict(
             commands, prog="python -m jaxsnn", args=arguments, description=__doc__
         )
-    except (DatasetError, UsageError) as error:
+    except (DatasetError, UsageError, OSError) as error:
         sys.exit(f"jaxsnn: {error}")
 
 

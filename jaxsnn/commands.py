@@ -1,4 +1,4 @@
-"""The command line's sweeps and their pictures, for the paper's two networks."""
+"""The command line's sweeps and their figures, for the paper's two networks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jaxsnn.events import Engine
 from jaxsnn.fixed_point import FixedPoint
 from jaxsnn.pretrained import kept_in, trained_network
 from jaxsnn.sweeps import Grid, best, load_sweep, plotting, sweep
-from jaxsnn.sweeps.store import check_path
+from jaxsnn.sweeps.store import check_path, made_folder, save_figure
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -27,6 +27,7 @@ _RULES = {
 }
 _RESETS = {"zero": neurons.reset_to_zero, "subtraction": neurons.reset_by_subtraction}
 _MILLISECONDS = (6, 10, 20, 50, 100)
+_MOST_STEPS = 1 << 20  # of FixedPoint
 
 
 def sweep_network(
@@ -53,7 +54,7 @@ def sweep_network(
     """Simulate one of the paper's networks at every combination of settings.
 
     Trains the network when it is first asked for. Finished pieces are kept: called again, a sweep
-    that was stopped goes on where it was. Writes one netCDF file, for `python -m jaxsnn plot` and
+    that was stopped is resumed. Writes one netCDF file, for `python -m jaxsnn plot` and
     `jaxsnn.load_sweep`, and prints the best settings within some times.
 
     Args:
@@ -66,7 +67,7 @@ def sweep_network(
         dt: durations of a step in seconds.
         refractory_period: in seconds.
         reset: resets after a spike.
-        seed: seeds of the input spikes.
+        seed: seeds of the input spikes, each at least 0 and below 2**32.
         duration: simulated time in seconds.
         images: how many of the 10,000 test images.
         bits: simulate in fixed point, with weights of 8 or 16 bits; by default in float32.
@@ -79,7 +80,8 @@ def sweep_network(
 
     Raises:
         DatasetError: the data cannot be had; the message says what was tried.
-        UsageError: settings that cannot be simulated, or a file of another sweep.
+        UsageError: settings that cannot be simulated, a file of another sweep, or a file that
+            cannot be written; finished pieces are kept.
 
     Example:
         >>> from jaxsnn.commands import sweep_network
@@ -111,7 +113,8 @@ most once in a step: take max_rate <= 1000 or dt <= 0.0005.
             seed=seed,
             duration=duration,
         )
-    except ValueError as error:
+        arithmetic = _arithmetic(bits, grid)
+    except (ValueError, OSError) as error:
         raise UsageError(error) from error
     train, test = load_dataset("mnist", data_dir=data_dir, archives=archives)
     name = f"{network}-{recipe}"
@@ -125,15 +128,28 @@ most once in a step: take max_rate <= 1000 or dt <= 0.0005.
             test.labels[:images],
             grid,
             calibration=train.images,
-            arithmetic=None if bits is None else FixedPoint(bits),
+            arithmetic=arithmetic,
             engine=engine,
             path=output,
             memory=memory,
         )
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise UsageError(error) from error
     _say(f"The result is in {output.resolve()}\n")
     _say(best_table(data))
+
+
+def _arithmetic(bits: Literal[8, 16] | None, grid: Grid) -> FixedPoint | None:
+    """Fixed point for as many steps as the grid has: more make weights of 16 bits coarser."""
+    if bits is None:
+        return None
+    steps = max(map(grid.steps, grid.values("dt")))
+    if steps > _MOST_STEPS:
+        raise UsageError(
+            f"duration={max(grid.durations):g} s is {steps:,} steps of the smallest dt, but fixed "
+            f"point has at most {_MOST_STEPS:,}: take a shorter duration, a larger dt, or no bits."
+        )
+    return FixedPoint(bits, steps=max(steps, FixedPoint.steps))
 
 
 def best_table(data: xr.Dataset) -> str:
@@ -160,11 +176,13 @@ def plot_sweep(
     along: str = "threshold",
     select: tuple[str, ...] = (),
     output: Path | None = None,
+    verify: bool = True,
 ) -> None:
-    """Draw the pictures of a sweep: a map, curves against time, and the Pareto front.
+    """Draw the figures of a sweep: a map, curves against time, and the Pareto front.
 
-    Where a picture has no room for a parameter, its best value is drawn, or some for panels, and it
-    says so; select others. A picture whose parameters the sweep does not have is left out too.
+    Where a figure has no place for a parameter, its best value is drawn, or some of its values in
+    panels, and a line says so; select others. A figure whose parameters the sweep lacks is left
+    out.
 
     Args:
         file: the netCDF file of a sweep.
@@ -172,10 +190,13 @@ def plot_sweep(
         y: the parameter from bottom to top of the map.
         along: the parameter that has colours in the curves and the front.
         select: values of parameters, such as reset=zero or max_rate=250 max_rate=1000.
-        output: the folder for the pictures; by default that of the file.
+        output: the folder for the figures; by default that of the file.
+        verify: whether the file must have a right checksum; `--no-verify` is for files that were
+            written by hand or by jaxsnn before 0.4, if you trust them.
 
     Raises:
-        UsageError: the file is no sweep, or has the parameters of no picture.
+        UsageError: the file is no sweep, has the parameters of no figure, or a figure cannot be
+            written.
 
     Example:
         >>> from pathlib import Path
@@ -186,28 +207,31 @@ def plot_sweep(
         jaxsnn.errors.UsageError: no/such/file.nc does not exist; `sweep(..., path=...)` writes it.
     """
     try:
-        data = _selected(load_sweep(file), select)
-    except (FileNotFoundError, ValueError) as error:
+        data = _selected(load_sweep(file, verify=verify), select)
+        folder = made_folder(output or file.parent)
+    except (OSError, ValueError) as error:
         raise UsageError(error) from error
-    folder = output or file.parent
-    folder.mkdir(parents=True, exist_ok=True)
-    pictures = {
-        "map": lambda: plotting.plot_map(_with_room(data, x, y), x=x, y=y),
-        "curves": lambda: plotting.plot_curves(_with_room(data, along), along=along),
+    figures = {
+        "map": lambda: plotting.plot_map(_shown(data, x, y), x=x, y=y),
+        "curves": lambda: plotting.plot_curves(_shown(data, along), along=along),
         "front": lambda: plotting.plot_pareto(data, along=along),
     }
     drawn = 0
-    for name, draw in pictures.items():
+    for name, draw in figures.items():
         path = folder / f"{file.stem}-{name}.png"
         try:
-            draw().savefig(path, dpi=150)
+            figure = draw()
         except ValueError as error:
             _say(f"No {name}: {error}")
-        else:
-            drawn += 1
-            _say(str(path))
+            continue
+        try:
+            save_figure(path, figure)
+        except OSError as error:
+            raise UsageError(error) from error
+        drawn += 1
+        _say(str(path))
     if not drawn:
-        raise UsageError(f"{file}: no picture can be drawn; name its parameters: {_sizes(data)}.")
+        raise UsageError(f"{file}: no figure can be drawn; name its parameters: {_sizes(data)}.")
 
 
 def _sizes(data: xr.Dataset) -> str:
@@ -242,14 +266,14 @@ def _several(data: xr.Dataset) -> list[str]:
     return [dim for dim in dims if data.sizes[dim] > 1 and dim != "seed"]
 
 
-def _with_room(data: xr.Dataset, *axes: str) -> xr.Dataset:
+def _shown(data: xr.Dataset, *axes: str) -> xr.Dataset:
     """The dataset with some values of one parameter, for panels, and the best value of others."""
     dims, top = [dim for dim in _several(data) if dim not in axes], best(data)
     chosen = {dim: [top[dim].item()] for dim in dims[1:]}
     for dim in dims[:1]:
-        labels, room = data[dim].values.tolist(), plotting.MAX_PANELS
-        if len(labels) > room:
-            chosen[dim] = [labels[place * len(labels) // room] for place in range(room)]
+        labels, most = data[dim].values.tolist(), plotting.MAX_PANELS
+        if len(labels) > most:
+            chosen[dim] = [labels[place * len(labels) // most] for place in range(most)]
     for dim, kept in chosen.items():
         _say(f"{dim}: only {', '.join(map(str, kept))} drawn; choose with --select {dim}=...")
     return data.sel(chosen)

@@ -20,17 +20,18 @@ from jax.typing import ArrayLike
 from jaxsnn import plotting, scaling, training
 from jaxsnn.balancing import SpikingNetwork, balance_thresholds
 from jaxsnn.datasets import Dataset, load_dataset
-from jaxsnn.errors import UsageError
+from jaxsnn.errors import UsageError, explained
 from jaxsnn.events import Engine
 from jaxsnn.fixed_point import FixedPoint
 from jaxsnn.network import Network
 from jaxsnn.pretrained import kept_in, trained_network
 from jaxsnn.simulation import Simulation, simulate
+from jaxsnn.sweeps.store import made_folder, replacing, save_figure
 
 _NAMES = {"fc": "FullyConnected", "conv": "ConvNet"}
 _MILLISECONDS = (6, 10, 20, 40, 100, 500)
 _DT = 1e-3
-_RATE_IMAGES = 500  # enough points for the picture of rates
+_RATE_IMAGES = 500  # enough points for the figure of rates
 
 
 # The conversions of the paper, and what `--full` adds: a later rule.
@@ -58,19 +59,19 @@ def reproduce(
 ) -> pd.DataFrame:
     """Train the paper's two networks, convert them, simulate the test set, and show the outcome.
 
-    Prints a table, and writes table.csv, results.json and pictures to a folder, anew after every
+    Prints a table, and writes table.csv, results.json and figures to a folder, anew after every
     conversion. Trained networks are kept, so that a second run starts with the simulation; an
-    interrupted training goes on with the epoch that it was in.
+    interrupted training is resumed in the epoch that it was in.
 
     Args:
         networks: which networks: the fully connected one, the convolutional one, or both.
         recipe: how they are trained: as the authors did, or with a recipe that reaches more.
         full: simulate 500 ms in place of 100, and one conversion beyond the paper's.
         images: how many of the 10,000 test images to simulate.
-        seed: of the training and of the input spikes.
+        seed: of the training and of the input spikes, at least 0 and below 2**32.
         bits: simulate in fixed point, with weights of 8 or 16 bits; by default in float32.
         engine: what simulates fixed point: the compiled scan or the event-driven engine, which
-            needs Numba; by default the latter where it can serve.
+            needs Numba; by default the latter where it can simulate the network.
         output: the folder for the results.
         cache: the folder for trained networks; by default the user's cache folder.
         data_dir: the data directory of TensorFlow Datasets; by default its own.
@@ -81,7 +82,8 @@ def reproduce(
 
     Raises:
         DatasetError: the data cannot be had; the message says what was tried.
-        UsageError: a number of images out of range, or no network.
+        UsageError: a number of images or a seed out of range, no network, or a folder that cannot
+            be written to; the table of what was simulated is printed then.
 
     Example:
         >>> from jaxsnn.reproduce import reproduce
@@ -92,13 +94,18 @@ def reproduce(
     """
     if not 1 <= images <= 10_000:
         raise UsageError(f"images={images}; there are 10,000 test images: take 1 to 10000.")
+    if not 0 <= seed < 1 << 32:
+        raise UsageError(f"seed={seed}; a seed is at least 0 and below 2**32.")
     if not networks:
         raise UsageError("no network chosen; take fc, conv or both.")
     if engine == "events" and bits is None:
         raise UsageError('engine="events" simulates fixed point only: take bits=8 or bits=16.')
     arithmetic = None if bits is None else FixedPoint(bits)
     started = time.monotonic()
-    output.mkdir(parents=True, exist_ok=True)
+    try:
+        made_folder(output)
+    except OSError as error:
+        raise UsageError(error) from error
     _say("Loading MNIST")
     train, test = load_dataset("mnist", data_dir=data_dir, archives=archives)
     test = Dataset(test.images[:images], test.labels[:images])
@@ -134,9 +141,13 @@ def reproduce(
             results["times"] = np.asarray(run.times).tolist()
             results["accuracy"].setdefault(name, {})[conversion] = curve.tolist()
             results["machine"]["seconds"] = round(time.monotonic() - started, 1)
-            _write(output, results)
-            if conversion == "data-based":
-                _draw_network(output, name, snn, scales, run, test, seed)
+            try:
+                _write(output, results)
+                if conversion == "data-based":
+                    _draw_network(output, name, snn, scales, run, test, seed)
+            except OSError as error:
+                _say(f"Simulated so far:\n{as_markdown(pd.DataFrame(results['table']))}")
+                raise UsageError(error) from error
     _say(f"Results are in {output.resolve()}\n")
     table = pd.DataFrame(results["table"])
     print(as_markdown(table), flush=True)
@@ -209,11 +220,16 @@ def _measured(run: Simulation, curve: np.ndarray, labels: np.ndarray) -> dict[st
 
 
 def _write(output: Path, results: dict[str, Any]) -> None:
-    """The table, everything as JSON, and the picture of accuracy against time, so far."""
-    pd.DataFrame(results["table"]).to_csv(output / "table.csv", index=False)
-    (output / "results.json").write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
+    """The table, everything as JSON, and the figure of accuracy against time, so far."""
+    texts = {
+        "table.csv": pd.DataFrame(results["table"]).to_csv(index=False),
+        "results.json": json.dumps(results, indent=1, allow_nan=False) + "\n",
+    }
+    for name, text in texts.items():
+        with explained(output / name), replacing(output / name) as file:
+            file.write(text.encode())
     reference = {row["network"]: row["ReLU"] for row in results["table"]}
-    _save(
+    save_figure(
         output / "accuracy.png",
         plotting.plot_accuracy(results["accuracy"], results["times"], relu_accuracy=reference),
     )
@@ -240,7 +256,7 @@ def _draw_network(
     spikes = [layer[:, 0] for layer in digit.records]
     layers = ["input", *(layer.kind for layer in snn.network.layers)]
     raster = plotting.plot_raster(spikes, dt=_DT, image=test.images[0], names=layers)
-    _save(output / f"raster-{name}.png", raster)
+    save_figure(output / f"raster-{name}.png", raster)
     rates = plotting.plot_rates(
         snn.network.activations(test.images[:_RATE_IMAGES]),
         [counts[:_RATE_IMAGES] for counts in run.spike_counts],
@@ -248,11 +264,7 @@ def _draw_network(
         steps=len(run.predictions),
         names=layers[1:],
     )
-    _save(output / f"rates-{name}.png", rates)
-
-
-def _save(path: Path, figure: Any) -> None:
-    figure.savefig(path, dpi=150)
+    save_figure(output / f"rates-{name}.png", rates)
 
 
 def _say(text: str) -> None:

@@ -286,7 +286,7 @@ def test_saved_and_loaded(tmp_path):
 def test_a_file_without_a_checksum(tmp_path, whole):
     path = tmp_path / "by-hand.nc"
     whole.to_netcdf(path, engine="h5netcdf")
-    with pytest.raises(ValueError, match="no checksum at its end; .* choose verify=False"):
+    with pytest.raises(ValueError, match=r"no checksum at its end; .* choose verify=False"):
         jaxsnn.load_sweep(path)
     xr.testing.assert_identical(jaxsnn.load_sweep(path, verify=False), whole)
 

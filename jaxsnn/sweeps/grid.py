@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
 from math import prod
+from reprlib import repr as short  # no array at full length in an error
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -97,6 +98,7 @@ step: take max_rate <= 1000 or dt <= 0.0005.
             _numeric_axis("seed", self.seed, kinds="iu"),
         ]
         object.__setattr__(self, "axes", {axis.name: axis for axis in axes})
+        self._check_rows()
         for axis in axes:
             _check_distinct(axis)
         self._check_values()
@@ -130,19 +132,24 @@ step: take max_rate <= 1000 or dt <= 0.0005.
         ends = [np.arange(1, self.steps(dt) + 1) * dt for dt in self.values("dt")]
         return np.unique(np.round(np.concatenate(ends), 12))  # 0.003, not 0.0030000000000000001
 
+    def _check_rows(self) -> None:
+        """Raise ValueError where thresholds or scale factors are no positive numbers."""
+        for label, value in zip(self.axes["threshold"].labels, self.values("threshold")):
+            row = _numbers(value)
+            if row is None or row.ndim > 1 or not _positive(row):
+                raise ValueError(
+                    f"threshold {short(label)} is {short(value)}; a multiplier must be positive "
+                    "and finite, one number or one for each layer."
+                )
+        for scales in self.values("scales"):
+            _check_scales(scales)
+
     def _check_values(self) -> None:
         durations = _numeric_axis("duration", self.duration)
         _check_distinct(durations)
         times = [durations.values, *map(self.values, ("dt", "max_rate", "refractory_period"))]
         for combination in product(*times):
             checked_times(*combination)
-        for label, value in zip(self.axes["threshold"].labels, self.values("threshold")):
-            row = np.asarray(value, float)
-            if row.ndim > 1 or not np.all(np.isfinite(row) & (row > 0)):
-                raise ValueError(
-                    f"threshold {label!r} is {value}; a multiplier must be positive and finite, "
-                    "one number or one for each layer."
-                )
         for period, dt in product(self.values("refractory_period"), self.values("dt")):
             if in_steps(period, dt) >= 1 << 31:
                 raise ValueError(f"refractory_period={period:g} s is too many steps of {dt:g} s.")
@@ -151,20 +158,38 @@ step: take max_rate <= 1000 or dt <= 0.0005.
                 raise ValueError(f"seed={seed}; a seed is at least 0 and below 2**32.")
         for reset in self.values("reset"):
             if not callable(reset):
-                raise ValueError(f"reset={reset!r}; it must be a function, such as reset_to_zero.")
-        for scales in self.values("scales"):
-            _check_scales(scales)
+                raise ValueError(
+                    f"reset={short(reset)}; it must be a function, such as jaxsnn.reset_to_zero or "
+                    "jaxsnn.reset_by_subtraction."
+                )
 
 
 def _numeric_axis(name: str, given: ArrayLike | Sequence[float], kinds: str = "fiu") -> Axis:
-    array = np.asarray(given)
-    if array.ndim > 1 or (array.size and array.dtype.kind not in kinds):
+    array = _numbers(given, kinds)
+    if array is None or array.ndim > 1:
         kind = "numbers" if "f" in kinds else "integers"
-        raise ValueError(f"{name}={given!r}; give one number or a sequence of {kind}.")
+        raise ValueError(f"{name}={short(given)}; give one number or a sequence of {kind}.")
     values = np.atleast_1d(array).tolist()
     if "f" in kinds:  # 0.1 in single precision is 0.1, and not 0.10000000149
         values = [float(str(value)) for value in np.atleast_1d(array)]
     return Axis(name, values, values, single=array.ndim == 0)
+
+
+def _numbers(given: Any, kinds: str = "fiuV") -> np.ndarray | None:
+    """An array of numbers of these kinds, V being those of ml_dtypes; None of anything else."""
+    try:
+        array = np.asarray(given)
+    except (TypeError, ValueError):  # keys of JAX, or rows of several lengths
+        return None
+    if np.ma.isMaskedArray(given) or given is np.ma.masked:  # its mask would be lost
+        return None
+    return array if array.dtype.kind in kinds or not array.size else None
+
+
+def _positive(array: np.ndarray) -> bool:
+    """Whether there is at least one number, and all are positive and finite."""
+    values = array.astype(float)
+    return values.size > 0 and bool(np.all(np.isfinite(values) & (values > 0)))
 
 
 def _named_axis(name: str, given: Any, *, several: bool) -> Axis:
@@ -206,19 +231,24 @@ def _are_rules(scales: Any) -> bool:
 
 
 def _is_list(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str)
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
 
 
 def _check_scales(scales: Any) -> None:
     """Raise ValueError unless it is a rule, a number, or one number or array for each layer."""
+    if callable(scales):
+        return
     entries = scales if _is_list(scales) else [scales]
-    numbers = (getattr(entry, "dtype", np.asarray(entry).dtype) for entry in entries)
-    listed = any(isinstance(entry, Sequence) for entry in entries)
-    if not callable(scales) and (listed or any(dtype.kind not in "fiuV" for dtype in numbers)):
+    arrays = [None if _is_list(entry) else _numbers(entry) for entry in entries]
+    if any(array is None for array in arrays):
         raise ValueError(
-            f"scales={scales!r}; give a rule, or one λ for each layer or for all, and several of "
-            "them with names: {name: rule, name: [λ, ...]}."
+            f"scales={short(scales)}; give a rule, or one λ for each layer or for all, and several "
+            "of them with names: {name: rule, name: [λ, ...]}."
         )
+    wrong = [entry for entry, array in zip(entries, arrays) if not _positive(np.asarray(array))]
+    if wrong or not entries:
+        found = f"has the scale factor {short(wrong[0])}" if wrong else "is empty"
+        raise ValueError(f"scales={short(scales)} {found}; all must be positive and finite.")
 
 
 def _check_distinct(axis: Axis) -> None:
@@ -230,8 +260,8 @@ def _check_distinct(axis: Axis) -> None:
         for place, key in enumerate(keys):
             if len(keys) > len(set(keys)) and key in keys[:place]:
                 raise ValueError(
-                    f"{axis.name} has {values[place]!r} twice; give each value once, and functions "
-                    "of the same name as {name: function}."
+                    f"{axis.name} has {short(values[place])} twice; give each value once, and "
+                    "functions of the same name as {name: function}."
                 )
 
 

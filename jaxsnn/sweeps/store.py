@@ -28,6 +28,7 @@ from jaxsnn.sweeps.results import load_sweep
 if TYPE_CHECKING:
     import xarray as xr
     from filelock import BaseFileLock
+    from matplotlib.figure import Figure
 
 Value = TypeVar("Value")
 _UNFINISHED = ".unfinished"
@@ -64,6 +65,20 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
+
+
+def made_folder(folder: Path) -> Path:
+    """The folder, made where there was none; an OSError says what to do where none can be."""
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    check_writable(folder)
+    return folder
+
+
+def save_figure(path: Path, figure: Figure) -> None:
+    """Write a figure as a PNG file; an OSError says what to do, and leaves an earlier file."""
+    with explained(path), replacing(path) as file:
+        figure.savefig(file, format="png", dpi=150)
 
 
 def save_sweep(data: xr.Dataset, path: str | PathLike[str]) -> None:
