@@ -1,12 +1,17 @@
 """The files of a sweep: it may be stopped at any moment, and takes no file for another's."""
 
+import errno
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
+import zlib
 from pathlib import Path
 
 import h5py
@@ -18,7 +23,7 @@ import xarray as xr
 from jax import lax
 
 import jaxsnn
-from jaxsnn import readout
+from jaxsnn import errors, readout
 from jaxsnn.digests import digest, fingerprint
 from jaxsnn.sweeps import files, program, store
 
@@ -567,6 +572,384 @@ def test_pieces_without_a_plan_are_not_taken_for_those_of_another(tmp_path, whol
         path = tmp_path / f"{number}.nc"
         (begun(path, **changes) / "sweep.json").unlink()
         xr.testing.assert_equal(swept(path), whole)
+
+
+# -- Two at once -----------------------------------------------------------------------------------
+
+REFUSED = r"another sweep is writing to .*result\.nc: wait for its end"
+
+
+def test_a_second_sweep_to_a_path_is_refused_while_the_first_runs(tmp_path, whole, monkeypatch):
+    """In the same thread, another thread and another process; the result is the first one's."""
+    path, run_piece = tmp_path / "result.nc", program._run_piece
+    code = "import sys, test_sweeps_store as here; here.swept(sys.argv[1], 11_000)"
+    outcomes = []
+
+    def attempt():
+        try:
+            outcomes.append(swept(path, 11_000))
+        except ValueError as error:
+            outcomes.append(str(error))
+
+    def meanwhile(*arguments, **options):
+        monkeypatch.setattr(program, "_run_piece", run_piece)
+        attempt()
+        thread = threading.Thread(target=attempt)
+        thread.start()
+        thread.join()
+        process = subprocess.run(
+            [sys.executable, "-c", code, path],
+            cwd=Path(__file__).parent,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        outcomes.append(process.stderr.splitlines()[-1])
+        return run_piece(*arguments, **options)
+
+    monkeypatch.setattr(program, "_run_piece", meanwhile)
+    xr.testing.assert_equal(swept(path), whole)
+    assert len(outcomes) == 3
+    for outcome in outcomes:
+        assert re.search(REFUSED, outcome)
+    assert list(tmp_path.iterdir()) == [path]
+    xr.testing.assert_equal(swept(path, 11_000), whole)
+
+
+def test_opened_by_both_before_either_begins(tmp_path, whole):
+    """The second neither mixes its blocks in nor loses what the first has written."""
+    path = tmp_path / "result.nc"
+    one, other = store.Store(path, {"network": "a"}), store.Store(path, {"network": "a"})
+    with one:
+        one.begin({"seeds": 1, "rates": 1, "points": 1, "images": 1})
+        with pytest.raises(ValueError, match=REFUSED):
+            other.__enter__()
+        one.save(0, 1, [np.ones(3)])
+        one.finish(whole)
+        with other:  # which is late: there is the result
+            xr.testing.assert_equal(other.result, whole)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_plan_that_was_made_in_the_meantime(tmp_path, calls, whole, monkeypatch):
+    """Another sweep begins, and is killed, between the first look of this one and its lock."""
+    path, enter = tmp_path / "result.nc", store.Store.__enter__
+
+    def late(self):
+        monkeypatch.setattr(store.Store, "__enter__", enter)
+        begun(path, memory=11_000)
+        calls.clear()
+        return enter(self)
+
+    monkeypatch.setattr(store.Store, "__enter__", late)
+    xr.testing.assert_equal(swept(path, memory=None), whole)
+    assert 0 < len(calls) < PIECES  # in the pieces of the other, and those that it kept
+
+
+def test_a_failed_sweep_leaves_no_lock(tmp_path, whole, monkeypatch):
+    path = tmp_path / "result.nc"
+
+    def failing(*_, **__):
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(program, "_run_piece", failing)
+        with pytest.raises(RuntimeError) as caught:
+            swept(path)
+    assert caught.tb is not None  # which keeps all frames alive, and the store in them
+    xr.testing.assert_equal(swept(path), whole)
+
+
+# -- Disks -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [1, 3, PIECES + 2], ids=["plan", "piece", "result"])
+def test_a_full_disk(tmp_path, calls, whole, number):
+    path, written, fsync = tmp_path / "result.nc", [], os.fsync
+
+    def full(descriptor):
+        written.append(1)
+        if len(written) >= number:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(descriptor)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match=r"free some space.*kept: call the sweep again") as caught:
+            swept(path)
+    assert caught.value.errno == errno.ENOSPC
+    assert str(path) in str(caught.value)
+    calls.clear()
+    xr.testing.assert_equal(swept(path), whole)
+    assert len(calls) == PIECES - max(0, number - 2)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.fixture
+def read_only(monkeypatch):
+    """No file can be made, as in a folder that may not be written to, whoever runs the tests."""
+
+    def refused(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(errors, "TemporaryFile", refused)
+    monkeypatch.setattr(Path, "mkdir", refused)
+    monkeypatch.setattr(Path, "unlink", refused)
+
+
+def test_a_folder_that_cannot_be_written_to_is_found_out_first(tmp_path, read_only):
+    def rule(network):
+        raise AssertionError("ran")
+
+    with pytest.raises(OSError, match=r"cannot be written: Read-only.*choose another path"):
+        swept(tmp_path / "result.nc", scales=rule)
+
+
+def test_a_finished_sweep_is_read_in_a_folder_that_cannot_be_written_to(tmp_path, whole, request):
+    path = tmp_path / "result.nc"
+    swept(path)
+    (tmp_path / "result.nc.partial").mkdir()
+    (tmp_path / "result.nc.partial" / "lock").touch()  # of one killed while it removed its folder
+    request.getfixturevalue("read_only")
+    xr.testing.assert_equal(swept(path), whole)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="folders have no such permissions")
+def test_a_folder_of_others():
+    """The same without any patch, as a user to whom permissions apply."""
+    code = "import os, sys; from jaxsnn.sweeps.store import check_path\n"
+    code += "os.geteuid() or os.setuid(65534); check_path(sys.argv[1])"
+    folder = Path(tempfile.mkdtemp())  # all parents of which others may enter
+    folder.chmod(0o555)
+    path = folder / "result.nc"
+    command = [sys.executable, "-c", code, path]
+    process = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+    folder.rmdir()
+    message = process.stderr.splitlines()[-1]
+    assert f"{folder} cannot be written: Permission denied; change its permissions" in message
+
+
+# -- Any damage ------------------------------------------------------------------------------------
+
+
+def mutations(good, rng, count):
+    """Flipped bits, runs of zeros, missing ends and repeated parts; never the same bytes."""
+    for number in range(count):
+        content, place = bytearray(good), int(rng.integers(len(good)))
+        kind = number % 4
+        if kind == 0:
+            content[place] ^= 1 << int(rng.integers(8))
+        elif kind == 1:
+            content[place : place + 64] = bytes(len(content[place : place + 64]))
+        elif kind == 2:
+            del content[place:]
+        else:
+            content[place:place] = content[place // 2 : place // 2 + 512]
+        if content != good:
+            yield bytes(content)
+
+
+def test_no_mutation_of_a_result_is_read(tmp_path, whole):
+    path = tmp_path / "result.nc"
+    store.save_sweep(whole, path)
+    good, tried = path.read_bytes(), 0
+    for content in mutations(good, np.random.default_rng(3), 400):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"result\.nc cannot be read: it"):
+            jaxsnn.load_sweep(path)
+        tried += 1
+    assert tried > 300
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory):
+    """A sweep of two blocks and more that was stopped, its path and what its blocks hold."""
+    path = tmp_path_factory.mktemp("half") / "result.nc"
+    folder = begun(path, pieces=5)
+    kept = store.Store(path, json.loads((folder / "sweep.json").read_text())["identity"])
+    blocks = [kept.load(number) for number in range(len(list(folder.glob("block-*"))))]
+    assert len(blocks) == 2
+    return path, kept, blocks
+
+
+def same(one, other):
+    return one[0] == other[0] and all(map(np.array_equal, one[1], other[1]))
+
+
+def test_no_mutation_of_a_piece_is_read(half):
+    path, kept, _ = half
+    block = Path(f"{path}.partial") / "block-00000.npz"
+    good = block.read_bytes()
+    try:
+        for content in mutations(good, np.random.default_rng(4), 200):
+            block.write_bytes(content)
+            with pytest.raises(ValueError, match=r"block-00000\.npz is damaged .*; delete it"):
+                kept.load(0)
+    finally:
+        block.write_bytes(good)
+
+
+def test_no_block_counts_in_the_place_of_another(half, tmp_path):
+    path, kept, blocks = half
+    one, other = (Path(f"{path}.partial") / f"block-{number:05}.npz" for number in range(2))
+    good = one.read_bytes(), other.read_bytes()
+    another = begun(tmp_path / "another.nc", memory=11_000) / "block-00000.npz"  # another plan
+    others = begun(tmp_path / "others.nc", threshold=1.0) / "block-00000.npz"
+    try:
+        for first, second in (good[1:] * 2, good[:1] * 2, good[::-1]):
+            one.write_bytes(first)
+            other.write_bytes(second)
+            for number, right in enumerate((first == good[0], second == good[1])):
+                if right:
+                    assert same(kept.load(number), blocks[number])
+                    continue
+                with pytest.raises(ValueError, match=r"is damaged .its checksum is wrong"):
+                    kept.load(number)
+        for wrong in (another, others):
+            one.write_bytes(wrong.read_bytes())
+            with pytest.raises(ValueError, match=r"is damaged .its checksum is wrong"):
+                kept.load(0)
+    finally:
+        one.write_bytes(good[0])
+        other.write_bytes(good[1])
+
+
+def test_no_mutation_of_a_plan_is_followed(half):
+    path, kept, _ = half
+    plan = Path(f"{path}.partial") / "sweep.json"
+    good = plan.read_bytes()
+    edited = []
+    for name, value in kept.plan.items():
+        for new in (value + 2, 0, -1, 10**12, 1e300, None, "1", [1], True, float("nan")):
+            content = json.loads(good)
+            content["plan"][name] = new
+            edited.append(json.dumps(content).encode())
+    edited += [b"[" * 100_000, b"9" * 10_000, b"\xff\xfe", b"null"]
+    read = 0
+    try:
+        for content in (*edited, *mutations(good, np.random.default_rng(5), 200)):
+            plan.write_bytes(content)
+            try:
+                found = store.Store(path, kept.identity)
+            except ValueError as error:
+                assert "delete it" in str(error)  # noqa: PT017
+            else:  # spaces, or a digit that was doubled into the same
+                assert found.plan == kept.plan
+                read += 1
+    finally:
+        plan.write_bytes(good)
+    assert read < 20
+
+
+def test_a_plan_with_a_right_digest_that_makes_no_sense(half):
+    """As someone could write it who knows how."""
+    path, kept, _ = half
+    plan = Path(f"{path}.partial") / "sweep.json"
+    good = plan.read_bytes()
+    try:
+        for name, value in (("seeds", 0), ("points", -1), ("images", 1.5), ("rates", True)):
+            content = json.loads(good)
+            content["plan"][name] = value
+            content["digest"] = store._digest_of(content["identity"], content["plan"])
+            plan.write_text(json.dumps(content))
+            with pytest.raises(ValueError, match=r"sweep\.json is damaged .its plan is"):
+                store.Store(path, kept.identity)
+    finally:
+        plan.write_bytes(good)
+
+
+# -- Of attackers ----------------------------------------------------------------------------------
+
+
+def chunk(file, name, shape, inflated):
+    """A chunk whose compressed bytes are not of its own size."""
+    options = dict(chunks=shape, compression="gzip", dtype="f8")
+    file.create_dataset(name, shape, **options).id.write_direct_chunk(
+        (0,) * len(shape), zlib.compress(bytes(inflated))
+    )
+
+
+def repeated_text(file, count, size):
+    """Small files can be large texts: one text that is named many times."""
+    file.create_dataset("long", (count,), h5py.string_dtype(), fillvalue=b"a" * size)
+
+
+BOMBS = {
+    "declared": (
+        lambda file: file.create_dataset("a", (1 << 32,), "f8", chunks=(1 << 20,)),
+        "take 34,3.* bytes or more, but a file of .* may hold",
+    ),
+    "compressed": (
+        lambda file: file.create_dataset(
+            "a", data=np.zeros((1 << 20, 16)), chunks=(1 << 16, 16), compression="gzip"
+        ),
+        "take 1.* bytes or more, but a file of .* may hold",
+    ),
+    "in a chunk": (
+        lambda file: file.create_dataset("a", (1,), "f8", maxshape=(None,), chunks=(1 << 26,)),
+        "take 53.* bytes or more, but a file of .* may hold",
+    ),
+    "inflated": (lambda file: chunk(file, "a", (8,), 1 << 24), "inflates to more than its size"),
+    "texts": (lambda file: repeated_text(file, 1 << 12, 1 << 15), "bytes or more"),
+    "many texts": (lambda file: repeated_text(file, 1 << 20, 1), "1,048,576 texts"),
+    "attribute": (
+        lambda file: file.attrs.create("a", ["x" * 9] * 999, dtype=h5py.string_dtype()),
+        "attribute 'a' is no number",
+    ),
+    "external": (
+        lambda file: file.create_dataset("a", (8,), "u1", external=[(b"/etc/passwd", 0, 8)]),
+        "values of 'a' lie in other files",
+    ),
+    "virtual": (lambda file: file.create_virtual_dataset("a", layout()), "lie in other files"),
+    "link out": (
+        lambda file: file.__setitem__("a", h5py.ExternalLink("other.nc", "/a")),
+        "'a' is no variable but a ExternalLink",
+    ),
+    "soft link": (lambda file: file.__setitem__("a", h5py.SoftLink("/b")), "a SoftLink"),
+    "group": (lambda file: file.create_group("a"), "a Group"),
+    "filter": (
+        lambda file: file.create_dataset("a", (8,), "f8", chunks=(8,), compression="lzf"),
+        "compressed in a way that sweeps are not",
+    ),
+    "type": (lambda file: file.create_dataset("a", (8,), h5py.vlen_dtype("f8")), "nor texts"),
+}
+
+
+def layout():
+    found = h5py.VirtualLayout((8,), "u1")
+    found[:] = h5py.VirtualSource("other.h5", "a", (8,))
+    return found
+
+
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize("name", BOMBS)
+def test_files_that_reach_beyond_themselves(tmp_path, whole, name, verify, monkeypatch):
+    """With a right checksum, which says nothing about who wrote it."""
+    make, message = BOMBS[name]
+    path = tmp_path / "result.nc"
+    whole.to_netcdf(path, engine="h5netcdf")
+    with h5py.File(path, "a") as file:
+        make(file)
+    content = path.read_bytes()
+    assert len(content) < 1 << 20
+    with path.open("wb") as file:
+        files.write_with_checksum(file, content)
+    monkeypatch.setattr(xr, "load_dataset", None)  # nothing is read
+    with pytest.raises(ValueError, match=message):
+        jaxsnn.load_sweep(path, verify=verify)
+
+
+def test_compressed_sweeps_are_read(tmp_path, whole):
+    data = whole.copy(deep=True)
+    for name in data.data_vars:
+        data[name].encoding = {"zlib": True, "shuffle": True, "fletcher32": True}
+    store.save_sweep(data, tmp_path / "result.nc")
+    xr.testing.assert_equal(jaxsnn.load_sweep(tmp_path / "result.nc"), whole)
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "result.nc")
+    with pytest.raises(ValueError, match="is no file"):
+        jaxsnn.load_sweep(tmp_path / "result.nc")
 
 
 # -- Digests ---------------------------------------------------------------------------------------
