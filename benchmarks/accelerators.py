@@ -56,7 +56,7 @@ def compiled(arithmetic: str, batch: int, chunk: int, fused: bool, steps: int) -
     start = start_potentials(snn, 0.0)
     grid = 0 if arithmetic == "float32" else snn.grid
     state = simulation._initial_state(
-        network, np.arange(batch), start, 1e-3, 0, grid, counting=False
+        network, np.arange(batch), start, 1e-3, 0, grid, None, counting=False
     )
     rules = Rules(
         encoding.poisson,
@@ -75,8 +75,8 @@ def compiled(arithmetic: str, batch: int, chunk: int, fused: bool, steps: int) -
 
     pixels = jnp.zeros((batch, *network.input_shape))
     given = jax.tree.map(shape, (snn, pixels, jnp.zeros((batch, 2), jnp.uint32), state))
-    options = {"steps": steps, "chunk": chunk, "rules": rules, "units": chosen_units(snn)}
-    return scan.scan_steps.lower(*given, **options).compile().as_text()
+    options = {"steps": steps, "chunk": chunk, "units": chosen_units(snn)}
+    return scan.program(rules).lower(*given, None, **options).compile().as_text()
 
 
 def kernels(program: str) -> Iterator[tuple[str, int, int]]:

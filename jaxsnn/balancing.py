@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
+import numpy as np
 from jaxtyping import Array
 
-from jaxsnn.network import AnyArray, Layer, Network, expect, holds, per_layer, remembered
+from jaxsnn.network import AnyArray, Network, holds, is_known, per_layer, remembered
+from jaxsnn.typed import Numbers, typed
 
 
 @jax.tree_util.register_dataclass
@@ -41,6 +43,9 @@ class SpikingNetwork:
     thresholds: list[AnyArray]
     amplitudes: list[AnyArray]
 
+    def __repr__(self) -> str:
+        return str(self)
+
     def __str__(self) -> str:
         first, *lines = str(self.network).splitlines()
         described = [
@@ -52,7 +57,8 @@ class SpikingNetwork:
         return "\n".join([f"Spiking{first}", *described])
 
 
-def balance_thresholds(network: Network, scales: ArrayLike | Sequence[ArrayLike]) -> SpikingNetwork:
+@typed
+def balance_thresholds(network: Network, scales: Numbers) -> SpikingNetwork:
     """Thresholds λ, spikes that weigh the λ of the layer that sends them, weights as they are.
 
     All points of a sweep over thresholds then share one set of weights.
@@ -93,7 +99,8 @@ def balance_thresholds(network: Network, scales: ArrayLike | Sequence[ArrayLike]
     return SpikingNetwork(network, thresholds, amplitudes)
 
 
-def normalize_weights(network: Network, scales: ArrayLike | Sequence[ArrayLike]) -> SpikingNetwork:
+@typed
+def normalize_weights(network: Network, scales: Numbers) -> SpikingNetwork:
     """Weights W·λ(previous)/λ, thresholds of 1 and spikes that weigh 1.
 
     A layer without weights, such as an average pooling, has the threshold λ/λ(previous) instead,
@@ -136,9 +143,46 @@ def normalize_weights(network: Network, scales: ArrayLike | Sequence[ArrayLike])
     )
 
 
+def activation_scales(thresholds: Sequence[AnyArray], amplitudes: Sequence[AnyArray]) -> list[Any]:
+    """For each layer the ReLU activation that one spike in every step stands for: λ in effect.
+
+        cₗ = θₗ / gₗ₋₁,   gₗ = aₗ / cₗ,   g₀ = 1
+
+    with thresholds θ and amplitudes a, for inputs that spike in every step where a pixel is 1: a
+    layer at the rate r has the activation r·c, and sends r·a = g·(r·c). For `balance_thresholds`
+    that is λ, also where a layer without weights follows, whose senders have amplitudes of 1.
+
+    Args:
+        thresholds: of each layer.
+        amplitudes: of each layer.
+
+    Returns:
+        For each layer a number or an array of its neurons; nan where the amplitudes before it are
+        no multiple of what they stand for, so that there is no such activation.
+
+    Example:
+        >>> from jaxsnn.balancing import activation_scales
+        >>> [float(scale) for scale in activation_scales([2.0, 4.0], [2.0, 4.0])]
+        [2.0, 4.0]
+        >>> [float(scale) for scale in activation_scales([2.0, 1.0], [1.0, 2.0])]
+        [2.0, 2.0]
+    """
+    numbers = np if all(map(is_known, (*thresholds, *amplitudes))) else jnp
+    scales, sent = [], numbers.ones(())
+    for threshold, amplitude in zip(thresholds, amplitudes, strict=True):
+        scales.append(numbers.asarray(threshold) / sent)
+        ratio = numbers.asarray(amplitude) / scales[-1]
+        same = numbers.ptp(ratio) <= 1e-5 * numbers.max(ratio)
+        sent = numbers.where(same, numbers.max(ratio), numbers.nan)
+    return scales
+
+
 def check_spiking_network(network: SpikingNetwork) -> None:
     """Raise ValueError where a spiking network cannot be simulated, and say why."""
-    expect(network, SpikingNetwork, "balance_thresholds(network, scales)")
+    remembered(network, "_checked", _check)
+
+
+def _check(network: SpikingNetwork) -> None:
     per_layer(network.network, network.thresholds, "thresholds")
     per_layer(network.network, network.amplitudes, "amplitudes")
     shape = network.network.shapes[-1]
@@ -148,18 +192,18 @@ def check_spiking_network(network: SpikingNetwork) -> None:
             "model's outputs."
         )
     for index, layer in enumerate(network.network.layers):
-        threshold, name = network.thresholds[index], network.network.name(index)
-        if not holds(lambda value: value > 0, threshold):
-            raise ValueError(f"{name}: its thresholds must be positive, not {threshold}.")
-        if not remembered(layer, "finite", _finite):
+        name = network.network.name(index)
+        for what, value in (
+            ("thresholds", network.thresholds[index]),
+            ("amplitudes", network.amplitudes[index]),
+        ):
+            if not holds(lambda number: (number > 0) & (number < jnp.inf), value):
+                raise ValueError(f"{name}: its {what} must be positive and finite, not {value}.")
+        if not all(holds(jnp.isfinite, weights) for weights in layer.weights):
             raise ValueError(f"{name}: its weights are not all finite; train it again.")
 
 
-def _finite(layer: Layer) -> bool:
-    return all(holds(jnp.isfinite, weights) for weights in layer.weights)
-
-
-def _checked(network: Network, scales: ArrayLike | Sequence[ArrayLike]) -> list[Array]:
+def _checked(network: Network, scales: Numbers) -> list[Array]:
     values = per_layer(network, scales, "scale factors")
     for index, value in enumerate(values):
         if not holds(lambda scale: (scale > 0) & jnp.isfinite(scale), value):
@@ -170,5 +214,7 @@ def _checked(network: Network, scales: ArrayLike | Sequence[ArrayLike]) -> list[
     return values
 
 
-def _short(value: Array) -> str:
-    return f"{float(value):.4g}" if value.ndim == 0 else f"of shape {value.shape}"
+def _short(value: AnyArray) -> str:
+    if jnp.ndim(value):
+        return f"of shape {jnp.shape(value)}"
+    return f"{float(value):.4g}" if is_known(value) else "traced"

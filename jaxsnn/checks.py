@@ -1,10 +1,12 @@
-"""What `simulate` and `sweep` ask of their arguments, before anything is computed."""
+"""What `simulate` and `sweep` require of their arguments, before anything is computed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import lru_cache
 from math import ceil
-from typing import cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -12,34 +14,51 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.typing import ArrayLike
 
-from jaxsnn import encoding, neurons
-from jaxsnn.balancing import SpikingNetwork, check_spiking_network
+from jaxsnn import encoding, neurons, readout, stopping
+from jaxsnn.balancing import check_spiking_network
 from jaxsnn.fixed_point import LARGEST_POTENTIAL, FixedPointNetwork
-from jaxsnn.network import AnyArray, holds, is_known, per_layer
-from jaxsnn.state import Job, State
+from jaxsnn.network import AnyArray, Network, Shape, holds, is_known, per_layer
+from jaxsnn.state import Job, Origin, Rules, State
 from jaxsnn.synapses import AnyNetwork
+from jaxsnn.typed import described
+from jaxsnn.warn import warn
+
+_MANY_STEPS = 10_000
+_MOST_STEPS = (1 << 31) - 1
+_LARGEST_SAMPLE = (1 << 31) - 1
 
 
 def checked_times(
     duration: float, dt: float, max_rate: ArrayLike, refractory_period: float
 ) -> tuple[int, int]:
     """The number of steps and of refractory steps."""
-    duration, dt = float(duration), float(dt)
+    duration, dt, refractory_period = float(duration), float(dt), float(refractory_period)
     if not (np.isfinite(dt) and dt > 0):
         raise ValueError(f"dt={dt}; a step must take more than 0 seconds.")
-    steps = round(duration / dt) if np.isfinite(duration) else 0
+    if not (np.isfinite(duration) and duration > 0):
+        raise ValueError(f"duration={duration}; it must be more than 0 seconds.")
+    if duration / dt > _MOST_STEPS:
+        raise ValueError(
+            f"duration={duration:g} s is {duration / dt:.3g} steps of dt={dt:g} s; the most are "
+            f"{_MOST_STEPS:,}. Both are in seconds."
+        )
+    steps = round(duration / dt)
     if steps < 1 or abs(steps - duration / dt) > 1e-6 * steps:
         raise ValueError(
             f"duration={duration} is {duration / dt:g} steps of dt={dt}; it must be a whole number "
             "of steps, at least 1. Both are in seconds."
         )
+    if steps > _MANY_STEPS:
+        warn(f"duration={duration:g} is in seconds: {steps:,} steps of dt={dt:g} s.")
     if not (np.isfinite(refractory_period) and refractory_period >= 0):
         raise ValueError(f"refractory_period={refractory_period}; it must be at least 0 seconds.")
-    if np.ndim(max_rate):
-        raise ValueError(f"max_rate has shape {np.shape(max_rate)}; it must be one number.")
+    if refractory_period / dt > _MOST_STEPS:
+        raise ValueError(
+            f"refractory_period={refractory_period:g} s is too many steps of dt={dt:g} s."
+        )
     if is_known(max_rate):
-        rate = float(max_rate)  # type: ignore[arg-type]
-        if not rate >= 0:
+        rate = float(cast(float, max_rate))
+        if not (rate >= 0 and np.isfinite(rate)):
             raise ValueError(f"max_rate={rate:g}; a rate must be at least 0 hertz.")
         if rate * dt > 1 + 1e-6:
             raise ValueError(
@@ -78,17 +97,29 @@ def checked_samples(samples: ArrayLike | Sequence[int] | None, batch: int) -> An
     """The number of each sample, one integer for each image."""
     if samples is None:
         return cast(AnyArray, np.arange(batch, dtype=np.int32))
-    numbers = jnp.asarray(samples)
+    known = is_known(samples) and all(map(is_known, jax.tree.leaves(samples)))
+    numbers: Any = np.asarray(samples) if known else jnp.asarray(samples)
     if numbers.shape != (batch,) or not jnp.issubdtype(numbers.dtype, jnp.integer):
         raise ValueError(
             f"samples has shape {numbers.shape} and dtype {numbers.dtype}; it must be one integer "
             f"for each of the {batch} images."
         )
-    return numbers
+    if known and np.any((numbers < 0) | (numbers > _LARGEST_SAMPLE)):
+        wrong = numbers[(numbers < 0) | (numbers > _LARGEST_SAMPLE)][0]
+        raise ValueError(
+            f"samples has the number {wrong}; sample numbers are integers from 0 to "
+            f"{_LARGEST_SAMPLE}."
+        )
+    return cast(AnyArray, numbers.astype(np.int32))
 
 
 def check_state(
-    network: AnyNetwork, state: State, batch: int, dt: float, refractory_steps: int
+    network: AnyNetwork,
+    state: State,
+    origin: Origin,
+    batch: int,
+    dt: float,
+    refractory_steps: int,
 ) -> None:
     """Raise ValueError where a state does not belong to this run."""
     expected = [(batch, *shape) for shape in network.network.shapes]
@@ -96,7 +127,7 @@ def check_state(
     if found != expected:
         raise ValueError(
             f"the state has potentials of shape {found}, but this network and these {batch} images "
-            f"need {expected}; go on with the network and the images of the earlier run."
+            f"need {expected}; resume with the network and the images of the earlier run."
         )
     integers = isinstance(network, FixedPointNetwork)
     same = jnp.issubdtype(state.neurons[0].potential.dtype, jnp.integer) == integers
@@ -105,19 +136,25 @@ def check_state(
         same = same and holds(lambda value: value == grid, state.grid)
     if not same:
         raise ValueError(
-            "the state comes from a run with another arithmetic, or other grids of the weights; go "
-            "on with that run's network."
+            "the state comes from a run with another arithmetic, or other grids of the weights; "
+            "resume with that run's network."
         )
     if not holds(lambda value: value == 0, state.exit_step):
         raise ValueError(
-            "the state comes from a run in which a stop rule ended samples; go on from one without."
+            "the state comes from a run in which a stop rule ended samples; resume from one "
+            "without."
         )
     if not holds(lambda value: value == np.float32(dt), state.dt):
         raise ValueError(f"the state comes from a run with dt={state.dt:g}, not {dt:g}.")
     if not holds(lambda value: value == refractory_steps, state.refractory_steps):
         raise ValueError(
             f"the state comes from a run with a refractory period of {state.refractory_steps} "
-            f"steps, not {refractory_steps}; go on with the same."
+            f"steps, not {refractory_steps}; resume with the same."
+        )
+    if differing := [] if state.origin is None else state.origin.differing(origin):
+        raise ValueError(
+            f"the state comes from a run with other {', '.join(differing)}; resume with the same, "
+            "or say that the change is meant: state=run.state.detached()."
         )
 
 
@@ -132,32 +169,51 @@ def start_potentials(
     network: AnyNetwork, potential: ArrayLike | Sequence[ArrayLike]
 ) -> list[AnyArray]:
     """The membrane potentials at the start of each layer, in the arithmetic of the network."""
-    if isinstance(network, FixedPointNetwork) and isinstance(potential, float) and potential == 0:
-        return [cast(AnyArray, np.zeros((), np.int32))] * len(network.units)
-    if isinstance(network, SpikingNetwork):
+    fixed = isinstance(network, FixedPointNetwork)
+    if isinstance(potential, float) and potential == 0:
+        zero = np.zeros((), np.int32 if fixed else network.network.dtype)
+        return [cast(AnyArray, zero)] * len(network.network.layers)
+    known = all(map(is_known, jax.tree.leaves(potential)))
+    if fixed and not known:
+        raise ValueError(
+            "initial_potential is traced, but fixed-point arithmetic requires known values: keep "
+            "it out of the arguments of jit."
+        )
+    with jax.ensure_compile_time_eval() if known else nullcontext():
         potentials = per_layer(network.network, potential, "initial_potential")
+        for index, values in enumerate(potentials):
+            if not holds(jnp.isfinite, values):
+                raise ValueError(
+                    f"initial_potential: {network.network.name(index)} would start at {values}; "
+                    "it must be finite."
+                )
+    if not fixed:
         return [values.astype(network.network.dtype) for values in potentials]
-    if not all(map(is_known, jax.tree.leaves(potential))):
-        raise ValueError("initial_potential is traced; fixed-point arithmetic has to know it.")
-    with jax.ensure_compile_time_eval():
-        potentials = per_layer(network.network, potential, "initial_potential")
-    found = []
-    for index, (values, unit) in enumerate(zip(potentials, network.units, strict=True)):
-        integers = np.rint(np.asarray(values, np.float64) / np.asarray(unit, np.float64))
-        if not np.all(np.abs(integers) < LARGEST_POTENTIAL):
-            raise ValueError(
-                f"initial_potential: {network.network.name(index)} would start at "
-                f"{np.max(np.abs(integers)):.3g} steps of its grid; the limit is "
-                f"{LARGEST_POTENTIAL}. Use float32."
-            )
-        found.append(jnp.asarray(integers.astype(np.int32)))
-    return found
+    return [_integer_potential(network, index, values) for index, values in enumerate(potentials)]
+
+
+def _integer_potential(network: FixedPointNetwork, index: int, potential: Any) -> AnyArray:
+    unit = np.asarray(network.units[index], np.float64)
+    integers = np.rint(np.asarray(potential, np.float64) / unit)
+    if not np.all(np.abs(integers) < LARGEST_POTENTIAL):
+        raise ValueError(
+            f"initial_potential: {network.network.name(index)} would start at "
+            f"{np.max(np.abs(integers)):.3g} steps of its grid; the limit is "
+            f"{LARGEST_POTENTIAL}. Use float32."
+        )
+    return jnp.asarray(integers.astype(np.int32))
 
 
 def check_fixed_point(job: Job) -> None:
     """Raise ValueError where a job has no exact form in integers."""
     assert isinstance(job.network, FixedPointNetwork)
-    done = 0 if job.state is None or not is_known(job.state.step) else int(job.state.step)
+    if job.state is not None and not is_known(job.state.step):
+        raise ValueError(
+            "the state is traced, so that it is not known how many steps were done, and whether "
+            "integer potentials could overflow: resume outside of jit, or simulate all steps in "
+            "one call."
+        )
+    done = 0 if job.state is None else int(job.state.step)
     check_steps(done + job.steps, job.network.steps)
     check_exact(job.rules.reset, job.rules.encode, job.network.network.input_shape)
     spike = job.rules.spike
@@ -167,8 +223,8 @@ def check_fixed_point(job: Job) -> None:
             found = spike(theta + jnp.array([-theta, -1, 0, 1]), theta)
         if not holds(lambda value: value == np.array([0, 0, 1, 1]), found):
             raise ValueError(
-                "the spike function is not a step at the threshold, V >= θ, which is all that "
-                "fixed-point arithmetic knows; use float32."
+                "the spike function is not a step at the threshold, V >= θ, the only one that "
+                "fixed-point arithmetic supports; use float32."
             )
 
 
@@ -213,3 +269,54 @@ def check_exact(reset: neurons.Reset, encode: encoding.Encoding, shape: tuple[in
             "the encoding sends other numbers than 0 and 1, but fixed-point arithmetic takes "
             "spikes only: use poisson or another encoding by spikes, or float32."
         )
+
+
+# -- Functions of the user -------------------------------------------------------------------------
+
+
+def check_rules(rules: Rules, stop: stopping.Stop | None, network: Network) -> None:
+    """Raise ValueError where a function does not take or return what it has to."""
+    shape, output = network.input_shape, (1, *network.shapes[-1])
+    _check_function("encode", rules.encode, shape, shape)
+    _check_function("reset", rules.reset, output, output)
+    _check_function("spike", rules.spike, output, output)
+    _check_function("read", rules.read, (1,), output)
+    if stop is not None and type(stop) is not stopping.Margin:
+        _check_function("stop", stop, (1,), output)
+
+
+@lru_cache(maxsize=64)
+def _check_function(name: str, function: Callable[..., Any], returned: Shape, shape: Shape) -> None:
+    """Try a function on arrays of a shape; it must return one array, of the shape given."""
+    with jax.ensure_compile_time_eval():
+        zeros, one, step = jnp.zeros(shape), jnp.ones(()), jnp.ones((), jnp.int32)
+        output = readout.Output(zeros, zeros, one, jnp.zeros(len(zeros), jnp.int32))
+        arguments = {
+            "encode": ("key, probabilities", (jax.random.key(0), zeros)),
+            "reset": ("V, S, θ", (zeros, zeros, one)),
+            "spike": ("V, θ", (zeros, one)),
+            "read": ("output", (output,)),
+            "stop": ("output, steps", (output, step)),
+        }
+        called, given = arguments[name]
+        try:
+            found = function(*given)
+        except Exception as error:
+            raise ValueError(
+                f"{name}={described(function)} cannot be called as {name}({called}): {error}"
+            ) from error
+    kinds = {"read": jnp.integer, "stop": np.bool_}.get(name, jnp.number)
+    dtype = getattr(found, "dtype", None)
+    if np.shape(found) != returned or dtype is None or not jnp.issubdtype(dtype, kinds):
+        raise ValueError(
+            f"{name}={described(function)} returned {described(found)} for one sample; it must "
+            f"return an array of shape {returned} of {_KINDS.get(name, 'numbers')}."
+        )
+    if name == "read" and not holds(lambda value: (value >= -1) & (value < shape[-1]), found):
+        raise ValueError(
+            f"read={described(function)} returned class {int(found[0])}, but there are the classes "
+            f"0 to {shape[-1] - 1}, and -1 for a sample that is undecided."
+        )
+
+
+_KINDS = {"read": "integers, a class for each sample", "stop": "bools, whether it is decided"}

@@ -7,13 +7,16 @@ or on what else is drawn, and the event-driven engine computes the very same bit
 from __future__ import annotations
 
 from math import ceil
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, UInt
+
+from jaxsnn.network import is_known
 
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 PARITY = 0x1BD11BDA
@@ -88,15 +91,37 @@ def bits_16(key: Array, count: int) -> UInt[Array, " count"]:
 def sample_keys(key: ArrayLike, samples: ArrayLike) -> UInt[Array, "batch 2"]:
     """The key of each sample as words, which depends on its number and not on its place in a batch.
 
+    Args:
+        key: a JAX key or an integer seed from 0 to 2**32 - 1.
+        samples: the number of each sample.
+
+    Raises:
+        ValueError: a seed out of range, which JAX would wrap around, or no single key.
+
     Example:
         >>> import jax, numpy as np
         >>> from jaxsnn.draws import sample_keys
         >>> sample_keys(0, np.arange(3))[2].tolist() == sample_keys(0, np.array([2]))[0].tolist()
         True
     """
-    if isinstance(key, int) and 0 <= key < 1 << 31:
-        return _of_seed(key, samples)
+    if is_known(key) and np.ndim(key) == 0 and jnp.issubdtype(jnp.result_type(key), jnp.integer):
+        check_seed(int(cast(Any, key)))
+        return _of_seed(np.uint32(key), samples)
     return _folded(_counter_based(key), samples)
+
+
+def check_seed(seed: int, name: str = "key") -> None:
+    """Raise ValueError where JAX would take a seed for another one.
+
+    Example:
+        >>> from jaxsnn.draws import check_seed
+        >>> check_seed(1 << 32)
+        Traceback (most recent call last):
+        ...
+        ValueError: key=4294967296; an integer seed must be from 0 to 4294967295.
+    """
+    if not 0 <= seed < 1 << 32:
+        raise ValueError(f"{name}={seed}; an integer seed must be from 0 to {(1 << 32) - 1}.")
 
 
 @jax.jit
@@ -111,13 +136,11 @@ def _of_seed(seed: ArrayLike, samples: ArrayLike) -> Array:
 
 def _counter_based(key: ArrayLike) -> Array:
     """The key as one of Threefry, whose draws do not depend on the place in a batch."""
-    if isinstance(key, int):
-        return jax.random.key(key, impl="threefry2x32")
     typed = jnp.asarray(key)
-    if typed.ndim == 0 and jnp.issubdtype(typed.dtype, jnp.integer):
+    if typed.ndim == 0 and jnp.issubdtype(typed.dtype, jnp.integer):  # a traced seed
         return jax.random.key(typed, impl="threefry2x32")
-    if typed.dtype == jnp.uint32 and typed.ndim == 1:
-        typed = jax.random.wrap_key_data(typed)
+    if typed.dtype == jnp.uint32 and typed.shape == (2,):
+        typed = jax.random.wrap_key_data(typed, impl="threefry2x32")
     if typed.shape != () or not jnp.issubdtype(typed.dtype, jax.dtypes.prng_key):
         raise ValueError(
             f"key has shape {typed.shape} and dtype {typed.dtype}; give one key, such as "

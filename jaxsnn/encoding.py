@@ -7,13 +7,17 @@ sample, and returns what the input neurons send in this step.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxsnn.draws import bits_16
 
-Encoding = Callable[[Array, Array], Array]
+Encoding = Annotated[
+    Callable[[Array, Array], Array],
+    "a function (key, probabilities) → inputs, such as jaxsnn.poisson or jaxsnn.constant",
+]
 
 
 def poisson(key: Array, probability: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -143,6 +143,7 @@ class FixedPointNetwork:
         thresholds: for each layer the integer thresholds; they broadcast to its neurons.
         units: for each layer what a potential of 1 stands for, in the units of the original
             thresholds; they broadcast likewise.
+        amplitudes: for each layer what a spike weighs in the network that was rounded.
         weight_errors: for each layer the largest error of a weight, as a fraction of the threshold
             of its neuron.
         threshold_errors: for each layer the largest relative error of a threshold.
@@ -163,11 +164,15 @@ class FixedPointNetwork:
     network: Network
     thresholds: list[AnyArray]
     units: list[AnyArray]
+    amplitudes: list[AnyArray]
     weight_errors: tuple[Any, ...]  # leaves, so that networks that differ in them share programs
     threshold_errors: tuple[Any, ...]
     gains: tuple[int, ...] = static_field()
     bits: tuple[int, ...] = static_field()
     steps: int = static_field()
+
+    def __repr__(self) -> str:
+        return str(self)
 
     @property
     def grid(self) -> AnyArray:
@@ -507,6 +512,7 @@ def with_thresholds(
         layers.network,
         found,
         units,
+        list(map(jnp.asarray, amplitudes)),
         tuple(weight_errors),
         tuple(threshold_errors),
         tuple(layers.gains),

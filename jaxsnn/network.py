@@ -20,6 +20,8 @@ from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
 
+from jaxsnn.typed import Images, described, typed
+
 Shape = tuple[int, ...]
 if TYPE_CHECKING:
     AnyArray = Array
@@ -33,6 +35,8 @@ def static_field():
     """A field that belongs to the structure of the pytree and not to its leaves."""
     return field(metadata={"static": True})
 
+
+_ROUNDING = 1e-6  # of pixels that are to be at most 1
 
 # The default of GPUs and TPUs rounds weights in products to 10 or 7 bits.
 FULL_PRECISION: dict[str, Any] = {"precision": lax.Precision.HIGHEST}
@@ -111,12 +115,19 @@ class Convolution(Operation):
 
     def product(self, x: Array, weights: Array, **how: Any) -> Array:
         """The operation with another kernel, and with options of the convolution."""
+        padding, dilation = self.padding, self.input_dilation
+        if min(map(min, padding), default=0) < 0:
+            # XLA's convolution on CPUs computes wrong values where a padding is negative: it crops.
+            edges = dict(zip(self.dimension_numbers.lhs_spec[2:], zip(padding, dilation)))
+            sides = (edges.get(axis, ((0, 0), 1)) for axis in range(x.ndim))
+            x = lax.pad(x, jnp.zeros((), x.dtype), [(*pad, step - 1) for pad, step in sides])
+            padding, dilation = [(0, 0)] * len(padding), (1,) * len(padding)
         return lax.conv_general_dilated(
             x,
             weights,
             self.strides,
-            self.padding,
-            self.input_dilation,
+            padding,
+            dilation,
             self.kernel_dilation,
             self.dimension_numbers,
             self.groups,
@@ -308,11 +319,13 @@ class Network:
     layers: tuple[Layer, ...]
     input_shape: Shape = static_field()
 
-    def __call__(self, images: ArrayLike) -> Float[Array, "batch ..."]:
+    @typed
+    def __call__(self, images: Images) -> Float[Array, "batch ..."]:
         """The outputs of the last ReLU, for a batch of images."""
         return self.activations(images)[-1]
 
-    def activations(self, images: ArrayLike) -> list[Float[Array, "batch ..."]]:
+    @typed
+    def activations(self, images: Images) -> list[Float[Array, "batch ..."]]:
         """The outputs of every ReLU, one array for each layer."""
         x = jnp.asarray(self.check_images(images)).astype(self.dtype)
         activations = []
@@ -342,38 +355,81 @@ class Network:
             raise ValueError(
                 f"images have shape {shape}, but this network takes a batch of images of shape "
                 f"{self.input_shape}: [B, {', '.join(map(str, self.input_shape))}]. "
-                "A single image needs a batch axis: images[None]."
+                + _shape_advice(shape, self.input_shape)
             )
         if not jnp.issubdtype(dtype, jnp.floating):
+            eight_bits = jnp.issubdtype(dtype, jnp.integer)
+            advice = "divide 8-bit pixels by 255" if eight_bits else "images.astype(np.float32)"
             raise ValueError(
-                f"images have dtype {dtype}, but pixels are floats in [0, 1]: divide 8-bit pixels "
-                "by 255."
+                f"images have dtype {dtype}, but pixels are floats in [0, 1]: {advice}."
             )
         return cast(AnyArray, images if isinstance(images, np.ndarray) else jnp.asarray(images))
 
     def check_pixels(self, images: ArrayLike) -> AnyArray:
-        """As `check_images`; there must also be images, and pixels be numbers in [0, 1]."""
+        """As `check_images`; there must also be images, and pixels be numbers in [0, 1].
+
+        A pixel may exceed 1 by a millionth, the rounding of float32.
+        """
         checked = self.check_images(images)
         if len(checked) == 0:
             raise ValueError("there are no images; give at least one.")
-        if not holds(lambda pixels: (pixels >= 0) & (pixels <= 1), images):
-            low, high = float(np.min(images)), float(np.max(images))
-            raise ValueError(
-                f"pixels range from {low:g} to {high:g}; they must be numbers in [0, 1], since "
-                "they stand for firing probabilities. Divide 8-bit pixels by 255, and do not "
-                "subtract a mean."
-            )
+        if not holds(lambda pixels: (pixels >= 0) & (pixels <= 1 + _ROUNDING), images):
+            raise ValueError(_range_advice(float(np.min(images)), float(np.max(images))))
         return checked
 
     def name(self, index: int) -> str:
         """What error messages call a layer: its number, counted from 1, and its operations."""
         return f"layer {index + 1} of {len(self.layers)} ({self.layers[index]})"
 
+    def __repr__(self) -> str:
+        return str(self)
+
     def __str__(self) -> str:
         lines = [f"Network with inputs {self.input_shape}"]
         for number, (layer, shape) in enumerate(zip(self.layers, self.shapes, strict=True), 1):
             lines.append(f"  layer {number}: {layer} → {shape}")
         return "\n".join(lines)
+
+
+def _shape_advice(shape: Shape, expected: Shape) -> str:
+    """The likely cause of images of another shape than the network takes, and its remedy."""
+    batch, found = shape[:1], shape[1:]
+    if shape == expected:
+        return "A single image needs a batch axis: images[None]."
+    if expected[-1:] == (1,) and found == expected[:-1]:
+        return "The axis of the channel is missing: images[..., None]."
+    if expected[-1:] == (1,) and shape == expected[:-1]:
+        return "A single image needs a batch axis and a channel: images[None, ..., None]."
+    if len(found) == len(expected) > 1 and found == (expected[-1], *expected[:-1]):
+        return "The channels come first here: np.moveaxis(images, 1, -1)."
+    if batch and prod(found) == prod(expected):
+        return f"They have as many pixels: images.reshape(-1, {', '.join(map(str, expected))})."
+    if len(found) != len(expected):
+        return f"They have {len(shape)} axes, not {len(expected) + 1}."
+    axes = [axis for axis, (a, b) in enumerate(zip(found, expected), 1) if a != b]
+    differing = ", ".join(f"axis {a} has {shape[a]} entries, not {expected[a - 1]}" for a in axes)
+    advice = "resize or crop the images"
+    if axes == [len(expected)] and len(expected) > 1:
+        advice = "convert colour images to grey: images.mean(-1, keepdims=True)"
+        if expected[-1] > 1:
+            advice = f"the network takes {expected[-1]} channels"
+    return f"{differing}: {advice}."
+
+
+def _range_advice(low: float, high: float) -> str:
+    """What to do about pixels from `low` to `high`."""
+    text = (
+        f"pixels range from {low:.9g} to {high:.9g}; they must be numbers in [0, 1], since they "
+        "stand for firing probabilities. "
+    )
+    if np.isnan(low):
+        return "some pixels are nan; " + text.partition("; ")[2] + "Find out where nan comes from."
+    if low < 0:
+        return text + "Do not subtract a mean: (images - images.min()) / np.ptp(images)."
+    return text + (
+        f"Divide them by {255 if high <= 255 else high:g}; a model that divides its input itself "
+        "must not do so twice: read_network(lambda x: model(255 * x), example)."
+    )
 
 
 def is_known(value: object) -> bool:
@@ -401,22 +457,13 @@ def holds(condition: Callable[[Any], Any], value: ArrayLike) -> bool:
         return bool(jnp.all(condition(value)))
 
 
-def expect(value: object, kind: type, maker: str) -> None:
-    """Raise TypeError where a room gets what another room makes."""
-    if not isinstance(value, kind):
-        raise TypeError(
-            f"a {type(value).__name__} where a {kind.__name__} is needed; {maker} makes one."
-        )
-
-
 def per_layer(network: Network, values: ArrayLike | Sequence[ArrayLike], what: str) -> list[Array]:
-    """One value for each layer: a scalar serves all layers, a sequence has one entry for each.
+    """One value for each layer: a scalar is that of all layers, a sequence has one entry for each.
 
     Raises:
-        ValueError: the sequence has another length than the network has layers, or an entry is an
-            array that does not broadcast to its layer's neurons.
+        ValueError: the sequence has another length than the network has layers, or an entry is no
+            real number, or an array that does not broadcast to its layer's neurons.
     """
-    expect(network, Network, "read_network(model, example)")
     layers = len(network.layers)
     one_for_all = not isinstance(values, Sequence) and np.ndim(values) == 0
     entries: list[Any] = [values] * layers if one_for_all else list(cast(Any, values))
@@ -425,7 +472,7 @@ def per_layer(network: Network, values: ArrayLike | Sequence[ArrayLike], what: s
             f"{what}: {len(entries)} values for {layers} layers; give one value for all layers, or "
             "one for each."
         )
-    arrays = [jnp.asarray(entry, jnp.result_type(float, entry)) for entry in entries]
+    arrays = [_real(entry, what) for entry in entries]
     for index, (array, shape) in enumerate(zip(arrays, network.shapes, strict=True)):
         fits = len(array.shape) <= len(shape) and all(
             size in (1, neurons)
@@ -437,3 +484,15 @@ def per_layer(network: Network, values: ArrayLike | Sequence[ArrayLike], what: s
                 f"shape {array.shape} does not broadcast."
             )
     return arrays
+
+
+def _real(value: Any, what: str) -> Array:
+    """A number or array as an array of floats."""
+    dtype = getattr(value, "dtype", None) or np.asarray(value).dtype
+    numeric = jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
+    if not numeric or isinstance(value, np.ma.MaskedArray):
+        raise ValueError(
+            f"{what}: {described(value)}; it must be a real number, or an array of them for the "
+            "neurons of a layer."
+        )
+    return jnp.asarray(value, jnp.result_type(float, value))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +14,14 @@ from jaxtyping import Array, Num
 
 from jaxsnn.network import AnyArray
 
-Reset = Callable[[Array, Array, Array], Array]
-Spike = Callable[[Array, Array], Array]
+Reset = Annotated[
+    Callable[[Array, Array, Array], Array],
+    "a function (V, S, θ) → V, such as jaxsnn.reset_to_zero or jaxsnn.reset_by_subtraction",
+]
+Spike = Annotated[
+    Callable[[Array, Array], Array],
+    "a function (V, θ) → S, such as jaxsnn.step_function(jaxsnn.fast_sigmoid())",
+]
 
 
 @jax.tree_util.register_dataclass

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +37,11 @@ class Output:
     first_spike_class: AnyArray
 
 
-Readout = Callable[[Output], Int[Array, " batch"]]
+Readout = Annotated[
+    Callable[[Output], Int[Array, " batch"]],
+    "a function of the output layer, such as jaxsnn.readout.spike_count, "
+    "jaxsnn.readout.first_spike or jaxsnn.readout.membrane_potential",
+]
 
 
 def spike_count(output: Output) -> Int[Array, " batch"]:

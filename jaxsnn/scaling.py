@@ -21,7 +21,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from jaxsnn.network import Convolution, Layer, Network, Operation, expect, is_known
+from jaxsnn.network import Convolution, Layer, Network, Operation, is_known
 from jaxsnn.progress import progress_bar
 from jaxsnn.typed import Count, Images, Real, typed
 
@@ -340,7 +340,6 @@ def _percent(share: float) -> str:
 
 def _check_known(network: Network) -> None:
     """Raise where JAX traces the network: a rule looks at numbers, and at which layers are dead."""
-    expect(network, Network, "read_network(model, example)")
     if not all(map(is_known, jax.tree.leaves(network))):
         raise ValueError(
             "the network's weights are traced, so their scale factors cannot be computed: call the "
@@ -389,7 +388,6 @@ def _bits(network: Network, images: Array) -> list[Array]:
 
 def _checked(network: Network, images: ArrayLike, batch_size: int) -> np.ndarray:
     """Calibration images on the host, or ValueError."""
-    expect(network, Network, "read_network(model, example)")
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}; it must be at least 1.")
     if not is_known(images):

@@ -18,17 +18,21 @@ from jax import lax
 from jaxtyping import Array, PyTree
 
 from jaxsnn import encoding, neurons, readout
+from jaxsnn.network import AnyArray
 from jaxsnn.pallas_update import fused_update
 from jaxsnn.state import Rules, State, Step
 from jaxsnn.stopping import Stop
 from jaxsnn.synapses import AnyNetwork, Synapses, Units, synapses
 
+# Programs of so many sets of functions are kept: a new `record=lambda ...` in each call makes a new
+# program each time, of several megabytes.
+_PROGRAMS = 16
 
-@partial(jax.jit, static_argnames=("steps", "chunk", "rules", "units"))
+
 def scan_steps(
     network: AnyNetwork,
-    probabilities: Array,
-    keys: Array,
+    probabilities: AnyArray,
+    keys: AnyArray,
     state: State,
     stop: Stop | None = None,
     *,
@@ -37,13 +41,13 @@ def scan_steps(
     rules: Rules,
     units: Units,
 ) -> tuple[State, tuple[Array, PyTree]]:
-    """The next steps of one piece of the batch.
+    """The next steps of a part of the batch.
 
     Args:
         network: the spiking network.
         probabilities: pixel·max_rate·dt of each input `[B, ...]`.
         keys: the words of the key of each sample `[B, 2]`.
-        state: where to go on.
+        state: the state to resume from.
         stop: when a sample is decided, by `stopping.as_argument`.
         steps: how many steps.
         chunk: how many of them a layer goes through at a time.
@@ -53,6 +57,34 @@ def scan_steps(
     Returns:
         The new state, and of every step the predictions `[T, B]` and records `[T, B, ...]`.
     """
+    compiled = program(rules)
+    return compiled(
+        network, probabilities, keys, state, stop, steps=steps, chunk=chunk, units=units
+    )
+
+
+@lru_cache(maxsize=_PROGRAMS)
+def program(rules: Rules) -> Any:
+    """`scan_steps` for one set of functions, as a function that JAX compiles."""
+
+    @partial(jax.jit, static_argnames=("steps", "chunk", "units"))
+    def scan_steps(network, probabilities, keys, state, stop, *, steps, chunk, units):
+        return _scan(network, probabilities, keys, state, stop, steps, chunk, rules, units)
+
+    return scan_steps
+
+
+def _scan(
+    network: AnyNetwork,
+    probabilities: Array,
+    keys: Array,
+    state: State,
+    stop: Stop | None,
+    steps: int,
+    chunk: int,
+    rules: Rules,
+    units: Units,
+) -> tuple[State, tuple[Array, PyTree]]:
     layers = synapses(network, units)
     probabilities = probabilities.astype(network.network.dtype)
     # An input that is the same in all steps has one current.

@@ -18,11 +18,12 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
 from jaxsnn import encoding, events, metrics, neurons, readout, stopping
-from jaxsnn.balancing import SpikingNetwork
+from jaxsnn.balancing import SpikingNetwork, activation_scales
 from jaxsnn.checks import (
     check_fixed_point,
     check_fused,
     check_network,
+    check_rules,
     check_sizes,
     check_state,
     checked_samples,
@@ -33,11 +34,22 @@ from jaxsnn.checks import (
 from jaxsnn.draws import sample_keys
 from jaxsnn.events import Engine
 from jaxsnn.fixed_point import FixedPoint, FixedPointNetwork
-from jaxsnn.network import AnyArray, Network, is_known
+from jaxsnn.network import AnyArray, Network, is_known, remembered
 from jaxsnn.progress import progress_bar
 from jaxsnn.scan import scan_steps
-from jaxsnn.state import Job, Rules, State, Step, parts_of_time
+from jaxsnn.state import (
+    Job,
+    Origin,
+    Rules,
+    State,
+    Step,
+    origin_of,
+    parts_of_time,
+    spoiled_if_invalid,
+)
 from jaxsnn.synapses import AnyNetwork, Units, chosen_units
+from jaxsnn.typed import Count, Images, Key, Numbers, Real, Scalar, typed
+from jaxsnn.warn import warn
 
 # Potentials, counters and spikes of one piece of the batch; small pieces stay in a CPU's caches.
 _BYTES_PER_PIECE = {"cpu": 5 << 22}
@@ -51,6 +63,11 @@ _STEPS_BETWEEN_EXITS = 5
 _NEURONS_AT_ONCE = 1 << 19
 _LONGEST_CHUNK = 100
 _CHUNK_OF_ACCELERATORS = 8  # by the cost model of the TPU's compiler, not by measurement
+_SILENT = (
+    "no output neuron has spiked, so that all samples are undecided and count as wrong. In a deep "
+    "network reset=reset_by_subtraction with initial_potential=[t / 2 for t in snn.thresholds], "
+    "scale factors by percentile_scales, lower thresholds or a longer duration help."
+)
 
 
 @jax.tree_util.register_dataclass
@@ -69,7 +86,9 @@ class Simulation:
         exit_time: for each sample the simulated time in seconds `[B]`: when the stop rule ended it,
             or the end of the run. Predictions and counts stay as they were then.
         records: what the `record` function returned, with leaves `[T, B, ...]`, or None.
-        state: hand it to `simulate` to go on where this run ended.
+        state: hand it to `simulate` to resume where this run ended.
+        scale_factors: for each layer the activation that one spike in every step stands for: λ
+            divided by max_rate·dt, a number or an array of its neurons; see `activations`.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxsnn
@@ -92,42 +111,88 @@ class Simulation:
     exit_time: AnyArray
     records: PyTree
     state: State
+    scale_factors: list[AnyArray]
 
-    def accuracy(self, labels: ArrayLike | Sequence) -> Float[Array, " steps"]:
-        """Fraction of the samples predicted rightly after every step; undecided ones are wrong."""
-        return metrics.accuracy(self.predictions, labels)
+    @typed
+    def accuracy(self, labels: Numbers) -> Float[Array, " steps"]:
+        """Fraction of the samples predicted correctly after every step; undecided ones are wrong.
+
+        Args:
+            labels: the true classes `[B]`.
+
+        Warns:
+            UserWarning: no sample is decided at the end, since no output neuron has spiked.
+        """
+        classes = self.spike_counts[-1].shape[-1]
+        found = metrics.accuracy(self.predictions, labels, classes=classes)
+        if is_known(found):
+            self.__dict__["_accuracy"] = found  # for the short description
+            if np.all(np.asarray(self.predictions[-1]) < 0):
+                warn(_SILENT)
+        return found
+
+    def activations(self) -> list[Float[Array, "batch ..."]]:
+        """The ReLU activations that the spikes stand for, for each layer `[B, ...]`.
+
+            spike counts · scale factor / number of steps
+
+        With the reset by subtraction they approach `network.activations(images)`, as far as no
+        activation exceeds its λ. A layer has activations of nan where the weights of its
+        predecessors' spikes stand for no activation, as thresholds and amplitudes set by hand may.
+        """
+        steps = jnp.where(self.state.exit_step > 0, self.state.exit_step, self.state.step)
+        return [
+            counts / steps.reshape(-1, *[1] * (counts.ndim - 1)) * scale
+            for counts, scale in zip(self.spike_counts, self.scale_factors, strict=True)
+        ]
+
+    def __repr__(self) -> str:
+        steps, samples = self.predictions.shape[-2:]
+        if not is_known(self.predictions):
+            return f"Simulation({steps} steps, {samples} samples, traced)"
+        decided = np.mean(np.asarray(self.predictions[-1]) >= 0)
+        spikes = sum(float(np.sum(counts, dtype=np.float64)) for counts in self.spike_counts)
+        operations = float(np.mean(self.synaptic_operations, dtype=np.float64))
+        parts = [f"{steps} steps", f"{samples} samples", f"{decided:.1%} decided"]
+        if "_accuracy" in self.__dict__:
+            parts.append(f"accuracy {float(self.__dict__['_accuracy'][-1]):.2%}")
+        costs = [f"{spikes / samples:,.0f} spikes", f"{operations:,.0f} operations per sample"]
+        return f"Simulation({', '.join([*parts, *costs])})"
 
     def mean_latency(self) -> Float[Array, ""]:
         """Mean time in seconds after which a sample was decided, by the stop rule of the run."""
         return jnp.asarray(self.exit_time).mean()
 
-    def first_spike_accuracy(self, labels: ArrayLike | Sequence) -> Float[Array, ""]:
-        """Fraction of the samples whose first output spike is of the right class."""
-        return metrics.accuracy(self.first_spike_prediction, labels)
+    @typed
+    def first_spike_accuracy(self, labels: Numbers) -> Float[Array, ""]:
+        """Fraction of the samples whose first output spike is of the correct class."""
+        classes = self.spike_counts[-1].shape[-1]
+        return metrics.accuracy(self.first_spike_prediction, labels, classes=classes)
 
 
+@typed
 def simulate(
     network: SpikingNetwork | FixedPointNetwork,
-    images: ArrayLike,
+    images: Images,
     *,
-    key: ArrayLike,
-    duration: float = 0.5,
-    dt: float = 1e-3,
-    max_rate: ArrayLike = 1000.0,
+    key: Key,
+    duration: Real = 0.5,
+    dt: Real = 1e-3,
+    max_rate: Scalar = 1000.0,
     encode: encoding.Encoding = encoding.poisson,
     reset: neurons.Reset = neurons.reset_to_zero,
     spike: neurons.Spike = neurons.heaviside,
-    refractory_period: float = 0.0,
-    initial_potential: ArrayLike | Sequence[ArrayLike] = 0.0,
+    refractory_period: Real = 0.0,
+    initial_potential: Numbers = 0.0,
     read: readout.Readout = readout.spike_count,
     record: Callable[[Step], PyTree] | None = None,
     stop: stopping.Stop | None = None,
     arithmetic: FixedPoint | None = None,
     engine: Engine = "auto",
     state: State | None = None,
-    samples: ArrayLike | Sequence[int] | None = None,
-    batch_size: int | None = None,
-    chunk: int | None = None,
+    samples: Numbers | None = None,
+    batch_size: Count | None = None,
+    chunk: Count | None = None,
     progress: bool | None = None,
 ) -> Simulation:
     """Simulate a spiking network on a batch of images.
@@ -206,19 +271,24 @@ def simulate(
     check_network(network)
     images = without_explicit_axes(network.network.check_pixels(images))
     steps, refractory_steps = checked_times(duration, dt, max_rate, refractory_period)
-    if state is None:
-        numbers = checked_samples(samples, len(images))
-    else:
-        if samples is not None or jax.tree.leaves(initial_potential) != [0.0]:
-            raise ValueError("samples and initial_potential belong to the state; leave them out.")
-        check_state(network, state, len(images), dt, refractory_steps)
-        numbers = state.samples
     check_sizes(batch_size=batch_size, chunk=chunk)
     rules = Rules(encode, reset, spike, read, record, fused=engine == "pallas")
+    check_rules(rules, stop, network.network)
+    if state is None:
+        numbers = checked_samples(samples, len(images))
+    elif samples is not None or jax.tree.leaves(initial_potential) != [0.0]:
+        raise ValueError("samples and initial_potential belong to the state; leave them out.")
+    else:
+        numbers = state.samples
+    keys = sample_keys(key, numbers)
+    origin = origin_of(network, images, keys, cast(Array, max_rate), rules)
+    if state is not None:
+        check_state(network, state, origin, len(images), dt, refractory_steps)
+        state = replace(state, origin=origin)
     job = Job(
         network,
         images,
-        sample_keys(key, numbers),
+        keys,
         numbers,
         cast(Array, max_rate),
         dt,
@@ -228,6 +298,7 @@ def simulate(
         state,
         rules,
         stop,
+        origin,
     )
     if isinstance(network, FixedPointNetwork):
         check_fixed_point(job)
@@ -387,18 +458,20 @@ def _put_at(steps: slice, places: np.ndarray) -> Callable[[np.ndarray, Array], N
 
 
 def _start(job: Job) -> State:
-    """The state in which a piece of the batch begins."""
+    """The state in which a part of the batch begins."""
     if job.state is not None:
-        return job.state
-    return _initial_state(
+        return spoiled_if_invalid(job, job.state)
+    state = _initial_state(
         job.network.network,
         job.samples,
         job.potentials,
         job.dt,
         job.refractory_steps,
         job.grid,
+        job.origin,
         counting=job.refractory_steps > 1,
     )
+    return spoiled_if_invalid(job, state)
 
 
 @partial(jax.jit, static_argnames="counting")
@@ -409,6 +482,7 @@ def _initial_state(
     dt: ArrayLike,
     refractory_steps: ArrayLike,
     grid: ArrayLike,
+    origin: Origin | None,
     *,
     counting: bool,
 ) -> State:
@@ -428,6 +502,7 @@ def _initial_state(
         dt=jnp.asarray(dt, jnp.float32),
         refractory_steps=jnp.asarray(refractory_steps, jnp.int32),
         grid=jnp.asarray(grid, jnp.uint32),
+        origin=origin,
     )
 
 
@@ -454,7 +529,24 @@ def simulation(job: Job, state: State, predictions: AnyArray, records: PyTree) -
         input_spike_counts=state.input_spike_counts,
         records=records,
         state=state,
+        scale_factors=_scale_factors(job),
     )
+
+
+def _scale_factors(job: Job) -> list[AnyArray]:
+    """For each layer the activation that one spike in every step stands for."""
+    scales = remembered(job.network, "_activation_scales", _activation_scales)
+    probability = job.max_rate * job.dt
+    if is_known(probability) and probability == 0:
+        return [np.full_like(scale, np.nan) for scale in scales]
+    return [scale / probability for scale in scales]
+
+
+def _activation_scales(network: AnyNetwork) -> list[AnyArray]:
+    thresholds = network.thresholds
+    if isinstance(network, FixedPointNetwork):
+        thresholds = [theta * unit for theta, unit in zip(thresholds, network.units, strict=True)]
+    return activation_scales(thresholds, network.amplitudes)
 
 
 @partial(jax.jit, static_argnames="stops")
@@ -552,7 +644,7 @@ def _join(runs: Sequence[Simulation], size: int) -> Simulation:
 
     def together(name: str) -> PyTree:
         values = [getattr(run, name) for run in runs]
-        if name == "times":
+        if name in ("times", "scale_factors"):
             return values[0]
         if name in ("predictions", "records"):
             return jax.tree.map(lambda leaf: leaf[:, :size], _concatenate(values, axis=1))

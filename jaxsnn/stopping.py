@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,11 @@ from jaxtyping import Array, Bool, Int
 from jaxsnn.network import holds, is_known
 from jaxsnn.readout import Output
 
-Stop = Callable[[Output, Array], Array]
+Stop = Annotated[
+    Callable[[Output, Array], Array],
+    "a function (output, steps) → decided, such as jaxsnn.stopping.first_spike or "
+    "jaxsnn.stopping.margin(3)",
+]
 
 
 def first_spike(output: Output, steps: Int[Array, ""]) -> Bool[Array, " batch"]:

@@ -360,6 +360,7 @@ def _state(job: Job, wired: Wired, arrays: Arrays) -> State:
         dt=cast(Array, np.float32(job.dt)),
         refractory_steps=cast(Array, np.asarray(job.refractory_steps, np.int32)),
         grid=job.grid,
+        origin=job.origin,
     )
 
 

@@ -16,12 +16,13 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from jaxsnn import encoding, readout
+from jaxsnn import encoding, metrics, neurons, readout
 from jaxsnn.balancing import SpikingNetwork, balance_thresholds, check_spiking_network
-from jaxsnn.checks import check_exact, check_steps, in_steps
+from jaxsnn.checks import check_exact, check_rules, check_steps, in_steps
 from jaxsnn.digests import digest, fingerprint
 from jaxsnn.fixed_point import FixedPoint, FixedPointNetwork, integer_layers, with_thresholds
-from jaxsnn.network import Network, expect, per_layer
+from jaxsnn.network import Network, per_layer
+from jaxsnn.state import Rules
 from jaxsnn.sweeps.grid import SIMULATED, Axis, Grid
 from jaxsnn.synapses import AnyNetwork
 
@@ -85,8 +86,6 @@ def checked_job(
     arithmetic: FixedPoint | None,
 ) -> Job:
     """The job of these arguments of `sweep`, or the errors that it names."""
-    expect(network, Network, "read_network(model, example)")
-    expect(grid, Grid, "jaxsnn.Grid(scales=..., threshold=...)")
     check_spiking_network(balance_thresholds(network, 1.0))
     pixels, classes = _checked_images(network, images, labels)
     for row in grid.values("threshold"):
@@ -102,12 +101,8 @@ def checked_job(
             )
     if calibration is not None:
         network.check_pixels(calibration)
-    read_out = jax.eval_shape(read, _output(network))
-    if read_out.shape != (1,):
-        raise ValueError(
-            f"read returned an array of shape {read_out.shape} for 1 sample; it must return one "
-            "class for each sample."
-        )
+    for reset in grid.values("reset"):
+        check_rules(Rules(encode, reset, neurons.heaviside, read), None, network)
     job = Job(network, pixels, classes, grid, encode, read, arithmetic)
     if arithmetic is not None:
         check_steps(job.most_steps, arithmetic.steps)
@@ -213,19 +208,14 @@ def _as_text(axis: Axis) -> str:
 def _checked_images(
     network: Network, images: ArrayLike, labels: ArrayLike | Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    images, labels = np.asarray(network.check_pixels(images)), np.asarray(labels)
-    if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
+    pixels = np.asarray(network.check_pixels(images))
+    classes = np.asarray(metrics.checked_labels(labels, classes=network.shapes[-1][-1]))
+    if classes.shape != (len(pixels),):
         raise ValueError(
-            f"labels of shape {labels.shape} and dtype {labels.dtype} for {len(images)} images; "
-            "there must be one integer for each image."
+            f"labels of shape {classes.shape} for {len(pixels)} images; there must be one integer "
+            "for each image."
         )
-    classes = network.shapes[-1][-1]
-    wrong = labels[(labels < 0) | (labels >= classes)]
-    if wrong.size:
-        raise ValueError(
-            f"a label is {wrong[0]}, but the network has the classes 0 to {classes - 1}."
-        )
-    return images, labels.astype(np.int32)
+    return pixels, classes.astype(np.int32)
 
 
 def _scale_factors(network: Network, value: Any, calibration: ArrayLike | None) -> Any:
