@@ -1,6 +1,7 @@
 """Reading models: the same network from every library, and errors that name the place."""
 
 import inspect
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -297,6 +298,315 @@ def test_example_of_any_batch_size_reads_the_same(rng):
     assert_same(one, many)
 
 
+# -- Broadcasting ----------------------------------------------------------------------------------
+
+V = np.array([[1.0, -0.5], [0.25, 2.0], [-1.0, 0.75]], np.float32)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda z: (z[:, :, None] + jnp.zeros(5)).mean(-1) @ V,
+        lambda z: (z[:, :, None] + jnp.zeros(5)).sum(-1) @ V,
+        lambda z: (z[:, :, None] - jnp.zeros(5)).sum((1, 2)).reshape(-1, 1) @ V[:1],
+        lambda z: jnp.maximum(z[:, :, None], jnp.zeros(5)).mean(-1) @ V,
+        lambda z: (z[:, :, None] * jnp.ones((1, 3, 5))).mean(-1) @ V,
+        lambda z: (z[:, :, None] / jnp.arange(1.0, 6.0)).sum(-1) @ V,
+        lambda z: jnp.broadcast_to(z[:, None], (z.shape[0], 4, 3)).mean(1) @ V,
+        lambda z: jnp.einsum("bik,io->bok", z[:, :, None] + jnp.zeros(5), V).mean(2),
+    ],
+)
+def test_copies_that_are_summed_are_one_value(rng, model):
+    kernel = rng.normal(size=(4, 3)).astype(np.float32)
+    images = rng.random((5, 4)).astype(np.float32)
+    network = assert_reads(lambda x: jax.nn.relu(model(jax.nn.relu(x @ kernel))), images)
+    assert network.shapes[0] == (3,)
+    assert network.shapes[1] == (2,)
+    jaxsnn.quantize(jaxsnn.balance_thresholds(network, 1.0), bits=16)
+
+
+STD = np.array([0.5, 0.25, 0.3], np.float32)
+
+
+@pytest.mark.parametrize(
+    "color", [lambda x: x * jnp.ones(3), lambda x: x / STD, lambda x: x + jnp.zeros(3)]
+)
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("channels_first", [False, True])
+def test_gray_images_for_a_model_of_three_channels(rng, color, groups, channels_first):
+    """The kernels of the channels are one kernel; that is exact, and has a fixed-point form."""
+    kernel = rng.normal(size=(3, 3, 3 // groups, 6)).astype(np.float32)
+    images = rng.random((5, 6, 6, 1)).astype(np.float32)
+
+    def model(x):
+        x = color(x)
+        if channels_first:
+            x, turned = x.transpose(0, 3, 1, 2), kernel.transpose(3, 2, 0, 1)
+            x = lax.conv_general_dilated(x, turned, (1, 1), "SAME", feature_group_count=groups)
+        else:
+            x = convolve(x, kernel, padding="SAME", feature_group_count=groups)
+        return jax.nn.relu(x).reshape(x.shape[0], -1)
+
+    network = assert_reads(model, images)
+    (operation,) = (part for part in network.layers[0].operations if part.weighted)
+    assert isinstance(operation, Convolution)
+    jaxsnn.quantize(jaxsnn.balance_thresholds(network, 1.0), bits=16)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda z: jnp.maximum(z * 2, jnp.zeros(5)),
+        lambda z: jnp.maximum(z * jnp.array([1.0, -2.0, 3.0]), 0),
+        lambda z: jax.nn.relu(jnp.tile(z, (1, 7)) * 0.5),
+        lambda z: jax.nn.relu(z @ jnp.array([[0.5]])) + jnp.zeros(4),
+    ],
+)
+def test_copies_that_stay_are_one_dense_layer(rng, model):
+    network = assert_reads(model, rng.random((5, 1)).astype(np.float32))
+    assert len(network.layers) == 1
+    (operation,) = (part for part in network.layers[0].operations if part.weighted)
+    assert isinstance(operation, Dense)
+    jaxsnn.quantize(jaxsnn.balance_thresholds(network, 1.0), bits=16)
+
+
+def test_copies_in_every_arithmetic_and_engine(rng):
+    """Copies are synapses: their neurons spike as those of the same layer, written by hand."""
+    images = models.dyadic_images(rng, 5, 3)
+    factors = np.array([1.0, -0.5, 0.25, 2.0], np.float32)
+    by_hand = np.kron(np.eye(3, dtype=np.float32), factors)
+    copies, dense = (
+        jaxsnn.balance_thresholds(jaxsnn.read_network(model, images), 1.0)
+        for model in (
+            lambda x: jax.nn.relu(x[:, :, None] * factors).reshape(-1, 12),
+            lambda x: jax.nn.relu(x @ by_hand),
+        )
+    )
+    options = {"key": 0, "duration": 0.05}
+    for engine, arithmetic in (
+        ("scan", None),
+        ("scan", jaxsnn.FixedPoint(bits=16)),
+        ("auto", jaxsnn.FixedPoint(bits=16)),
+    ):
+        first, second = (
+            jaxsnn.simulate(snn, images, engine=engine, arithmetic=arithmetic, **options)
+            for snn in (copies, dense)
+        )
+        np.testing.assert_array_equal(first.spike_counts[0], second.spike_counts[0])
+        assert int(first.spike_counts[0].sum()) > 0
+
+
+def test_copies_between_weights_have_no_fixed_point_form(rng):
+    kernel = rng.normal(size=(8, 3)).astype(np.float32)
+    images = rng.random((5, 4)).astype(np.float32)
+    network = assert_reads(lambda x: jax.nn.relu(jnp.repeat(x, 2, 1) @ kernel), images)
+    with pytest.raises(ValueError, match="use float32"):
+        jaxsnn.quantize(jaxsnn.balance_thresholds(network, 1.0), bits=16)
+
+
+def test_repeated_pixels(rng):
+    images = rng.random((5, 4, 4, 2)).astype(np.float32)
+    kernel = rng.normal(size=(3, 3, 2, 4)).astype(np.float32)
+    tall = rng.normal(size=(8 * 4 * 2 * 3, 3)).astype(np.float32)
+
+    def model(x):
+        x = jax.nn.relu(convolve(jnp.repeat(jnp.repeat(x, 2, 1), 3, 2), kernel))
+        return jax.nn.relu(nnx.avg_pool(x, (2, 2), (2, 2)))
+
+    assert_reads(model, images)
+    assert_reads(
+        lambda x: jax.nn.relu(jnp.tile(x, (1, 2, 1, 3)).reshape(x.shape[0], -1) @ tall), images
+    )
+
+
+def broadcast_somehow(rng, x, shape):
+    """An array broadcast to a shape, in one of the ways that a model may have."""
+    zeros, ones = jnp.zeros(shape[1:]), jnp.ones(shape[1:])
+    factors = rng.uniform(-2, 2, [n if rng.random() < 0.5 else 1 for n in shape[1:]])
+    factors = jnp.asarray(factors, jnp.float32)
+    ways = [
+        lambda: x + zeros,
+        lambda: zeros + x,
+        lambda: x - zeros,
+        lambda: zeros - x,
+        lambda: x * ones,
+        lambda: x / ones,
+        lambda: x * factors * ones,
+        lambda: x / (factors + 3) + zeros,
+        lambda: jnp.maximum(x, zeros),
+        lambda: jnp.where(ones > 0, x, zeros),
+        lambda: jnp.broadcast_to(x, shape),
+        lambda: jax.vmap(lambda one: one + zeros)(x),
+    ]
+    return ways[rng.integers(len(ways))]()
+
+
+def random_broadcasting_model(seed):
+    """A function of images `[B, h, w, c]` with some axes of size 1, and the shape of its images.
+
+    Its random choices are the same in each call.
+    """
+    start = np.random.default_rng(seed)
+    full = [int(n) for n in start.integers(2, 5, 3)]
+    image_shape = [n if start.random() < 0.5 else 1 for n in full]
+
+    def model(x):
+        rng = np.random.default_rng((seed, 1))
+        kind, order = rng.integers(5), rng.permutation(3)
+        x = x.transpose(0, *(1 + order))
+        shape = [full[axis] for axis in order]
+        if kind == 0 or rng.random() < 0.5:  # a layer before, without which there may be none
+            kernel = rng.normal(size=(x.shape[-1], x.shape[-1])).astype(np.float32)
+            x = jax.nn.relu(x @ np.abs(kernel))
+        x = broadcast_somehow(rng, x, (x.shape[0], *shape))
+        if rng.random() < 0.5:
+            turn = rng.permutation(3)
+            x = x.transpose(0, *(1 + turn))
+        if kind == 0:
+            axes = tuple(1 + rng.permutation(3)[: rng.integers(1, 4)])
+            x = x.mean(axes) if rng.random() < 0.5 else x.sum(axes)
+        elif kind == 1:
+            x = convolve(x, rng.normal(size=(2, 2, x.shape[-1], 3)).astype(np.float32))
+        elif kind == 2:
+            x = jnp.einsum("bijk,jm->bimk", x, rng.normal(size=(x.shape[2], 3)).astype(np.float32))
+        elif kind == 3:
+            x = x.reshape(x.shape[0], -1)
+            x = x @ rng.normal(size=(x.shape[1], 3)).astype(np.float32)
+        else:
+            x = nnx.avg_pool(x, (2, 1), (1, 1), "SAME", bool(rng.integers(2)))
+        return jax.nn.relu(x) * 2.0 if rng.random() < 0.5 else jax.nn.relu(-x)
+
+    return model, image_shape
+
+
+@pytest.mark.parametrize("seed", range(48))
+def test_random_broadcasting_models(seed):
+    model, image_shape = random_broadcasting_model(seed)
+    images = np.random.default_rng(seed).random((5, *image_shape), np.float32) + 0.1
+    network = jaxsnn.read_network(model, images[:1])
+    expected = model(images)
+    scale = max(float(jnp.abs(expected).max()), 1.0)
+    np.testing.assert_allclose(network(images), expected, rtol=0, atol=2e-6 * scale)
+
+
+def test_broadcasting_along_the_batch_is_an_error():
+    model = lambda x: jax.nn.relu(x[:1] * jnp.ones((x.shape[0], 1)))  # noqa: E731
+    with pytest.raises(jaxsnn.ReadingError, match="slice"):
+        read_flat(model)
+    with pytest.raises(jaxsnn.ReadingError, match="any number of images"):
+        read_flat(lambda x: jax.nn.relu(x * jnp.ones((3, 1))))
+
+
+# -- Padding, loops, choices -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize("library", [nnx, linen])
+def test_causal_convolutions(rng, dilation, library):
+    images = rng.random((5, 9, 4)).astype(np.float32)
+    options = {"padding": "CAUSAL", "use_bias": False, "kernel_dilation": dilation}
+    if library is nnx:
+        layer = nnx.Conv(4, 3, (3,), rngs=nnx.Rngs(0), **options)
+    else:
+        module = linen.Conv(3, (3,), **options)
+        layer = module.bind(module.init(jax.random.key(0), images))
+    network = assert_reads(lambda x: jax.nn.relu(layer(x)), images)
+    assert [type(operation) for operation in network.layers[0].operations] == [Convolution]
+
+
+def test_explicit_padding_goes_into_what_follows(rng):
+    images = rng.random((5, 6, 5, 2)).astype(np.float32)
+    kernel = rng.normal(size=(3, 3, 2, 4)).astype(np.float32)
+    padding = ((0, 0), (1, 2), (3, 0), (0, 0))
+
+    def convolution(x):
+        options = {"lhs_dilation": (2, 3), "padding": ((1, 0), (0, 2))}
+        return jax.nn.relu(convolve(jnp.pad(x, padding), kernel, **options))
+
+    def pooling(x):
+        return jax.nn.relu(nnx.avg_pool(jnp.pad(x, padding), (2, 2), (2, 2)))
+
+    for model in (convolution, pooling):
+        network = assert_reads(model, images)
+        assert len(network.layers[0].operations) == 1
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda x: jax.nn.relu(jnp.pad(x, ((0, 0), (1, 0))) @ jnp.ones((5, 2))),
+        lambda x: jax.nn.relu(jnp.pad(x, ((0, 0), (1, 0)))),
+        lambda x: jax.nn.relu(jnp.pad(x, ((0, 0), (1, 0))) * 2 @ jnp.ones((5, 2))),
+    ],
+)
+def test_explicit_padding_before_anything_else(model):
+    with pytest.raises(
+        jaxsnn.ReadingError, match="right before a convolution or pooling"
+    ) as caught:
+        read_flat(model)
+    assert here(model) in str(caught.value)
+
+
+def test_loops_over_layers_are_unrolled(rng):
+    kernels = models.dyadic(rng, 3, 4, 4)
+    images = models.dyadic_images(rng, 5, 4)
+
+    def step(x, kernel):
+        return jax.nn.relu(x @ kernel), kernel.sum()
+
+    def scan(reverse, x):
+        x, sums = lax.scan(step, x, kernels, reverse=reverse)
+        return x * sums[0]
+
+    def plain(order, x):
+        for kernel in order:
+            x = jax.nn.relu(x @ kernel)
+        return x * kernels[0].sum()
+
+    def loop(x):
+        body = lambda i, x: jax.nn.relu(x @ jnp.asarray(kernels)[i])  # noqa: E731
+        return lax.fori_loop(0, 3, body, x) * kernels[0].sum()
+
+    forward, backward = partial(plain, kernels), partial(plain, kernels[::-1])
+    for model, unrolled in (
+        (partial(scan, False), forward),
+        (partial(scan, True), backward),
+        (loop, forward),
+    ):
+        network = jaxsnn.read_network(model, images)
+        assert_same(network, jaxsnn.read_network(unrolled, images))
+
+
+def test_scan_over_modules(rng):
+    class Scanned(nnx.Module):
+        def __init__(self):
+            @nnx.split_rngs(splits=3)
+            @nnx.vmap(in_axes=(0,), out_axes=0)
+            def make(rngs):
+                return nnx.Linear(4, 4, use_bias=False, rngs=rngs)
+
+            self.layers = make(nnx.Rngs(0))
+
+        def __call__(self, x):
+            forward = lambda x, layer: nnx.relu(layer(x))  # noqa: E731
+            return nnx.scan(forward, in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)(x, self.layers)
+
+    network = assert_reads(Scanned(), rng.random((5, 4)).astype(np.float32))
+    assert len(network.layers) == 3
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_known_branches(rng, index):
+    kernel = models.dyadic(rng, 4, 3)
+    branches = (lambda x: jax.nn.relu(x @ kernel), lambda x: jnp.tanh(x @ kernel))
+    model = lambda x: lax.switch(jnp.array(index), branches, x)  # noqa: E731
+    if index == 0:
+        assert_reads(model, models.dyadic_images(rng, 5, 4))
+    else:
+        with pytest.raises(jaxsnn.ReadingError, match="tanh"):
+            read_flat(model)
+
+
 # -- Errors ----------------------------------------------------------------------------------------
 
 
@@ -318,6 +628,127 @@ def test_bias_names_its_place():
         read_flat(Biased())
     line = inspect.getsourcelines(Biased.__call__)[1] + 1
     assert f"{__file__}:{line}" in str(caught.value)
+
+
+def trained(norm):
+    """A batch norm with statistics and parameters as after training."""
+    for name in ("mean", "var", "scale", "bias"):
+        variable = getattr(norm, name)
+        variable[...] = jnp.linspace(0.5, 1.5, variable.size)
+    return norm
+
+
+class NNXBatchNorm(nnx.Module):
+    def __init__(self, norm):
+        self.layer = nnx.Conv(2, 4, (3, 3), use_bias=False, rngs=nnx.Rngs(0))
+        self.norm = norm
+
+    def __call__(self, x):
+        x = self.layer(x)
+        x = self.norm(x)
+        return nnx.relu(x)
+
+
+class LinenBatchNorm(linen.Module):
+    dropout: float = 0.0
+
+    @linen.compact
+    def __call__(self, x, train):
+        x = linen.Dense(3, use_bias=False)(x)
+        x = linen.BatchNorm(use_running_average=not train)(x)
+        return linen.Dropout(self.dropout, deterministic=not train)(linen.relu(x))
+
+
+def bound_linen(**options):
+    model = LinenBatchNorm(**options)
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 4)), train=False)
+    return model.bind(jax.tree.map(lambda leaf: leaf + 0.5, variables))
+
+
+def test_a_trained_batch_norm_is_named():
+    """And not the bias of the convolution, which has none."""
+    convolution = NNXBatchNorm(trained(nnx.BatchNorm(4, rngs=nnx.Rngs(0))))
+    with pytest.raises(jaxsnn.ReadingError, match=r"^BatchNorm at .*batch normalisation") as caught:
+        jaxsnn.read_network(convolution, jnp.zeros((1, 6, 6, 2)))
+    line = inspect.getsourcelines(NNXBatchNorm.__call__)[1] + 2
+    assert f"{__file__}:{line}" in str(caught.value)
+    assert "use_bias" not in str(caught.value)
+    model = bound_linen()
+    with pytest.raises(jaxsnn.ReadingError, match=r"^BatchNorm at .*batch normalisation") as caught:
+        read_flat(lambda x: model(x, train=False))
+    line = inspect.getsourcelines(LinenBatchNorm.__call__)[1] + 3
+    assert f"{__file__}:{line}" in str(caught.value)
+    assert "use_bias" not in str(caught.value)
+
+
+def test_a_batch_norm_that_only_scales_is_read(rng):
+    norm = trained(nnx.BatchNorm(4, rngs=nnx.Rngs(0)))
+    norm.mean[...] = norm.bias[...] = jnp.zeros(4)
+    model = NNXBatchNorm(norm)
+    model.eval()
+    network = assert_reads(model, rng.random((5, 6, 6, 2)).astype(np.float32))
+    assert [type(operation) for operation in network.layers[0].operations] == [Convolution]
+
+
+def test_linen_models_in_training_mode():
+    evaluation = r"lambda x: model\(x, train=False\)"
+    model = bound_linen(dropout=0.5)
+    with pytest.raises(jaxsnn.ReadingError, match=evaluation):
+        read_flat(model)  # without the argument
+    with pytest.raises(jaxsnn.ReadingError, match=f"training mode.*{evaluation}"):
+        read_flat(lambda x: model(x, train=True))
+    dropout = linen.Dropout(0.5, deterministic=False).bind({})
+    with pytest.raises(jaxsnn.ReadingError, match=f"training mode.*{evaluation}"):
+        read_flat(lambda x: dropout(jax.nn.relu(x)))
+    variables = model.variables
+    with pytest.raises(jaxsnn.ReadingError, match=r"^BatchNorm at .*statistics of the batch"):
+        read_flat(
+            lambda x: LinenBatchNorm().apply(variables, x, train=True, mutable=["batch_stats"])[0]
+        )
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda x: jax.nn.relu(((x - 0.13) / 0.3) @ jnp.ones((4, 2))), "images.*without a mean"),
+        (lambda x: jax.nn.relu((x / 2 - 0.13) @ jnp.ones((4, 2))), "images.*without a mean"),
+        (lambda x: jax.nn.relu((1 - x) @ jnp.ones((4, 2))), "without this line.*1 - images"),
+        (lambda x: jax.nn.relu(1 - x @ jnp.ones((4, 2))), "bias.*use_bias=False"),
+        (lambda x: jax.nn.relu(x @ jnp.ones((4, 2)) - 1), "bias.*use_bias=False"),
+    ],
+)
+def test_shifts_are_named(function, message):
+    with pytest.raises(jaxsnn.ReadingError, match=message) as caught:
+        read_flat(function)
+    assert here(function) in str(caught.value)
+
+
+MODULES = {
+    "LayerNorm": nnx.LayerNorm(4, rngs=nnx.Rngs(0)),
+    "RMSNorm": nnx.RMSNorm(4, rngs=nnx.Rngs(0)),
+    "GroupNorm": nnx.GroupNorm(4, num_groups=2, rngs=nnx.Rngs(0)),
+    "PReLU": nnx.PReLU(),
+    "MultiHeadAttention": nnx.MultiHeadAttention(2, 4, decode=False, rngs=nnx.Rngs(0)),
+    "bias of Linear": nnx.Linear(4, 2, bias_init=nnx.initializers.ones, rngs=nnx.Rngs(0)),
+    "Conv": nnx.Conv(4, 2, (3,), padding="CIRCULAR", use_bias=False, rngs=nnx.Rngs(0)),
+}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_modules_are_named(name):
+    model = lambda x: jax.nn.relu(MODULES[name](x))  # noqa: E731
+    with pytest.raises(jaxsnn.ReadingError, match=rf"{name} at") as caught:
+        jaxsnn.read_network(model, jnp.zeros((1, 7, 4)))
+    assert here(model) in str(caught.value)
+
+
+def convolution_of_frames(x):
+    return jax.nn.relu(nnx.Conv(4, 3, (3, 3), use_bias=False, rngs=nnx.Rngs(0))(x))
+
+
+def test_images_merged_with_the_batch():
+    with pytest.raises(jaxsnn.ReadingError, match=r"in Conv .*single frame.*\(1, 3, 3\)"):
+        jaxsnn.read_network(convolution_of_frames, jnp.zeros((1, 5, 6, 6, 4)))
 
 
 def test_the_place_is_the_innermost_of_the_users():
@@ -351,10 +782,10 @@ def test_the_place_is_the_innermost_of_the_users():
         (lambda x: jnp.einsum("bg,gj->bgj", jax.nn.relu(x), jnp.ones((4, 2))), "group"),
         (lambda x: jax.nn.relu(x).argmax(1), "argmax"),
         (lambda x: jax.nn.relu(x - x.mean(0)), "batch"),
-        (lambda x: jax.nn.relu(x * jnp.arange(3.0)[:, None]), "between the images"),
+        (lambda x: jax.nn.relu(x * jnp.arange(len(x), dtype=float)[:, None]), "between the images"),
         (lambda x: nnx.Dropout(0.5, rngs=nnx.Rngs(0))(jax.nn.relu(x)), "evaluation form"),
         (lambda x: nnx.max_pool(jax.nn.relu(x)[:, None], (2,)), "average pooling"),
-        (lambda x: lax.fori_loop(0, 2, lambda _, y: y * 2, jax.nn.relu(x)), "unsupported"),
+        (lambda x: lax.while_loop(lambda y: y.sum() < 9, lambda y: y * 2, x), "lax.fori_loop"),
         (lambda x: jax.nn.relu(x.astype(jnp.int32)), "rounding"),
     ],
 )
@@ -362,6 +793,87 @@ def test_what_cannot_be_read_names_its_place(function, message):
     with pytest.raises(jaxsnn.ReadingError, match=message) as caught:
         read_flat(function)
     assert here(function) in str(caught.value)
+
+
+WEIGHTS = np.linspace(-1, 1, 12, dtype=np.float32).reshape(4, 3)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda x: jax.nn.log_softmax(jax.nn.relu(x)), "reduce_max in log_softmax.*softmax"),
+        (lambda x: jax.nn.gelu(x @ WEIGHTS), "train the model with ReLUs"),
+        (lambda x: jax.nn.elu(x @ WEIGHTS), "elu.*train the model with ReLUs"),
+        (lambda x: jax.nn.leaky_relu(x @ WEIGHTS), "leaky_relu.*train the model with ReLUs"),
+        (lambda x: jax.nn.relu6(x @ WEIGHTS), "relu6.*train the model with ReLUs"),
+        (lambda x: jax.nn.softplus(x @ WEIGHTS), "in softplus"),
+        (lambda x: jax.nn.hard_tanh(x @ WEIGHTS), "hard_tanh.*train the model with ReLUs"),
+        (lambda x: jnp.abs(x @ WEIGHTS), "abs.*train the model with ReLUs"),
+        (lambda x: jnp.clip(x @ WEIGHTS, 0, 1), "clip.*train the model with ReLUs"),
+        (lambda x: jnp.where(x > 0, x, 0), "train the model with ReLUs"),
+        (lambda x: jnp.where(np.arange(4) > 1, x, 1.0), "constant mask"),
+        (lambda x: (x @ WEIGHTS > 0).astype(float), "gt.*train the model with ReLUs"),
+        (lambda x: jax.nn.relu(x**2), "not linear"),
+        (lambda x: jax.nn.relu(x * jax.nn.sigmoid(x)), "logistic.*ReLUs"),
+        (lambda x: jax.nn.relu(jax.nn.relu(x @ WEIGHTS) @ WEIGHTS.T + x), "two branches"),
+        (lambda x: jnp.maximum(x @ WEIGHTS, x @ -WEIGHTS), "maximum of two signals"),
+        (lambda x: jax.image.resize(x, (x.shape[0], 8), "nearest"), "jnp.repeat"),
+        (lambda x: jax.nn.one_hot(x, 4), "one_hot"),
+        (lambda x: jnp.einsum("bi,bj->bij", x, x), "product of two values"),
+        (lambda x: jax.nn.relu((x * 1j).real), "complex"),
+        (lambda x: jnp.fft.fft(x).real, "fft.*complex"),
+        (lambda x: jax.nn.relu(jnp.sort(x)), "sort"),
+        (lambda x: jax.nn.relu(jnp.cumsum(x, 1)), "cumsum"),
+        (lambda x: jax.nn.relu(x[:, ::-1]), "rev"),
+        (lambda x: jax.nn.relu(x[:, 1:]), "parts of an array"),
+        (lambda x: jax.nn.relu(x[:, jnp.array([0, 2])]), "by index"),
+        (lambda x: jax.nn.relu(x.at[:, 0].set(0.0)), "scatter"),
+        (lambda x: jax.nn.relu(x / jnp.linalg.norm(x)), "product of two|depends? on the images"),
+        (lambda x: lax.top_k(jax.nn.relu(x), 2)[0], "top_k"),
+        (lambda x: jax.nn.relu(x @ WEIGHTS / 0.0), "divides by 0"),
+        (lambda x: jax.nn.relu(x.T @ x), "depend on the images"),
+        (lambda x: lax.cond(x.sum() > 0, jnp.negative, jnp.abs, x), "batch"),
+        (lambda x: lax.scan(lambda h, v: (h + v, None), x, x)[0], "axis of the images"),
+        (lambda x: jax.nn.relu(x) if x.sum() > 0 else x, "values that depend on the images"),
+        (lambda x: jax.nn.relu(np.dot(x, WEIGHTS)), "functions of NumPy"),
+        (lambda x: jax.nn.relu(x) * float(x[0, 0]), "values that depend on the images"),
+        (lambda x: {}["a"], "KeyError"),
+        (lambda x: 1 // 0 * x, "ZeroDivisionError"),
+        (lambda x: nnx.Linear(4, 3, rngs=nnx.Rngs(0))(nnx.relu(x)), "outside of the function"),
+    ],
+)
+def test_what_else_cannot_be_read_names_its_place(function, message):
+    with pytest.raises(jaxsnn.ReadingError, match=message) as caught:
+        read_flat(function)
+    assert here(function) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda x: {"logits": jax.nn.relu(x), "images": x}, "returns 2 arrays"),
+        (lambda x: None, "returns no arrays"),
+        (lambda x: "class", "str"),
+        (lambda parameters, x: jax.nn.relu(x @ parameters), r"model\(parameters, x\)"),
+        (lambda x, deterministic: x, "deterministic=True"),
+    ],
+)
+def test_functions_of_another_form(function, message):
+    with pytest.raises(jaxsnn.ReadingError, match=message):
+        read_flat(function)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (jaxsnn.networks.FullyConnected, r"is a class: .*FullyConnected\(\.\.\.\)"),
+        (linen.Dense(3), r"model\.bind\(variables\)"),
+        (linen.Dense(3).apply, r"model\.bind\(variables\)"),
+    ],
+)
+def test_models_that_are_not_ready(model, message):
+    with pytest.raises(TypeError, match=message):
+        read_flat(model)
 
 
 def test_the_place_is_not_that_of_an_earlier_trace():
@@ -375,11 +887,32 @@ def test_the_place_is_not_that_of_an_earlier_trace():
 
 
 def test_missing_last_relu_is_given_and_said():
-    model = lambda x: jax.nn.relu(x @ jnp.ones((4, 2))) @ jnp.ones((2, 3))  # noqa: E731
+    model = lambda x: jax.nn.relu(x @ jnp.ones((4, 2))) @ -jnp.ones((2, 3))  # noqa: E731
     with pytest.warns(UserWarning, match="does not end in a ReLU") as caught:
         network = read_flat(model)
-    assert here(model) in str(caught[0].message)
+    message = str(caught[0].message)
+    assert here(model) in message
+    assert "undecided (-1)" in message
+    assert "(model(images).max(-1) > 0).mean()" in message
+    assert "Better train" not in message
     assert len(network.layers) == 2
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        lambda x: x / 10,
+        lambda x: x.reshape(x.shape[0], 3, 2).mean(1),
+        lambda x: nnx.avg_pool(x[..., None], (2,), (2,)),
+        lambda x: x @ jnp.array(np.eye(6)[:, ::-1]),
+        lambda x: x * jnp.arange(6.0),
+        lambda x: (x[:, :, None] + jnp.zeros(5)).mean(-1),
+    ],
+)
+def test_no_warning_where_no_output_can_be_negative(rng, last, recwarn):
+    kernel = rng.normal(size=(4, 6)).astype(np.float32)
+    assert_reads(lambda x: last(jax.nn.relu(x @ kernel)), rng.random((5, 4)).astype(np.float32))
+    assert not recwarn.list
 
 
 def test_model_for_one_batch_size_only():
@@ -410,15 +943,31 @@ def test_weights_that_are_not_finite(value):
         read_flat(lambda x: jax.nn.relu(x @ weights))
 
 
-def test_linen_module_without_variables():
-    with pytest.raises(TypeError, match="bind"):
-        read_flat(linen.Dense(3))
-
-
-@pytest.mark.parametrize("example", [np.zeros(4), np.zeros((1, 4), np.uint8), 1.0])
-def test_example_that_is_no_batch_of_images(example):
-    with pytest.raises(ValueError, match="example"):
+@pytest.mark.parametrize(
+    ("example", "remedy"),
+    [
+        (np.zeros(4, np.float32), r"image\[None\]"),
+        (np.float32(1.0), "batch of images"),
+        (np.zeros((1, 0)), "batch of images"),
+        (np.zeros((1, 4), np.uint8), "divide 8-bit pixels by 255"),
+        (np.zeros((1, 4), bool), r"astype\('float32'\)"),
+        (np.zeros((1, 4), complex), "pixels are floats"),
+        (np.array([["a"]]), "pixels are floats"),
+        (np.array([[1.0, None]]), "np.stack"),
+        (np.ma.array(np.zeros((1, 4))), r"filled\(0\)"),
+    ],
+)
+def test_example_that_is_no_batch_of_images(example, remedy):
+    with pytest.raises((ValueError, TypeError), match=f"example.*{remedy}") as caught:
         jaxsnn.read_network(jax.nn.relu, example)
+    assert ("255" in str(caught.value)) == (remedy == "divide 8-bit pixels by 255")
+
+
+@pytest.mark.parametrize("kind", [jaxsnn.networks.FullyConnected, jaxsnn.networks.ConvNet])
+def test_example_that_is_one_image(kind):
+    model, images = kind(rngs=nnx.Rngs(0)), jnp.zeros((2, 28, 28, 1))
+    with pytest.raises(jaxsnn.ReadingError, match=r"one image .*images\[:1\] or image\[None\]"):
+        jaxsnn.read_network(model, images[0])
 
 
 @pytest.mark.parametrize("images", [np.zeros((2, 5)), np.zeros(4), np.zeros((2, 4), np.uint8)])
