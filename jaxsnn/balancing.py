@@ -182,9 +182,18 @@ def check_spiking_network(network: SpikingNetwork) -> None:
     remembered(network, "_checked", _check)
 
 
+@typed
+def _check_types(network: Network, thresholds: Numbers, amplitudes: Numbers) -> None:
+    """Check the fields of a spiking network, which JAX fills with whatever it likes at times."""
+
+
+_check_types.__qualname__ = "SpikingNetwork"
+
+
 def _check(network: SpikingNetwork) -> None:
-    per_layer(network.network, network.thresholds, "thresholds")
-    per_layer(network.network, network.amplitudes, "amplitudes")
+    _check_types(network.network, network.thresholds, network.amplitudes)
+    thresholds = per_layer(network.network, network.thresholds, "thresholds")
+    amplitudes = per_layer(network.network, network.amplitudes, "amplitudes")
     shape = network.network.shapes[-1]
     if len(shape) != 1:
         raise ValueError(
@@ -193,10 +202,7 @@ def _check(network: SpikingNetwork) -> None:
         )
     for index, layer in enumerate(network.network.layers):
         name = network.network.name(index)
-        for what, value in (
-            ("thresholds", network.thresholds[index]),
-            ("amplitudes", network.amplitudes[index]),
-        ):
+        for what, value in (("thresholds", thresholds[index]), ("amplitudes", amplitudes[index])):
             if not holds(lambda number: (number > 0) & (number < jnp.inf), value):
                 raise ValueError(f"{name}: its {what} must be positive and finite, not {value}.")
         if not all(holds(jnp.isfinite, weights) for weights in layer.weights):

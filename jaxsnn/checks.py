@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import nullcontext
 from functools import lru_cache
 from math import ceil
@@ -18,7 +18,7 @@ from jaxsnn import encoding, neurons, readout, stopping
 from jaxsnn.balancing import check_spiking_network
 from jaxsnn.fixed_point import LARGEST_POTENTIAL, FixedPointNetwork
 from jaxsnn.network import AnyArray, Network, Shape, holds, is_known, per_layer
-from jaxsnn.state import Job, Origin, Rules, State
+from jaxsnn.state import Job, Origin, Rules, State, Step
 from jaxsnn.synapses import AnyNetwork
 from jaxsnn.typed import described
 from jaxsnn.warn import warn
@@ -187,7 +187,7 @@ def start_potentials(
                     f"initial_potential: {network.network.name(index)} would start at {values}; "
                     "it must be finite."
                 )
-    if not fixed:
+    if not isinstance(network, FixedPointNetwork):
         return [values.astype(network.network.dtype) for values in potentials]
     return [_integer_potential(network, index, values) for index, values in enumerate(potentials)]
 
@@ -276,6 +276,12 @@ def check_exact(reset: neurons.Reset, encode: encoding.Encoding, shape: tuple[in
 
 def check_rules(rules: Rules, stop: stopping.Stop | None, network: Network) -> None:
     """Raise ValueError where a function does not take or return what it has to."""
+    for name, function in (*rules._asdict().items(), ("stop", stop)):
+        if not isinstance(function, Hashable):
+            raise ValueError(
+                f"{name}={described(function)} has no hash, by which compiled programs are kept: "
+                "give a function, or a class with __hash__."
+            )
     shape, output = network.input_shape, (1, *network.shapes[-1])
     _check_function("encode", rules.encode, shape, shape)
     _check_function("reset", rules.reset, output, output)
@@ -283,6 +289,8 @@ def check_rules(rules: Rules, stop: stopping.Stop | None, network: Network) -> N
     _check_function("read", rules.read, (1,), output)
     if stop is not None and type(stop) is not stopping.Margin:
         _check_function("stop", stop, (1,), output)
+    if rules.record is not None:
+        _check_record(rules.record, shape, tuple(network.shapes))
 
 
 @lru_cache(maxsize=64)
@@ -317,6 +325,30 @@ def _check_function(name: str, function: Callable[..., Any], returned: Shape, sh
             f"read={described(function)} returned class {int(found[0])}, but there are the classes "
             f"0 to {shape[-1] - 1}, and -1 for a sample that is undecided."
         )
+
+
+@lru_cache(maxsize=64)
+def _check_record(record: Callable[[Step], Any], shape: Shape, shapes: tuple[Shape, ...]) -> None:
+    """Try a record function on the step of two samples."""
+
+    def zeros(shape: Shape) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((2, *shape), jnp.float32)
+
+    layers = [zeros(layer) for layer in shapes]
+    step = Step(zeros(shape), layers, layers, jax.ShapeDtypeStruct((2,), jnp.int32))
+    try:
+        found = jax.eval_shape(record, step)
+    except Exception as error:
+        raise ValueError(
+            f"record={described(record)} cannot be called as record(step): {error}"
+        ) from error
+    for leaf in jax.tree.leaves(found):
+        if jnp.shape(leaf)[:1] != (2,):
+            raise ValueError(
+                f"record={described(record)} returned an array of shape {jnp.shape(leaf)} for 2 "
+                "samples; its first axis must be the samples, since a batch may be computed in "
+                "parts."
+            )
 
 
 _KINDS = {"read": "integers, a class for each sample", "stop": "bools, whether it is decided"}

@@ -7,12 +7,13 @@ sample, and returns what the input neurons send in this step.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, cast
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxsnn.draws import bits_16
+from jaxsnn.typed import Images, Key, typed
 
 Encoding = Annotated[
     Callable[[Array, Array], Array],
@@ -20,7 +21,8 @@ Encoding = Annotated[
 ]
 
 
-def poisson(key: Array, probability: Float[Array, "..."]) -> Float[Array, "..."]:
+@typed
+def poisson(key: Key, probability: Images) -> Float[Array, "..."]:
     """Spikes of 0 or 1, drawn in each step with the given probability (Diehl et al. 2015).
 
     A draw has 16 bits: an input spikes where draw < k = round(65536·probability), so that its true
@@ -31,13 +33,15 @@ def poisson(key: Array, probability: Float[Array, "..."]) -> Float[Array, "..."]
         >>> jaxsnn.poisson(jax.random.key(0), jnp.array([0.0, 1.0])).tolist()
         [0.0, 1.0]
     """
-    draws = bits_16(key, probability.size).reshape(probability.shape)
+    probability = jnp.asarray(probability)
+    draws = bits_16(cast(Array, key), probability.size).reshape(probability.shape)
     return (draws < jnp.round(probability * (1 << 16)).astype(draws.dtype)).astype(
         probability.dtype
     )
 
 
-def constant(key: Array, probability: Float[Array, "..."]) -> Float[Array, "..."]:
+@typed
+def constant(key: Key, probability: Images) -> Float[Array, "..."]:
     """The mean of the Poisson input in every step: a constant current (Rueckauer et al. 2017).
 
     Example:
@@ -46,4 +50,4 @@ def constant(key: Array, probability: Float[Array, "..."]) -> Float[Array, "..."
         [0.0, 0.5]
     """
     del key
-    return probability
+    return jnp.asarray(probability)

@@ -36,6 +36,7 @@ from jaxsnn.network import (
     remembered,
     static_field,
 )
+from jaxsnn.typed import Count, typed
 
 Per = Literal["channel", "layer"]
 
@@ -50,6 +51,7 @@ _FINER = 256
 _TINY = float(np.finfo(np.float32).tiny)
 
 
+@typed
 @dataclass(frozen=True)
 class FixedPoint:
     """Fixed-point arithmetic: call it with a spiking network, or hand it to `simulate`.
@@ -73,13 +75,13 @@ class FixedPoint:
         [[0, 2]]
     """
 
-    bits: int | Sequence[int] = 8
+    bits: Count | Sequence[Any] = 8
     per: Per = "channel"
-    steps: int = 1000
+    steps: Count = 1000
 
     def __post_init__(self):
         bits = np.ravel(self.bits).tolist()
-        if not set(bits) <= set(_INTEGERS):
+        if not bits or not set(bits) <= set(_INTEGERS):
             raise ValueError(f"bits={self.bits}; weights have 8 or 16 bits.")
         plain = tuple(map(int, bits)) if np.ndim(self.bits) else int(bits[0])
         object.__setattr__(self, "bits", plain)  # whatever the type of the integers
@@ -88,6 +90,7 @@ class FixedPoint:
         if not 1 <= self.steps <= 1 << 20:
             raise ValueError(f"steps={self.steps}; it must be from 1 to {1 << 20}.")
 
+    @typed
     def __call__(self, network: SpikingNetwork) -> FixedPointNetwork:
         check_spiking_network(network)
         with jax.ensure_compile_time_eval():  # under jit too: the weights are known
@@ -95,12 +98,13 @@ class FixedPoint:
             return with_thresholds(layers, network.thresholds, network.amplitudes)
 
 
+@typed
 def quantize(
     network: SpikingNetwork,
     *,
-    bits: int | Sequence[int] = 8,
+    bits: Count | Sequence[Any] = 8,
     per: Per = "channel",
-    steps: int = 1000,
+    steps: Count = 1000,
 ) -> FixedPointNetwork:
     """The network in fixed-point arithmetic, for `simulate`.
 
@@ -255,7 +259,7 @@ def integer_layers(
             bits[index], arithmetic.per, arithmetic.steps, network.name(index), _windows(layer)
         )
         scale = np.broadcast_to(1 / before, shape) if before.ndim else np.ones(())
-        part = _Part((), shape, scale, np.zeros(()), most=1, weighted=False)
+        part = _Part((), shape, scale, np.zeros(()), most=1, weighted=False, uneven="spikes")
         for operation in layer.operations:
             part = _add(part, operation, grid)
         layers.append(Layer(part.operations))
@@ -283,6 +287,7 @@ class _Part(NamedTuple):
         error: largest error of a weight, likewise.
         most: how large the integers can be for each spike that is received, without weights.
         weighted: whether an operation had weights.
+        uneven: what makes `scale` an array, where it is one: see `_UNEVEN`.
         gain: a factor of the output.
     """
 
@@ -292,7 +297,21 @@ class _Part(NamedTuple):
     error: np.ndarray
     most: int
     weighted: bool
+    uneven: str
     gain: int = 1
+
+
+# Why integers cannot hold what the inputs of a weight stand for, and what to do.
+_UNEVEN = {
+    "spikes": (
+        "the spikes that it receives weigh differently within a channel or window; use one scale "
+        "factor for each channel or layer, or float32"
+    ),
+    "pooling": (
+        "its average pooling does not count the padding, so that windows at the border divide by "
+        "less; use count_include_pad=True or no padding, or a ReLU after the pooling, or float32"
+    ),
+}
 
 
 class _Grid(NamedTuple):
@@ -351,16 +370,14 @@ def _add_pooling(part: _Part, pooling: AveragePooling, shape: Shape, grid: _Grid
     scale, error = part.scale, part.error
     if scale.ndim:
         if not np.array_equal(scale.reshape(-1)[first], scale.reshape(-1)[last]):
-            raise ValueError(
-                f"{grid.name}: spikes of one window weigh differently, which integer sums cannot "
-                "hold; use one scale factor for each channel or layer, or float32."
-            )
+            raise ValueError(f"{grid.name} has no integer sums: {_UNEVEN[part.uneven]}.")
         scale, error = scale.reshape(-1)[last], np.broadcast_to(error, shape).reshape(-1)[last]
     divisor = divisors if np.ptp(divisors) else divisors.reshape(-1)[0]
     return part._replace(
         scale=np.asarray(scale * divisor, np.float64),
         error=error,
         most=part.most * int(counts.max()),
+        uneven="pooling" if np.ptp(divisors) else part.uneven,
     )
 
 
@@ -386,7 +403,7 @@ def _add_weights(part: _Part, operation: Operation, grid: _Grid) -> _Part:
     weights = np.asarray(jax.tree.leaves(operation)[0], np.float64)
     scale = part.scale
     if scale.ndim:
-        weights, scale = weights / _along_inputs(operation, scale, grid.name), np.ones(())
+        weights, scale = weights / _along_inputs(operation, part, grid.name), np.ones(())
     channel = _channel_axis(operation)
     together = tuple(a for a in range(weights.ndim) if a != channel or grid.per == "layer")
 
@@ -420,6 +437,7 @@ def _add_weights(part: _Part, operation: Operation, grid: _Grid) -> _Part:
         _at_outputs(operation, largest(np.abs(integers / steps - weights)), shape),
         most=1,
         weighted=True,
+        uneven=part.uneven,
     )
 
 
@@ -442,8 +460,9 @@ def _at_outputs(operation: Operation, values: Any, shape: Shape) -> np.ndarray:
     return np.broadcast_to(values.reshape(apart), shape)
 
 
-def _along_inputs(operation: Operation, values: np.ndarray, name: str) -> np.ndarray:
-    """Values of the inputs, the same within a channel, as they broadcast to the weights."""
+def _along_inputs(operation: Operation, part: _Part, name: str) -> np.ndarray:
+    """The scale of the inputs, the same within a channel, as it broadcasts to the weights."""
+    values = part.scale
     axis, place = values.ndim - 1, 0
     rank = np.ndim(jax.tree.leaves(operation)[0])
     if isinstance(operation, Convolution):
@@ -452,11 +471,7 @@ def _along_inputs(operation: Operation, values: np.ndarray, name: str) -> np.nda
     rows = np.moveaxis(values, axis, -1).reshape(-1, values.shape[axis])
     grouped = isinstance(operation, Convolution) and operation.groups > 1
     if isinstance(operation, Multiply) or grouped or not np.all(rows == rows[0]):
-        raise ValueError(
-            f"{name}: the spikes that it receives weigh differently within a channel, which its "
-            "integer weights cannot hold; use one scale factor for each channel or layer, or "
-            "float32."
-        )
+        raise ValueError(f"{name} has no integer weights: {_UNEVEN[part.uneven]}.")
     return rows[0].reshape([-1 if axis == place else 1 for axis in range(rank)])
 
 

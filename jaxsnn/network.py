@@ -488,9 +488,9 @@ def per_layer(network: Network, values: ArrayLike | Sequence[ArrayLike], what: s
 
 def _real(value: Any, what: str) -> Array:
     """A number or array as an array of floats."""
-    dtype = getattr(value, "dtype", None) or np.asarray(value).dtype
-    numeric = jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
-    if not numeric or isinstance(value, np.ma.MaskedArray):
+    unfit = isinstance(value, Sequence | np.ma.MaskedArray)
+    dtype = np.dtype(object) if unfit else getattr(value, "dtype", None) or np.asarray(value).dtype
+    if not any(jnp.issubdtype(dtype, kind) for kind in (jnp.floating, jnp.integer)):
         raise ValueError(
             f"{what}: {described(value)}; it must be a real number, or an array of them for the "
             "neurons of a layer."

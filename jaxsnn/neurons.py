@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from math import inf
 from typing import Annotated
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from jaxtyping import Array, Num
 
 from jaxsnn.network import AnyArray
+from jaxsnn.typed import Real, Scalar, Values, typed
 
 Reset = Annotated[
     Callable[[Array, Array, Array], Array],
@@ -57,14 +58,15 @@ def initial_state(
     return NeuronState(jnp.broadcast_to(potential, shape), waiting)
 
 
+@typed
 def integrate_and_fire(
     state: NeuronState,
-    current: Num[Array, "..."],
-    threshold: Num[Array, "..."],
+    current: Values,
+    threshold: Values,
     *,
     reset: Reset,
     spike: Spike,
-    refractory_steps: ArrayLike = 0,
+    refractory_steps: Scalar = 0,
 ) -> tuple[NeuronState, Num[Array, "..."]]:
     """One step of a layer of neurons.
 
@@ -111,7 +113,8 @@ def integrate_and_fire(
 # -- Resets ----------------------------------------------------------------------------------------
 
 
-def reset_to_zero(potential: Array, spikes: Array, threshold: ArrayLike) -> Array:
+@typed
+def reset_to_zero(potential: Values, spikes: Values, threshold: Values) -> Array:
     """V ← 0 after a spike; what exceeded the threshold is lost (Diehl et al. 2015).
 
     Example:
@@ -123,7 +126,8 @@ def reset_to_zero(potential: Array, spikes: Array, threshold: ArrayLike) -> Arra
     return potential * (1 - spikes)
 
 
-def reset_by_subtraction(potential: Array, spikes: Array, threshold: ArrayLike) -> Array:
+@typed
+def reset_by_subtraction(potential: Values, spikes: Values, threshold: Values) -> Array:
     """V ← V - θ after a spike; what exceeded the threshold is kept (Rueckauer et al. 2017).
 
     Example:
@@ -137,8 +141,9 @@ def reset_by_subtraction(potential: Array, spikes: Array, threshold: ArrayLike) 
 # -- Spikes with a gradient ------------------------------------------------------------------------
 
 
+@typed
 @lru_cache
-def fast_sigmoid(slope: float = 10.0) -> Callable[[Array], Array]:
+def fast_sigmoid(slope: Real = 10.0) -> Callable[[Array], Array]:
     """Surrogate derivative 1 / (1 + slope·|x|)², with x = V/θ - 1.
 
     Source: Zenke and Ganguli 2018, "SuperSpike".
@@ -148,9 +153,12 @@ def fast_sigmoid(slope: float = 10.0) -> Callable[[Array], Array]:
         >>> jaxsnn.fast_sigmoid(10.0)(0.1)
         0.25
     """
+    if not 0 < slope < inf:
+        raise ValueError(f"slope={slope}; the slope of a surrogate must be positive and finite.")
     return lambda x: 1 / (1 + slope * abs(x)) ** 2
 
 
+@typed
 @lru_cache
 def step_function(surrogate: Callable[[Array], Array]) -> Spike:
     """The spike S = 1 where V ≥ θ, else 0, with the gradient of a smooth function.

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxsnn.network import AnyArray
+from jaxsnn.typed import typed
 
 
 @jax.tree_util.register_dataclass
@@ -44,6 +45,7 @@ Readout = Annotated[
 ]
 
 
+@typed
 def spike_count(output: Output) -> Int[Array, " batch"]:
     """The neuron with the most spikes, ties to the lowest index (Diehl et al. 2015).
 
@@ -58,6 +60,7 @@ def spike_count(output: Output) -> Int[Array, " batch"]:
     return _largest(output.spike_counts)
 
 
+@typed
 def first_spike(output: Output) -> Int[Array, " batch"]:
     """The neuron that spiked first, ties to the lowest index.
 
@@ -72,6 +75,7 @@ def first_spike(output: Output) -> Int[Array, " batch"]:
     return output.first_spike_class
 
 
+@typed
 def membrane_potential(output: Output) -> Int[Array, " batch"]:
     """The neuron that received most: V + θ·(its spikes), its potential had it never been reset.
 

@@ -175,11 +175,12 @@ def _advance(
         input_spike_counts=state.input_spike_counts + received,
         spike_counts=[old + new for old, new in zip(state.spike_counts, sent, strict=True)],
     )
-    record = None
-    if rules.record is not None:
+    records, record = None, rules.record
+    if record is not None:
         shown = [layers.in_units(index, v) for index, v in enumerate(all_potentials)]
-        record = jax.vmap(partial(_record, rules.record))(inputs, all_spikes, shown, predictions)
-    return after, (predictions, record)
+        of_step = inputs, all_spikes, shown, predictions
+        records = jax.vmap(lambda *fields: record(Step(*fields)))(*of_step)
+    return after, (predictions, records)
 
 
 def _through(
@@ -295,23 +296,6 @@ def _counted(spikes: Array, active: Array | None) -> Array:
     if active is not None:
         spikes = spikes * active.reshape(*active.shape, *[1] * (spikes.ndim - 2))
     return reduce(jnp.add, list(spikes))  # on CPUs many times faster than a sum along the axis
-
-
-def _record(
-    record: Callable[[Step], PyTree],
-    inputs: Array,
-    spikes: list[Array],
-    potentials: list[Array],
-    prediction: Array,
-) -> PyTree:
-    found = record(Step(inputs, spikes, potentials, prediction))
-    for leaf in jax.tree.leaves(found):
-        if jnp.shape(leaf)[:1] != (len(inputs),):
-            raise ValueError(
-                f"record returned an array of shape {jnp.shape(leaf)} for {len(inputs)} samples; "
-                "its first axis must be the samples, since a batch may be computed in pieces."
-            )
-    return found
 
 
 def first_spikes(known: Array, output: Array) -> tuple[Array, Array]:

@@ -13,13 +13,14 @@ from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.tree_util import Partial
-from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Int
 
 from jaxsnn.network import holds, is_known
 from jaxsnn.readout import Output
+from jaxsnn.typed import Scalar, Values, typed
 
 Stop = Annotated[
     Callable[[Output, Array], Array],
@@ -28,7 +29,8 @@ Stop = Annotated[
 ]
 
 
-def first_spike(output: Output, steps: Int[Array, ""]) -> Bool[Array, " batch"]:
+@typed
+def first_spike(output: Output, steps: Values) -> Bool[Array, " batch"]:
     """As soon as an output neuron has spiked (Diehl et al. 2015).
 
     Example:
@@ -67,7 +69,8 @@ class Margin:
         return lead >= jnp.maximum(self.spikes - waited, 1)
 
 
-def margin(spikes: ArrayLike) -> Margin:
+@typed
+def margin(spikes: Scalar) -> Margin:
     """As soon as the leading output neuron has so many spikes more than the second.
 
     Args:
@@ -84,12 +87,13 @@ def margin(spikes: ArrayLike) -> Margin:
         >>> stopping.margin(2)(output, jnp.array(9)).tolist()
         [True, False]
     """
-    if not holds(lambda lead: lead >= 1, spikes):
+    if not holds(lambda lead: (lead >= 1) & (lead < np.inf), spikes):
         raise ValueError(f"a margin of {spikes} spikes; it must be at least 1 spike.")
     return Margin(_whole(spikes))
 
 
-def margin_over_time(spikes: ArrayLike, every: ArrayLike) -> Margin:
+@typed
+def margin_over_time(spikes: Scalar, every: Scalar) -> Margin:
     """As `margin`, with a lead that falls by one after each `every` steps, down to one spike.
 
     Args:
@@ -108,7 +112,7 @@ def margin_over_time(spikes: ArrayLike, every: ArrayLike) -> Margin:
         >>> [rule(output, jnp.array(steps)).tolist() for steps in (9, 10, 20)]
         [[False, False], [True, False], [True, True]]
     """
-    if not holds(lambda steps: steps >= 1, every):
+    if not holds(lambda steps: (steps >= 1) & (steps < np.inf), every):
         raise ValueError(f"every={every}; the lead falls after at least 1 step.")
     return Margin(margin(spikes).spikes, _whole(every))
 

@@ -101,6 +101,7 @@ def _is_key(value: Any) -> bool:
 
 if TYPE_CHECKING:
     Images = ArrayLike
+    Values = jax.Array
     Numbers = ArrayLike | Sequence[Any]
     Scalar = ArrayLike
     Real = float
@@ -112,6 +113,9 @@ else:
         "Numbers",
         "a number, an array, or a list of them",
         lambda value: _is_array(value) or _is_number(value) or _is_list(value),
+    )
+    Values = _kind(
+        "Values", "a number or an array", lambda value: _is_array(value) or _is_number(value)
     )
     Scalar = _kind("Scalar", "one real number", _is_scalar)
     Real = _kind("Real", "one real number that is known, not traced", _is_real)
