@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import bad_inputs
@@ -87,6 +88,10 @@ def test_what_is_accepted():
     assert outcome(lambda: 1).kind == "accepted"
     assert outcome(lambda: 1, expect="clear").kind == "fine"
     assert outcome(lambda: 1, expect="warning").kind == "accepted"
+    assert outcome(lambda: warnings.warn("x", stacklevel=2), "x", expect="warning").kind == "fine"
+    assert (
+        outcome(lambda: warnings.warn("y", stacklevel=2), "x", expect="warning").kind == "accepted"
+    )
     assert outcome(lambda: float("nan"), expect="nan").kind == "fine"
     assert outcome(lambda: 1.0, expect="nan").kind == "accepted"
 
