@@ -952,6 +952,28 @@ def test_what_is_no_file_is_not_waited_for(tmp_path):
         jaxsnn.load_sweep(tmp_path / "result.nc")
 
 
+# -- Values ----------------------------------------------------------------------------------------
+
+
+def test_best_within_a_time_that_the_sweep_does_not_have(whole):
+    with pytest.raises(ValueError, match=r"time=10 s, but the sweep ends after 0\.012 s"):
+        jaxsnn.best(whole, time=10)  # meant as milliseconds
+    assert jaxsnn.best(whole, time=0.012).time.item() <= 0.012
+    assert jaxsnn.best(whole, time=12 * 0.001).time.item() <= 0.012
+
+
+@pytest.mark.parametrize("name", ["accuracy", "time", "synaptic_operations"])
+def test_best_of_what_is_no_sweep(whole, name):
+    with pytest.raises(ValueError, match=f"data is no sweep: .* but not {name}"):
+        jaxsnn.best(whole.drop_vars(name))
+
+
+@pytest.mark.parametrize("memory", [float("nan"), -1, 0])
+def test_memory_that_is_none(memory):
+    with pytest.raises((ValueError, TypeError), match="memory"):
+        swept(memory=memory)
+
+
 # -- Digests ---------------------------------------------------------------------------------------
 
 
