@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, BinaryIO, Literal, get_args
 
 import numpy as np
 
-from jaxsnn.drawing import Values
 from jaxsnn.errors import explained
 from jaxsnn.sweeps.files import check_contents, verify_checksum
+from jaxsnn.typed import Numbers
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -172,7 +172,7 @@ def best(
     return data.isel(dict(zip(data["accuracy"].dims, map(int, place), strict=True)))
 
 
-def pareto_front(cost: Values, accuracy: Values) -> np.ndarray:
+def pareto_front(cost: Numbers, accuracy: Numbers) -> np.ndarray:
     """Indices of the candidates that are worth their cost, the cheapest first.
 
     These are the candidates than which no other has at least the accuracy at a lower cost, or a
