@@ -69,7 +69,8 @@ def read_network(model: Callable[[Any], Any], example: ArrayLike) -> Network:
 
     Returns:
         The network, with one layer for each ReLU. Average pooling with a ReLU after it is a layer
-        of its own; without, it belongs to the next layer. Neurons keep the model's own layout.
+        of its own; without, it belongs to the next layer. Neurons keep the model's own layout; a
+        value that the model copies by broadcasting stays one neuron where that is exact.
 
     Raises:
         ReadingError: the model has a bias, an operation that is not linear (the message names it,
@@ -124,7 +125,7 @@ def _check_example(example: ArrayLike) -> tuple[Shape, Any]:
             f"the example has shape {shape}, but must be a batch of images [B, ...], such as "
             "train.images[:1]; a single image needs a batch axis: image[None]."
         )
-    return shape, np.dtype(dtype).newbyteorder("=")
+    return shape, jnp.result_type(np.empty(0, np.dtype(dtype).newbyteorder("=")))
 
 
 def _read(
@@ -468,8 +469,10 @@ _CALLS = (
     *("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"),
 )
 _BODIES = ("jaxpr", "call_jaxpr", "fun_jaxpr")
+_INSTALLED = Path(str(jax.__file__)).parents[1]
 _LIBRARIES = (
     *(str(Path(str(module.__file__)).parent) + os.sep for module in (jax, flax, np)),
+    *(str(_INSTALLED / name) + os.sep for name in ("jaxlib", "jaxtyping", "beartype")),
     str(Path(__file__)),
 )
 
