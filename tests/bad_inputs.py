@@ -44,7 +44,7 @@ import jaxsnn
 from jaxsnn import metrics, networks, neurons, plotting, readout, stopping, sweeps, training
 
 LONGEST_MESSAGE = 1200
-LONGEST_TIME = 10  # seconds for one case
+LONGEST_TIME = 20  # seconds for one case
 MEMORY = 6 << 30  # bytes of address space beyond what the process has
 _PACKAGE = str(Path(jaxsnn.__file__).parent) + os.sep
 _NUMBERED = re.compile(r" 0x[0-9a-f]+")
@@ -2329,7 +2329,7 @@ def add_plots(corpus: Corpus, w: World) -> None:
     each(
         "plotting.plot_rates", "scales", lambda v: rates(**(right | {"scales": v}), steps=10),
         {
-            "None": None, "a number": 1.0, "a string": "a", "none": [], "too many": [1.0, 2.0],
+            "None": None, "a string": "a", "none": [], "too many": [1.0, 2.0],
             "zero": [0.0], "nan": [np.nan], "negative": [-1.0], "of None": [None],
             "of strings": ["a"], "complex": [1j], "a dict": {"a": 1}, "a function": len,
             "inf": [np.inf],
