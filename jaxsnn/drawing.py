@@ -1,4 +1,4 @@
-"""What all pictures share: colours, figures, and the axis of accuracies."""
+"""What all figures share: colours, figures, and the axis of accuracies."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jax.typing import ArrayLike
+
+from jaxsnn.metrics import real_numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,9 +40,9 @@ def _png(figure: Figure) -> bytes:
     return file.getvalue()
 
 
-def checked_fraction(name: str, values: Values) -> np.ndarray:
+def checked_fraction(name: str, values: Any) -> np.ndarray:
     """Accuracies as an array, or ValueError where one is outside [0, 1]."""
-    found = np.asarray(values, float)
+    found = real_numbers(f"{name}: accuracies", values).astype(float)
     found = np.where(np.abs(found - 1) < 1e-6, 1.0, found)  # a mean of ones, rounded in float32
     wrong = found[~((found >= 0) & (found <= 1))]
     if wrong.size:

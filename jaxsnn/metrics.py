@@ -8,7 +8,6 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxsnn.network import AnyArray, AveragePooling, Layer, Network, holds, is_known, remembered
@@ -40,7 +39,7 @@ def accuracy(
         [0.5, 1.0]
     """
     found = _integers("predictions", predictions, "scores have classes: scores.argmax(-1)")
-    expected = _integers("labels", labels, "name classes by their numbers: 0, 1, ...")
+    expected = _integers("labels", labels, "name classes by their numbers, from 0 on")
     if expected.ndim != 1 or expected.size == 0 or found.shape[-1:] != expected.shape:
         advice = " One-hot labels have classes: labels.argmax(-1)." if expected.ndim == 2 else ""
         raise ValueError(
@@ -55,12 +54,13 @@ def accuracy(
     return ((found == expected) & (found >= 0)).mean(-1)
 
 
-def checked_labels(labels: ArrayLike | Sequence[Any], *, classes: int | None = None) -> AnyArray:
+def checked_labels(labels: Any, *, classes: int | None = None, name: str = "labels") -> AnyArray:
     """Labels as an array of integers from 0 on; what JAX traces is only asked for its type.
 
     Args:
         labels: the labels.
         classes: the number of classes, where it is known.
+        name: what a message calls them.
 
     Raises:
         ValueError: the labels are no integers, or out of range.
@@ -72,13 +72,13 @@ def checked_labels(labels: ArrayLike | Sequence[Any], *, classes: int | None = N
         ...
         ValueError: labels range from 0 to 3; they must be classes, from 0 to 2.
     """
-    found = _integers("labels", labels, "name classes by their numbers: 0, 1, ...")
+    found = _integers(name, labels, "name classes by their numbers, from 0 on")
     if found.size:
-        _check_range("labels", found, 0, classes)
+        _check_range(name, found, 0, classes)
     return found
 
 
-def _integers(name: str, values: ArrayLike | Sequence[Any], advice: str) -> AnyArray:
+def _integers(name: str, values: Any, advice: str) -> AnyArray:
     """Values as an array of integers, on the device if they are there."""
     found = _array(name, values)
     if found.size and not jnp.issubdtype(found.dtype, jnp.integer):
@@ -86,7 +86,7 @@ def _integers(name: str, values: ArrayLike | Sequence[Any], advice: str) -> AnyA
     return found
 
 
-def _array(name: str, values: ArrayLike | Sequence[Any]) -> AnyArray:
+def _array(name: str, values: Any) -> AnyArray:
     """An array, of NumPy unless JAX has or traces the values."""
     if isinstance(values, jax.Array):
         return values
@@ -118,9 +118,7 @@ def _check_range(name: str, values: AnyArray, least: int, classes: int | None) -
         )
 
 
-def real_numbers(
-    name: str, values: ArrayLike | Sequence[Any], *, bools: bool = False
-) -> np.ndarray:
+def real_numbers(name: str, values: Any, *, bools: bool = False) -> np.ndarray:
     """Values as an array of finite numbers, or ValueError.
 
     Args:

@@ -1,29 +1,28 @@
-"""Pictures: accuracy against time, one image's spikes, firing rates against activations.
+"""Figures: accuracy against time, one image's spikes, firing rates against activations.
 
 Every function returns its Matplotlib figure, for saving (`figure.savefig("accuracy.png", dpi=150)`)
 or restyling, and draws into a figure or subfigure of yours where you pass one. Nothing is
 registered with pyplot, so that nothing is shown twice or has to be closed; a notebook shows the
-figure that a cell ends with. Matplotlib is imported when the first picture is drawn.
+figure that a cell ends with. Matplotlib is imported when the first figure is drawn.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import numpy as np
-from jax import Array
-from jax.typing import ArrayLike
 
 from jaxsnn.drawing import (
     COLORS,
     DARK,
     SMALL,
-    Values,
     checked_fraction,
     new_figure,
     show_errors_as_accuracies,
 )
+from jaxsnn.metrics import real_numbers
+from jaxsnn.typed import Count, Numbers, Real, typed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,13 +30,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Curve = tuple[np.ndarray, np.ndarray]  # times in seconds, accuracies
+Curves = Annotated[
+    Mapping[str, Any], "variant → accuracies, such as {'data-based': run.accuracy(labels)}"
+]
 
 
+@typed
 def plot_accuracy(
-    curves: Mapping[str, Any],
-    times: Values | Mapping[str, Values],
+    curves: Curves,
+    times: Numbers | Mapping[str, Any],
     *,
-    relu_accuracy: ArrayLike | Mapping[str, ArrayLike] | None = None,
+    relu_accuracy: Real | Mapping[str, Any] | None = None,
     figure: Figure | None = None,
 ) -> Figure:
     """Draw accuracy against simulated time, a curve for each variant and a panel for each network.
@@ -106,16 +109,17 @@ def plot_accuracy(
     return figure
 
 
+@typed
 def plot_raster(
-    spikes: Sequence[Values],
+    spikes: Sequence[Numbers],
     *,
-    dt: float = 1e-3,
+    dt: Real = 1e-3,
     names: Sequence[str] | None = None,
-    image: Values | None = None,
-    max_neurons: int = 200,
+    image: Numbers | None = None,
+    max_neurons: Count = 200,
     figure: Figure | None = None,
 ) -> Figure:
-    """Draw the spikes of one image on their way through the layers.
+    """Draw the spikes of one sample on their way through the layers.
 
     One panel for each layer, the input on top. In the output layer the neuron with the most spikes
     has its own colour, and a ring marks the first spike.
@@ -123,7 +127,8 @@ def plot_raster(
     Args:
         spikes: for the input and for each layer the spikes of one sample `[T, ...]`, as from
             `simulate(..., record=lambda step: [step.inputs, *step.spikes])`: there
-            `[record[:, 0] for record in run.records]` is the first sample.
+            `[record[:, 0] for record in run.records]` is the first sample. Arrays that all have
+            three axes or more and one size of the second, as those of a batch, are an error.
         dt: duration of a step in seconds.
         names: what to call the input and the layers.
         image: the image, drawn beside its input spikes: `[H, W]`, `[H, W, 1]` or `[H, W, 3]`.
@@ -135,7 +140,8 @@ def plot_raster(
         The figure.
 
     Raises:
-        ValueError: there are no layers, or steps, names or the image's shape do not match.
+        ValueError: there are no layers, steps, names or the image's shape do not match, there are
+            several samples, or numbers that are no spikes or pixels.
 
     Example:
         >>> import numpy as np
@@ -145,9 +151,12 @@ def plot_raster(
         ['pixel', 'class']
     """
     layers = _checked_spikes(spikes)
+    if not 0 < dt < np.inf:
+        raise ValueError(f"dt={dt:g}; it must be a positive number of seconds.")
     if max_neurons < 1:
         raise ValueError(f"max_neurons={max_neurons}; it must be at least 1.")
     names = _checked_names(names, ["input", *_layer_names(len(layers) - 1)])
+    pixels = None if image is None else _checked_pixels(image)
     figure = figure or new_figure(9.0, 0.9 + 1.05 * len(layers))
     grid = figure.subplots(
         len(layers),
@@ -166,8 +175,8 @@ def plot_raster(
         label = f"{name}\n{layer.shape[1]} {noun}s"
         if shown < layer.shape[1]:
             label += f",\n{shown} shown"
-        if image is not None and ax is grid[0, 1]:
-            _draw_image(side, image, label)
+        if pixels is not None and ax is grid[0, 1]:
+            _draw_image(side, pixels, label)
         else:
             side.text(1, 0.5, label, ha="right", va="center", fontsize=9)
         side.axis("off")
@@ -178,12 +187,13 @@ def plot_raster(
     return figure
 
 
+@typed
 def plot_rates(
-    activations: Sequence[Values],
-    spike_counts: Sequence[Values],
-    scales: Array | np.ndarray | Sequence[Values],
+    activations: Sequence[Numbers],
+    spike_counts: Sequence[Numbers],
+    scales: Numbers,
     *,
-    steps: int,
+    steps: Count,
     names: Sequence[str] | None = None,
     figure: Figure | None = None,
 ) -> Figure:
@@ -191,6 +201,7 @@ def plot_rates(
 
     An activation of λ, the scale factor, stands for one spike in every step, so the neurons of an
     exact conversion lie on the dashed line. Colour says how many neurons (of all images) there are.
+    A layer without spikes is called silent.
 
     Args:
         activations: ReLU activations of each layer `[B, ...]`, as from `Network.activations`.
@@ -204,7 +215,8 @@ def plot_rates(
         The figure.
 
     Raises:
-        ValueError: there are no layers, or the numbers of layers or the shapes do not match.
+        ValueError: there are no layers, the numbers of layers or the shapes do not match, or there
+            are no such activations, counts, scale factors or steps.
 
     Example:
         >>> from jaxsnn import plotting
@@ -212,7 +224,8 @@ def plot_rates(
         >>> figure.axes[0].texts[0].get_text().splitlines()
         ['r = 0.998', 'mean |error| 0.033']
     """
-    numbers = [len(activations), len(spike_counts), len(scales)]
+    factors = list(cast(Sequence[Numbers], scales)) if np.iterable(scales) else [scales]
+    numbers = [len(activations), len(spike_counts), len(factors)]
     if not numbers[0] or len(set(numbers)) > 1:
         raise ValueError(
             f"activations, spike_counts and scales have {numbers} entries; each must have one for "
@@ -222,8 +235,8 @@ def plot_rates(
         raise ValueError(f"steps={steps}; it must be the number of steps, at least 1.")
     names = _checked_names(names, _layer_names(len(activations)))
     layers = [
-        (_relative(a, scale, counts, name), np.ravel(counts) / steps)
-        for a, counts, scale, name in zip(activations, spike_counts, scales, names, strict=True)
+        _checked_rates(*layer, steps)
+        for layer in zip(names, activations, spike_counts, factors, strict=True)
     ]
     columns = min(len(layers), 3)
     rows = -(-len(layers) // columns)
@@ -233,8 +246,8 @@ def plot_rates(
     most = max(float(cast(np.ndarray, mesh.get_array()).max()) for mesh in meshes)
     for mesh in meshes:  # one colour scale, so that panels can be compared
         mesh.set_clim(1, max(most, 10.0))
-    for number, (ax, name) in enumerate(zip(axes, names, strict=False)):
-        ax.set_title(name)
+    for number, (ax, name, (_, rates)) in enumerate(zip(axes, names, layers)):
+        ax.set_title(name if rates.any() else f"{name}: silent")
         ax.set_xlabel("ReLU activation / λ")
         if number % columns == 0:
             ax.set_ylabel("firing rate (spikes per step)")
@@ -268,12 +281,12 @@ def _checked_panels(curves: Mapping[str, Any], times: Any) -> dict[str, dict[str
             f"curves mixes networks and variants, {list(curves)}; give variant → accuracies, or "
             "network → variant → accuracies."
         )
-    if not nested or not all(len(curve) for curve in curves.values()):
+    panels = curves if nested == {True} else {"": curves}
+    if not curves or not all(panels.values()):
         raise ValueError(
             f"curves has nothing to draw: {dict(curves)}; give accuracies, such as "
             "{'data-based': run.accuracy(labels)}."
         )
-    panels = curves if nested == {True} else {"": curves}
     return {
         network: {
             variant: _checked_curve(f"{network} {variant}".strip(), curve, _of(times, network))
@@ -283,30 +296,48 @@ def _checked_panels(curves: Mapping[str, Any], times: Any) -> dict[str, dict[str
     }
 
 
-def _checked_curve(name: str, accuracies: Values, times: Values) -> Curve:
-    found, seconds = checked_fraction(name, accuracies), np.asarray(times, float)
-    if found.ndim != 1 or seconds.ndim != 1 or not 0 < len(found) <= len(seconds):
+def _checked_curve(name: str, accuracies: Any, times: Any) -> Curve:
+    found = checked_fraction(f"curve {name}", accuracies)
+    seconds = real_numbers(f"curve {name}: times", times).astype(float)
+    if not found.size:
+        raise ValueError(f"curve {name} has nothing to draw: it has no accuracies.")
+    if found.ndim != 1 or seconds.ndim != 1 or len(found) > len(seconds):
         raise ValueError(
-            f"{name}: accuracies of shape {found.shape} and times of shape {seconds.shape}; "
-            "there must be one time for each accuracy, and at least one."
+            f"curve {name}: accuracies of shape {found.shape} and times of shape {seconds.shape}; "
+            "there must be one time for each accuracy."
         )
-    if not np.all(seconds > 0):
+    if seconds[0] <= 0 or not np.all(np.diff(seconds) > 0):
         raise ValueError(
-            f"{name}: the first time is {seconds.min():g} s, which has no place on a logarithmic "
-            "axis; count times from the end of the first step, as Simulation.times does."
+            f"curve {name}: the first time is {seconds[0]:g} s, the last {seconds[-1]:g} s; times "
+            "must rise from above 0, since the axis is logarithmic. Count them from the end of the "
+            "first step, as Simulation.times does."
         )
     return seconds[: len(found)], found
 
 
-def _checked_spikes(spikes: Sequence[Values]) -> list[np.ndarray]:
+def _checked_spikes(spikes: Sequence[Any]) -> list[np.ndarray]:
     """Spikes of each layer `[T, neurons]`."""
-    layers = [np.asarray(layer) for layer in spikes]
+    layers = [real_numbers("spikes", layer, bools=True) for layer in spikes]
+    shapes = [layer.shape for layer in layers]
     steps = {layer.shape[0] if layer.ndim and layer.size else 0 for layer in layers}
     if len(layers) < 2 or len(steps) > 1 or steps == {0}:
         raise ValueError(
-            f"spikes has {len(layers)} arrays of shapes {[layer.shape for layer in layers]}; it "
-            "must be [T, ...] for the input and for each layer, with one T, at least 1."
+            f"spikes has {len(layers)} arrays of shapes {shapes}; it must be [T, ...] for the "
+            "input and for each layer, with one T, at least 1."
         )
+    samples = {shape[1] if len(shape) > 2 else 1 for shape in shapes}
+    if len(samples) == 1 and samples != {1}:
+        raise ValueError(
+            f"spikes has arrays of shapes {shapes}, which look like [T, B, ...] with "
+            f"{samples.pop()} samples; take one: [record[:, 0] for record in run.records]. If they "
+            "are of one sample, flatten its neurons: [s.reshape(len(s), -1) for s in spikes]."
+        )
+    for number, layer in enumerate(layers[1:], 1):
+        if not np.all((layer == 0) | (layer == 1)):
+            raise ValueError(
+                f"spikes[{number}] has values from {layer.min():g} to {layer.max():g}; spikes are "
+                "0 or 1, as in Step.spikes."
+            )
     return [layer.reshape(len(layer), -1) for layer in layers]
 
 
@@ -315,22 +346,35 @@ def _layer_names(layers: int) -> list[str]:
 
 
 def _checked_names(names: Sequence[str] | None, default: list[str]) -> list[str]:
-    if names is not None and len(names) != len(default):
+    if names is None:
+        return default
+    if isinstance(names, str) or len(names) != len(default):
+        what = repr(names) if isinstance(names, str) else f"has {len(names)} entries"
         raise ValueError(
-            f"names has {len(names)} entries, but there are {len(default)} panels: {default}."
+            f"names {what}, but there are {len(default)} panels; give a list such as {default}."
         )
-    return default if names is None else list(names)
+    return list(names)
 
 
-def _draw_image(ax: Axes, image: Values, label: str) -> None:
-    pixels = np.asarray(image)
+def _checked_pixels(image: Any) -> np.ndarray:
+    """An image as Matplotlib draws it."""
+    pixels = real_numbers("image", image, bools=True)
     if pixels.ndim == 3 and pixels.shape[-1] == 1:
         pixels = pixels[..., 0]
-    if pixels.ndim != 2 and (pixels.ndim != 3 or pixels.shape[-1] != 3):
+    if not pixels.size or (pixels.ndim != 2 and (pixels.ndim != 3 or pixels.shape[-1] != 3)):
         raise ValueError(
-            f"image has shape {pixels.shape}; it must be [H, W], [H, W, 1] or [H, W, 3]. "
-            "Take one image of a batch: images[0]."
+            f"image has shape {pixels.shape}; it must be [H, W], [H, W, 1] or [H, W, 3], with "
+            "pixels. Take one image of a batch: images[0]."
         )
+    if pixels.min() < 0 or pixels.max() > 1 + 1e-6:
+        raise ValueError(
+            f"image has pixels from {pixels.min():g} to {pixels.max():g}; they must lie in [0, 1]. "
+            "Divide 8-bit pixels by 255."
+        )
+    return pixels.astype(float)
+
+
+def _draw_image(ax: Axes, pixels: np.ndarray, label: str) -> None:
     inset = ax.inset_axes((0, 0.42, 1, 0.6))
     inset.imshow(pixels, cmap="gray_r", vmin=0, vmax=1)
     inset.set(anchor="E", xticks=[], yticks=[])
@@ -391,14 +435,39 @@ def _draw_output(ax: Axes, spikes: np.ndarray, dt: float) -> int:
     return classes
 
 
-def _relative(activation: Values, scale: Values, counts: Values, name: str) -> np.ndarray:
-    """Activations divided by λ, flattened."""
-    if np.shape(activation) != np.shape(counts) or not np.size(counts):
+def _checked_rates(
+    name: str, activation: Any, counts: Any, scale: Any, steps: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Activations divided by λ, and firing rates, flattened."""
+    values = real_numbers(f"{name}: activations", activation)
+    spikes = real_numbers(f"{name}: spike_counts", counts)
+    factor = real_numbers(f"{name}: scales", scale)
+    if values.shape != spikes.shape or not spikes.size:
         raise ValueError(
-            f"{name}: activations of shape {np.shape(activation)} and spike counts of shape "
-            f"{np.shape(counts)}; they must be of the same images, and at least one."
+            f"{name}: activations of shape {values.shape} and spike_counts of shape "
+            f"{spikes.shape}; they must be of the same images, and at least one."
         )
-    return np.ravel(np.asarray(activation) / np.asarray(scale))
+    if values.min() < 0:
+        raise ValueError(
+            f"{name}: activations as low as {values.min():g}; those of a ReLU are not negative, "
+            "as from Network.activations."
+        )
+    if spikes.min() < 0 or spikes.max() > steps or np.any(spikes != np.rint(spikes)):
+        raise ValueError(
+            f"{name}: spike_counts from {spikes.min():g} to {spikes.max():g} with steps={steps}; "
+            "they must be whole numbers, with at most one spike in a step."
+        )
+    if factor.size == 0 or factor.min() <= 0:
+        raise ValueError(f"{name}: scales of {factor.tolist()}; they must be positive.")
+    sizes = zip(factor.shape[::-1], values.shape[::-1], strict=False)
+    if factor.ndim > values.ndim or not all(size in (1, neurons) for size, neurons in sizes):
+        raise ValueError(
+            f"{name}: scales of shape {factor.shape} for activations of shape {values.shape}; give "
+            "one for the layer, or an array that broadcasts to its neurons."
+        )
+    with np.errstate(over="ignore"):
+        relative = np.ravel(values.astype(float) / factor)
+    return real_numbers(f"{name}: activations / scales", relative), np.ravel(spikes) / steps
 
 
 def _draw_density(ax: Axes, activation: np.ndarray, rate: np.ndarray, steps: int) -> QuadMesh:
@@ -415,7 +484,7 @@ def _draw_density(ax: Axes, activation: np.ndarray, rate: np.ndarray, steps: int
     )
     ax.plot([0, largest], [0, largest], color=COLORS[0], ls=(0, (4, 2)), lw=1.2, label="identity")
     ax.set(xlim=edges[[0, -1]], ylim=edges[[0, -1]], aspect="equal")
-    text = f"mean |error| {np.abs(rate - activation).mean():.2g}"
+    text = f"mean |error| {np.abs(rate - activation).mean():.2g}" if rate.any() else "no spikes"
     if np.ptp(activation) > 0 and np.ptp(rate) > 0:
         text = f"r = {np.corrcoef(activation, rate)[0, 1]:.3f}\n{text}"
     ax.text(0.04, 0.96, text, va="top", transform=ax.transAxes, fontsize=9)

@@ -121,9 +121,18 @@ def test_accuracy_from_json():
         ({"net": {}}, TIMES, None, "nothing to draw"),
         ({"net": {"a": [0.5]}, "b": [0.5]}, TIMES, None, "mixes networks and variants"),
         ({"a": [0.5, 0.6]}, [0.001], None, r"a: accuracies of shape \(2,\) and times of shape"),
+        ({"a": [[0.5]]}, [0.001], None, r"a: accuracies of shape \(1, 1\) and times of shape"),
         ({"a": []}, TIMES, None, "nothing to draw"),
         ({"a": [50.0]}, TIMES, None, "a: an accuracy of 50; .* Divide percentages"),
-        ({"a": [np.nan]}, TIMES, None, "an accuracy of nan"),
+        ({"a": [np.nan]}, TIMES, None, "curve a: accuracies must be finite numbers; 1 of 1"),
+        ({"a": ["0.5"]}, TIMES, None, "curve a: accuracies must be real numbers"),
+        ({"a": [0.5j]}, TIMES, None, "curve a: accuracies must be real numbers"),
+        ({"a": None}, TIMES, None, "curve a: accuracies must be real numbers"),
+        ({"a": 0.5}, TIMES, None, r"a: accuracies of shape \(\)"),
+        ({"a": [0.5, 0.6]}, [0.001, np.nan], None, "curve a: times must be finite numbers"),
+        ({"a": [0.5, 0.6]}, [0.002, 0.001], None, "times must rise"),
+        ({"a": [0.5, 0.6]}, [0.001, 0.001], None, "times must rise"),
+        ({"a": [0.5]}, TIMES, np.nan, "relu_accuracy: accuracies must be finite"),
         ({"a": [0.5]}, TIMES, 98.0, "relu_accuracy: an accuracy of 98"),
         ({"a": [0.5]}, [0.0], None, "the first time is 0 s"),
         ({"n": {"a": [0.5]}}, {"m": TIMES}, None, r"no entry for network 'n' among \['m'\]"),
@@ -133,6 +142,11 @@ def test_accuracy_from_json():
 def test_accuracy_refuses(curves, times, relu, message):
     with pytest.raises(ValueError, match=message):
         plotting.plot_accuracy(curves, times, relu_accuracy=relu)
+
+
+def test_accuracies_without_a_variant_are_told_to_have_one():
+    with pytest.raises(TypeError, match=r"(?s)curves.*variant → accuracies, such as"):
+        plotting.plot_accuracy(np.array([0.5, 0.6]), TIMES[:2])
 
 
 # -- Raster ----------------------------------------------------------------------------------------
@@ -205,13 +219,51 @@ def test_raster_with_names(spikes):
         ({"spikes": [np.ones(()), np.ones(())]}, "with one T"),
         ({"spikes": [np.ones((0, 2)), np.ones((0, 2))]}, "with one T"),
         ({"names": ["input"]}, "names has 1 entries"),
+        ({"names": "abc"}, "names 'abc', but there are 3 panels; give a list"),
         ({"max_neurons": 0}, "max_neurons=0"),
+        ({"dt": 0.0}, "dt=0; it must be a positive number"),
+        ({"dt": np.nan}, "dt=nan; it must be a positive number"),
+        ({"dt": -0.001}, "dt=-0.001; it must be a positive number"),
+        ({"dt": np.inf}, "dt=inf; it must be a positive number"),
+        ({"spikes": [np.ones((4, 2)), np.full((4, 2), np.nan)]}, "spikes must be finite numbers"),
+        ({"spikes": [np.ones((4, 2)), 1j * np.ones((4, 2))]}, "spikes must be real numbers"),
+        (
+            {"spikes": [np.ones((4, 2)), 0.4 * np.ones((4, 2))]},
+            r"spikes\[1\] .* 0.4 to 0.4; .* 0 or",
+        ),
+        ({"image": np.full((2, 2), np.nan)}, "image must be finite numbers"),
+        ({"image": np.full((2, 2), 1j)}, "image must be real numbers"),
+        ({"image": np.ones((0, 0))}, r"image has shape \(0, 0\)"),
+        ({"image": np.full((2, 2), 255)}, r"image has pixels from 255 to 255.*by 255"),
         ({"image": np.ones((1, 28, 28, 1))}, r"image has shape \(1, 28, 28, 1\).*images\[0\]"),
     ],
 )
 def test_raster_refuses(spikes, change, message):
     with pytest.raises(ValueError, match=message):
         plotting.plot_raster(**({"spikes": spikes} | change))
+
+
+def test_raster_does_not_take_samples_for_neurons(spikes):
+    batch = [np.stack([layer, layer], 1) for layer in spikes]
+    message = r"shapes \[\(40, 2, 3, 2, 1\).*2 samples; take one: \[record\[:, 0\]"
+    with pytest.raises(ValueError, match=message):
+        plotting.plot_raster(batch)
+    one = plotting.plot_raster([layer[:, :1] for layer in batch])  # a batch of one is no mistake
+    for ax, other in zip(one.axes[1::2], plotting.plot_raster(spikes).axes[1::2], strict=True):
+        np.testing.assert_array_equal(dots(ax), dots(other))
+
+
+def test_raster_of_maps_of_one_height_can_be_flattened(rng):
+    maps = [rng.random((5, 4, 4, size)) < 0.5 for size in (1, 3)]
+    with pytest.raises(ValueError, match=r"one sample, flatten its neurons: \[s.reshape"):
+        plotting.plot_raster(maps)
+    figure = plotting.plot_raster([s.reshape(len(s), -1) for s in maps])
+    assert len(dots(figure.axes[-1])) == maps[1].sum()
+
+
+def test_raster_takes_inputs_that_are_no_spikes(spikes):
+    spikes[0] *= 0.37  # a constant encoding
+    assert len(dots(plotting.plot_raster(spikes).axes[1])) == np.count_nonzero(spikes[0])
 
 
 # -- Rates -----------------------------------------------------------------------------------------
@@ -250,9 +302,13 @@ def test_rates_take_scale_factors_of_channels_and_of_the_rules():
     plotting.plot_rates([jnp.asarray(activation)], [jnp.asarray(count)], jnp.ones(1), steps=10)
 
 
-def test_rates_of_a_silent_layer_have_no_correlation():
-    figure = plotting.plot_rates([np.full((2, 3), 0.5)], [np.zeros((2, 3))], [1.0], steps=10)
-    assert figure.axes[0].texts[0].get_text() == "mean |error| 0.5"
+def test_rates_of_a_silent_layer_are_no_small_error():
+    silent, spiking = np.zeros((2, 3)), np.ones((2, 3))
+    tiny = np.full((2, 3), 1.8e-8)
+    figure = plotting.plot_rates([tiny, tiny], [silent, spiking], [1.0, 1.0], steps=10)
+    first, second, _ = figure.axes
+    assert (first.texts[0].get_text(), first.get_title()) == ("no spikes", "layer 1: silent")
+    assert (second.texts[0].get_text(), second.get_title()) == ("mean |error| 0.1", "output")
     figure.canvas.draw()
 
 
@@ -270,7 +326,23 @@ def test_rates_have_one_panel_for_each_layer(layers):
         ({"activations": []}, r"\[0, 1, 1\] entries"),
         ({"scales": [1.0, 2.0]}, r"\[1, 1, 2\] entries"),
         ({"spike_counts": [np.ones((1, 3))]}, r"output: .*\(1, 2\).*\(1, 3\)"),
+        ({"scales": 1.0, "activations": [], "spike_counts": []}, r"\[0, 0, 1\] entries"),
         ({"steps": 0}, "steps=0"),
+        ({"steps": -1}, "steps=-1"),
+        ({"activations": [[[np.nan, 1]]]}, "output: activations must be finite numbers"),
+        ({"activations": [[[1j, 1]]]}, "output: activations must be real numbers"),
+        ({"activations": [[[-1.0, 1]]]}, "output: activations as low as -1"),
+        ({"activations": [[[1e300, 1]]], "scales": [1e-30]}, "activations / scales must be finite"),
+        ({"spike_counts": [[[np.inf, 1]]]}, "output: spike_counts must be finite numbers"),
+        ({"spike_counts": [[[-1, 1]]]}, "output: spike_counts from -1 to 1 .* whole numbers"),
+        ({"spike_counts": [[[0.5, 1]]]}, "output: spike_counts from 0.5 to 1 .* whole numbers"),
+        ({"spike_counts": [[[11, 1]]]}, "spike_counts from 1 to 11 with steps=10; .* one spike in"),
+        ({"scales": [0.0]}, r"output: scales of 0.0; they must be positive"),
+        ({"scales": [np.nan]}, "output: scales must be finite numbers"),
+        ({"scales": [1j]}, "output: scales must be real numbers"),
+        ({"scales": [np.ones(3)]}, r"output: scales of shape \(3,\) for activations of shape"),
+        ({"scales": [np.ones((1, 1, 2))]}, r"output: scales of shape \(1, 1, 2\)"),
+        ({"names": "x"}, "names 'x', but there are 1 panels"),
         ({"names": ["a", "b"]}, "names has 2 entries"),
     ],
 )
@@ -283,7 +355,7 @@ def test_rates_refuse(change, message):
 # -- All three -------------------------------------------------------------------------------------
 
 
-def test_pictures_of_a_simulation():
+def test_figures_of_a_simulation():
     weights = jnp.array([[1.0, 0.25], [0.0, 0.5]])
     network = jaxsnn.read_network(lambda x: jnp.maximum(x @ weights, 0), jnp.zeros((1, 2)))
     snn = jaxsnn.balance_thresholds(network, 1.0)

@@ -240,6 +240,7 @@ def test_map_of_many_cells_has_no_numbers_and_few_tick_labels():
         ({}, {"x": "time"}, "'time' is not a dimension"),
         ({}, {"x": "threshold"}, "x and y are both 'threshold'"),
         ({}, {"time": 0.0105}, "time=0.0105 s is not among the 30 times .* nearest is 0.01"),
+        ({}, {"time": np.nan}, "time=nan s is not among the 30 times"),
         (
             {"scales": ["a", "b"], "reset": ["zero", "subtract"]},
             {},
@@ -484,6 +485,17 @@ def test_pareto_refuses():
         plot_pareto(sweep(), cost="energy")
 
 
+@pytest.mark.parametrize("cost", ["synaptic_operations", "spikes"])
+def test_pareto_refuses_costs_that_are_none(cost):
+    data = sweep(scales=["a", "b"])
+    with pytest.raises(ValueError, match=f"data\\['{cost}'\\] has negative costs"):
+        plot_pareto(data.assign({cost: -data[cost]}), cost=cost)
+    with pytest.raises(ValueError, match=f"data\\['{cost}'\\] must be finite numbers"):
+        plot_pareto(data.assign({cost: data[cost] * np.nan}), cost=cost)
+    with pytest.raises(ValueError, match=f"data has no '{cost}', but 'accuracy'"):
+        plot_pareto(data.drop_vars(cost), cost=cost)
+
+
 # -- All three -------------------------------------------------------------------------------------
 
 
@@ -498,6 +510,44 @@ def test_figure_of_the_user_is_drawn_into_and_can_be_pickled(plot):
     figure = plot(data)
     assert figure._repr_png_().startswith(b"\x89PNG")
     pickle.loads(pickle.dumps(figure))
+
+
+@pytest.mark.parametrize("plot", [plot_map, plot_curves, plot_pareto])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: xr.Dataset(), "data has nothing, but no 'accuracy' over 'time'"),
+        (lambda data: data.drop_vars("accuracy"), "no 'accuracy' over 'time'"),
+        (lambda data: data.isel(time=3), "no 'accuracy' over 'time'.*select several times"),
+        (lambda data: data.isel(time=[]), r"data has no accuracies: .*time \(0\)"),
+        (lambda data: data.isel(max_rate=[]), r"data has no accuracies: .*max_rate \(0\)"),
+        (lambda data: data.drop_vars("time"), "data has no 'time'"),
+        (lambda data: data.assign_coords(time=data.time - 0.001), "they must rise from above 0"),
+        (lambda data: data.isel(time=slice(None, None, -1)), "they must rise from above 0"),
+        (lambda data: data.assign_coords(time=data.time * np.nan), "must be finite numbers"),
+        (lambda data: data.assign(accuracy=data.accuracy * 1j), "must be real numbers"),
+    ],
+)
+def test_datasets_of_something_else_are_refused(plot, change, message):
+    data = sweep(threshold=[0.5, 1.0], scales=["a", "b"])
+    with pytest.raises(ValueError, match=message):
+        plot(change(data))
+
+
+@pytest.mark.parametrize("plot", [plot_curves, plot_pareto])
+@pytest.mark.parametrize(
+    ("relu", "message"),
+    [
+        (np.nan, "must be finite numbers"),
+        (99.2, "an accuracy of 99.2"),
+        (("layer", [0.9, 0.9, 0.9]), r"data\['relu_accuracy'\] has 3 values"),
+        (None, "data has no 'relu_accuracy'"),
+    ],
+)
+def test_relu_accuracies_that_are_none_are_refused(plot, relu, message):
+    data = sweep(scales=["a", "b"]).drop_vars("relu_accuracy")
+    with pytest.raises(ValueError, match=message):
+        plot(data if relu is None else data.assign(relu_accuracy=relu), along="scales")
 
 
 @pytest.mark.parametrize("plot", [plot_map, plot_curves, plot_pareto])

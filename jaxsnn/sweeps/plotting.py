@@ -1,7 +1,7 @@
-"""Pictures of a sweep: maps over two parameters, curves against time, the Pareto front.
+"""Figures of a sweep: maps over two parameters, curves against time, the Pareto front.
 
 They take the dataset that `jaxsnn.sweep` returns, or a selection of it (`data.sel(...)`). Seeds are
-averaged; of the parameters that a picture has no axis for, only one may have several values, which
+averaged; of the parameters that a figure has no axis for, only one may have several values, which
 make its panels (the Pareto front takes any number). Figures are as in `jaxsnn.plotting`: returned,
 unknown to pyplot, and drawn into a figure or subfigure of yours where you pass one.
 """
@@ -22,7 +22,9 @@ from jaxsnn.drawing import (
     percent,
     show_errors_as_accuracies,
 )
+from jaxsnn.metrics import real_numbers
 from jaxsnn.sweeps.results import pareto_front
+from jaxsnn.typed import Real, typed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,12 +57,13 @@ _SETTLED = 0.99  # of the last accuracy
 _USELESS = 0.5  # of the best last accuracy
 
 
+@typed
 def plot_map(
     data: Dataset,
     *,
     x: str = "max_rate",
     y: str = "threshold",
-    time: float | None = None,
+    time: Real | None = None,
     figure: Figure | None = None,
 ) -> Figure:
     """Draw accuracy, and the time that it takes, over two parameters.
@@ -68,7 +71,7 @@ def plot_map(
     On the left is the accuracy after `time`. Its colours are logarithmic in the distance from
     100 %, and end at 25 times the least distance: all that is worse has the darkest one. On the
     right is the time from which on the accuracy stays at 99 % of its last value, or above. Cells
-    whose last value is zero, or less than half of the best in the picture, are hatched there: how
+    whose last value is zero, or less than half of the best in the figure, are hatched there: how
     soon a useless accuracy is reached says nothing.
 
     A further parameter with several values makes rows of panels, with the same colours in all.
@@ -131,6 +134,7 @@ def plot_map(
     return figure
 
 
+@typed
 def plot_curves(data: Dataset, *, along: str = "threshold", figure: Figure | None = None) -> Figure:
     """Draw accuracy against simulated time, a curve for each value of a parameter.
 
@@ -166,7 +170,7 @@ def plot_curves(data: Dataset, *, along: str = "threshold", figure: Figure | Non
         ['0.5', '1', 'ReLU network']
     """
     data, panel = _arranged(data, [along])
-    accuracy, relu = _accuracy(data, [panel, along]), float(data["relu_accuracy"])
+    accuracy, relu = _accuracy(data, [panel, along]), _relu_accuracy(data)
     errors, floor = _errors(np.append(accuracy, relu))
     milliseconds = 1e3 * data["time"].values
     panels = len(accuracy)
@@ -195,6 +199,7 @@ def plot_curves(data: Dataset, *, along: str = "threshold", figure: Figure | Non
     return figure
 
 
+@typed
 def plot_pareto(
     data: Dataset,
     *,
@@ -240,10 +245,10 @@ def plot_pareto(
 
     if cost not in _COSTS:
         raise ValueError(f"cost={cost!r}; it must be one of {', '.join(map(repr, _COSTS))}.")
-    dims = [along, *(dim for dim in _grid(data) if dim not in (along, "seed"))]
     data = _sorted(_checked(data, [along]), [along])
+    dims = [along, *(dim for dim in _grid(data) if dim not in (along, "seed"))]
     accuracy, costs = _accuracy(data, dims).mean(-2), _costs(data, dims, cost)
-    relu = float(data["relu_accuracy"])
+    relu = _relu_accuracy(data)
     errors, floor = _errors(np.append(accuracy, relu))
     heights = np.maximum(1 - accuracy, floor)
     candidates = np.flatnonzero((costs > 0) & (accuracy > 0))
@@ -289,7 +294,31 @@ def _sizes(data: Dataset, dims: Sequence[str]) -> str:
     return ", ".join(f"{dim} ({data.sizes[dim]})" for dim in dims)
 
 
+def _variable(data: Dataset, name: str) -> np.ndarray:
+    """Finite values of a variable or coordinate that a sweep has."""
+    if name not in data or not data[name].size:
+        has = ", ".join(map(repr, data.variables)) or "nothing"
+        raise ValueError(f"data has no {name!r}, but {has}; give what jaxsnn.sweep returned.")
+    return real_numbers(f"data[{name!r}]", data[name].values)
+
+
+def _relu_accuracy(data: Dataset) -> float:
+    found = checked_fraction("data['relu_accuracy']", _variable(data, "relu_accuracy"))
+    if found.size != 1:
+        raise ValueError(
+            f"data['relu_accuracy'] has {found.size} values; it must be one, as jaxsnn.sweep gives."
+        )
+    return float(found.squeeze())
+
+
 def _checked(data: Dataset, axes: Sequence[str]) -> Dataset:
+    if "accuracy" not in data or "time" not in data["accuracy"].dims:
+        raise ValueError(
+            f"data has {', '.join(map(repr, data.variables)) or 'nothing'}, but no 'accuracy' over "
+            "'time'; give what jaxsnn.sweep returned, and select several times."
+        )
+    if not data["accuracy"].size:
+        raise ValueError(f"data has no accuracies: {_sizes(data, [*_grid(data), 'time'])}.")
     missing = [axis for axis in axes if axis not in _grid(data)]
     if missing:
         raise ValueError(
@@ -303,6 +332,11 @@ def _checked(data: Dataset, axes: Sequence[str]) -> Dataset:
             f"{unknown} of {data['accuracy'].size} accuracies are nan; select the points and times "
             "that were simulated, with data.sel(...) or data.dropna(...)."
         )
+    seconds = _variable(data, "time")
+    if seconds[0] <= 0 or not np.all(np.diff(seconds) > 0):
+        raise ValueError(
+            f"data has times from {seconds[0]:g} to {seconds[-1]:g} s; they must rise from above 0."
+        )
     return data
 
 
@@ -315,7 +349,7 @@ def _sorted(data: Dataset, axes: Sequence[str]) -> Dataset:
 
 
 def _arranged(data: Dataset, axes: Sequence[str]) -> tuple[Dataset, str]:
-    """Dataset in the order of the picture, and the dimension of its panels or ""."""
+    """Dataset in the order of the figure, and the dimension of its panels or ""."""
     _checked(data, axes)
     others = [dim for dim in _grid(data) if dim not in (*axes, "seed")]
     several = [dim for dim in others if data.sizes[dim] > 1]
@@ -349,6 +383,8 @@ def _accuracy(data: Dataset, dims: Sequence[str]) -> np.ndarray:
 
 def _costs(data: Dataset, dims: Sequence[str], cost: str) -> np.ndarray:
     """Costs `[*dims, time]` in the unit of `_COSTS`, means over the seeds."""
+    if _variable(data, cost).min() < 0:
+        raise ValueError(f"data[{cost!r}] has negative costs; give what jaxsnn.sweep returned.")
     dims = [*dims, "one seed" if "seed" in dims else "seed", "time"]
     if cost == "spikes":
         return _array(data, cost, [*dims, "layer"]).sum(-1).mean(-2)
