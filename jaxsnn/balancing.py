@@ -182,12 +182,12 @@ def check_spiking_network(network: SpikingNetwork) -> None:
     remembered(network, "_checked", _check)
 
 
-@typed
-def _check_types(network: Network, thresholds: Numbers, amplitudes: Numbers) -> None:
-    """Check the fields of a spiking network, which JAX fills with whatever it likes at times."""
+def _fields(network: Network, thresholds: Numbers, amplitudes: Numbers) -> None:
+    """The fields of a spiking network, which JAX may fill with anything while it transforms it."""
 
 
-_check_types.__qualname__ = "SpikingNetwork"
+_fields.__qualname__ = "SpikingNetwork"  # for messages
+_check_types = typed(_fields)
 
 
 def _check(network: SpikingNetwork) -> None:

@@ -20,7 +20,7 @@ from jaxsnn.fixed_point import LARGEST_POTENTIAL, FixedPointNetwork
 from jaxsnn.network import AnyArray, Network, Shape, holds, is_known, per_layer
 from jaxsnn.state import Job, Origin, Rules, State, Step
 from jaxsnn.synapses import AnyNetwork
-from jaxsnn.typed import described
+from jaxsnn.typed import Real, described
 from jaxsnn.warn import warn
 
 _MANY_STEPS = 10_000
@@ -29,7 +29,7 @@ _LARGEST_SAMPLE = (1 << 31) - 1
 
 
 def checked_times(
-    duration: float, dt: float, max_rate: ArrayLike, refractory_period: float
+    duration: Real, dt: Real, max_rate: ArrayLike, refractory_period: Real
 ) -> tuple[int, int]:
     """The number of steps and of refractory steps."""
     duration, dt, refractory_period = float(duration), float(dt), float(refractory_period)
@@ -331,11 +331,11 @@ def _check_function(name: str, function: Callable[..., Any], returned: Shape, sh
 def _check_record(record: Callable[[Step], Any], shape: Shape, shapes: tuple[Shape, ...]) -> None:
     """Try a record function on the step of two samples."""
 
-    def zeros(shape: Shape) -> jax.ShapeDtypeStruct:
+    def zeros(shape: Shape) -> Any:
         return jax.ShapeDtypeStruct((2, *shape), jnp.float32)
 
     layers = [zeros(layer) for layer in shapes]
-    step = Step(zeros(shape), layers, layers, jax.ShapeDtypeStruct((2,), jnp.int32))
+    step = Step(zeros(shape), layers, layers, zeros(()).update(dtype=jnp.int32))
     try:
         found = jax.eval_shape(record, step)
     except Exception as error:

@@ -36,7 +36,7 @@ from jaxsnn.network import (
     remembered,
     static_field,
 )
-from jaxsnn.typed import Count, typed
+from jaxsnn.typed import Count, Numbers, typed
 
 Per = Literal["channel", "layer"]
 
@@ -75,7 +75,7 @@ class FixedPoint:
         [[0, 2]]
     """
 
-    bits: Count | Sequence[Any] = 8
+    bits: Numbers = 8
     per: Per = "channel"
     steps: Count = 1000
 
@@ -102,7 +102,7 @@ class FixedPoint:
 def quantize(
     network: SpikingNetwork,
     *,
-    bits: Count | Sequence[Any] = 8,
+    bits: Numbers = 8,
     per: Per = "channel",
     steps: Count = 1000,
 ) -> FixedPointNetwork:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Num
 
 from jaxsnn.network import AnyArray
-from jaxsnn.typed import Real, Scalar, Values, typed
+from jaxsnn.typed import Real, Scalar, Values, described, typed
 
 Reset = Annotated[
     Callable[[Array, Array, Array], Array],
@@ -142,11 +142,16 @@ def reset_by_subtraction(potential: Values, spikes: Values, threshold: Values) -
 
 
 @typed
-@lru_cache
 def fast_sigmoid(slope: Real = 10.0) -> Callable[[Array], Array]:
     """Surrogate derivative 1 / (1 + slope·|x|)², with x = V/θ - 1.
 
     Source: Zenke and Ganguli 2018, "SuperSpike".
+
+    Args:
+        slope: positive; equal slopes give the same function, so that nothing is compiled again.
+
+    Raises:
+        ValueError: the slope is not positive and finite.
 
     Example:
         >>> import jaxsnn
@@ -155,11 +160,15 @@ def fast_sigmoid(slope: Real = 10.0) -> Callable[[Array], Array]:
     """
     if not 0 < slope < inf:
         raise ValueError(f"slope={slope}; the slope of a surrogate must be positive and finite.")
+    return _fast_sigmoid(float(slope))
+
+
+@lru_cache
+def _fast_sigmoid(slope: float) -> Callable[[Array], Array]:
     return lambda x: 1 / (1 + slope * abs(x)) ** 2
 
 
 @typed
-@lru_cache
 def step_function(surrogate: Callable[[Array], Array]) -> Spike:
     """The spike S = 1 where V ≥ θ, else 0, with the gradient of a smooth function.
 
@@ -178,7 +187,22 @@ def step_function(surrogate: Callable[[Array], Array]) -> Spike:
         >>> float(jax.grad(spike)(jnp.array(1.0), jnp.array(1.0)))
         1.0
     """
+    try:
+        found = surrogate(jnp.zeros(1))
+    except Exception as error:
+        raise ValueError(
+            f"surrogate={described(surrogate)} cannot be called as surrogate(x): {error}"
+        ) from error
+    if jnp.shape(found) != (1,):
+        raise ValueError(
+            f"surrogate={described(surrogate)} returned {described(found)} for an array of shape "
+            "(1,); it must return one of the same shape."
+        )
+    return _step_function(surrogate)
 
+
+@lru_cache
+def _step_function(surrogate: Callable[[Array], Array]) -> Spike:
     @jax.custom_jvp
     def spike(potential: Array, threshold: Array) -> Array:
         return (potential >= threshold).astype(potential.dtype)
@@ -194,4 +218,4 @@ def step_function(surrogate: Callable[[Array], Array]) -> Spike:
     return spike
 
 
-heaviside = step_function(fast_sigmoid())
+heaviside = _step_function(_fast_sigmoid(10.0))

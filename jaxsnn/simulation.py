@@ -271,6 +271,7 @@ def simulate(
     check_network(network)
     images = without_explicit_axes(network.network.check_pixels(images))
     steps, refractory_steps = checked_times(duration, dt, max_rate, refractory_period)
+    dt = float(dt)
     check_sizes(batch_size=batch_size, chunk=chunk)
     rules = Rules(encode, reset, spike, read, record, fused=engine == "pallas")
     check_rules(rules, stop, network.network)

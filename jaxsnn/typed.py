@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import difflib
 import functools
+import inspect
 import re
 import sys
 import typing
 from collections.abc import Callable, Iterator, Sequence
-from inspect import signature
 from types import NoneType, SimpleNamespace, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, cast
 
@@ -195,10 +195,9 @@ def _checker(function: Callable[..., Any]) -> Callable[..., None]:
     hints = _hints(function)
     conf = BeartypeConf(is_pep484_tower=True)  # an int where a float is asked for, as in PEP 484
 
-    @functools.wraps(function)
-    def nothing(*args: Any, **kwargs: Any) -> None:
-        del args, kwargs
-
+    # Without attributes of the function, by which beartype knows those that it has seen.
+    plain = inspect.unwrap(function)
+    nothing = functools.update_wrapper(lambda *args, **kwargs: None, plain, updated=())
     nothing.__annotations__ = hints
     check = beartype(conf=conf)(nothing)
 
@@ -206,7 +205,7 @@ def _checker(function: Callable[..., Any]) -> Callable[..., None]:
         try:
             check(*args, **kwargs)
         except BeartypeCallHintParamViolation:
-            bound = signature(function).bind(*args, **kwargs)
+            bound = inspect.signature(function).bind(*args, **kwargs)
             for name, value in bound.arguments.items():
                 hint = hints.get(name, Any)
                 if not is_bearable(value, hint, conf=conf):
