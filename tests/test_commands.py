@@ -1,12 +1,15 @@
 """`python -m jaxsnn sweep` and `plot`, with a training of one epoch."""
 
+import errno
+import os
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import xarray as xr
 
 import jaxsnn
-from jaxsnn import training
+from jaxsnn import commands, errors, reproduce, training
 from jaxsnn.__main__ import main
 from jaxsnn.pretrained import trained_network
 
@@ -61,6 +64,78 @@ def test_sweep_in_fixed_point(swept):
     assert found.accuracy[-1] > 0.8
 
 
+def test_fixed_point_for_more_steps_than_usual(swept):
+    """The potentials' bound follows the duration; there is no argument for it."""
+    folder, _ = swept
+    arguments = ["sweep", "--network", "fc", "--images", "2", "--duration", "1.1", "--bits", "8"]
+    arguments += ["--threshold", "0.25", "--max-rate", "1000", "--cache", str(folder / "cache")]
+    main([*arguments, "--output", str(folder / "long.nc")])
+    data = jaxsnn.load_sweep(folder / "long.nc")
+    assert data.sizes["time"] == 1100
+    assert "steps=1100" in data.arithmetic
+
+
+def full_after(monkeypatch, writes):
+    """A disk that is full after so many writes."""
+    fsync, written = os.fsync, []
+
+    def full(descriptor):
+        written.append(1)
+        if len(written) > writes:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+
+
+def test_sweep_on_a_full_disk(swept, tmp_path, monkeypatch):
+    _, arguments = swept
+    arguments = [*arguments, "--output", str(tmp_path / "full.nc")]
+    with monkeypatch.context() as patch:
+        full_after(patch, 2)
+        with pytest.raises(SystemExit, match=r"full\.nc cannot be written: No space left .* kept"):
+            main(arguments)
+    assert len(list((tmp_path / "full.nc.partial").glob("block-*.npz"))) == 1
+    main(arguments)
+    xr.testing.assert_equal(
+        jaxsnn.load_sweep(tmp_path / "full.nc"), jaxsnn.load_sweep(swept[0] / "result.nc")
+    )
+
+
+def test_plot_on_a_full_disk(swept, tmp_path, monkeypatch):
+    (tmp_path / "result-curves.png").write_text("an earlier figure")
+    full_after(monkeypatch, 1)
+    with pytest.raises(SystemExit, match=r"result-curves\.png cannot be written: No space left"):
+        main(["plot", str(swept[0] / "result.nc"), "--output", str(tmp_path)])
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["result-curves.png", "result-map.png"]
+    assert (tmp_path / "result-curves.png").read_text() == "an earlier figure"
+
+
+def test_plot_without_a_checksum(swept, tmp_path):
+    path = tmp_path / "by-hand.nc"
+    jaxsnn.load_sweep(swept[0] / "result.nc").to_netcdf(path, engine="h5netcdf")
+    with pytest.raises(SystemExit, match=r"no checksum .*--no-verify"):
+        main(["plot", str(path)])
+    main(["plot", str(path), "--no-verify"])
+    assert (tmp_path / "by-hand-map.png").exists()
+
+
+@pytest.mark.parametrize("command", ["sweep", "plot", "reproduce"])
+def test_no_file_can_be_made(swept, tmp_path, command, monkeypatch):
+    """Known before data are loaded or a network is trained."""
+
+    def refused(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    for module in (commands, reproduce):
+        monkeypatch.setattr(module, "load_dataset", None)
+    monkeypatch.setattr(errors, "TemporaryFile", refused)
+    file = [str(swept[0] / "result.nc")] if command == "plot" else []
+    with pytest.raises(SystemExit, match=r"cannot be written: Read-only .* choose another path"):
+        main([command, *file, "--output", str(tmp_path / "result.nc")])
+
+
 def test_plot(swept, tmp_path, capsys):
     folder, _ = swept
     main(["plot", str(folder / "result.nc"), "--output", str(tmp_path / "pictures")])
@@ -86,6 +161,8 @@ def test_plot(swept, tmp_path, capsys):
         (["sweep", "--max-rate", "2000"], "max_rate=2000 Hz"),
         (["sweep", "--threshold"], "threshold is empty"),
         (["sweep", "--seed", "1", "1"], "seed has 1 twice"),
+        (["sweep", "--seed", "-1"], r"seed=-1; a seed is at least 0 and below 2\*\*32"),
+        (["sweep", "--bits", "8", "--duration", "1100"], "1,100,000 steps .* a shorter duration"),
         (["sweep", "--percentile", "101"], "percentile=101"),
         (["sweep", "--percentile", "99", "99"], "percentile=.99.0, 99.0. has a value twice"),
         (["sweep", "--reset", "zero", "zero"], "reset=.* twice"),
@@ -94,6 +171,7 @@ def test_plot(swept, tmp_path, capsys):
         (["sweep", "--archives", "no/such/folder"], "no/such/folder"),
         (["plot", "no/such/file.nc"], "no/such/file.nc does not exist"),
         (["plot", __file__], "cannot be read"),
+        (["plot", "."], "is no file"),
     ],
 )
 def test_bad_arguments(arguments, message, tmp_path, monkeypatch, swept):
@@ -107,7 +185,7 @@ def test_bad_arguments(arguments, message, tmp_path, monkeypatch, swept):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--x", "color", "--along", "color"], "no picture can be drawn; name its parameters"),
+        (["--x", "color", "--along", "color"], "no figure can be drawn; name its parameters"),
         (["--select", "color=red"], "the parameters are"),
         (["--select", "reset=none"], "reset has the values .'zero', 'subtraction'."),
     ],
