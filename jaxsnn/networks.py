@@ -10,19 +10,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from math import inf, prod
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
-from jax.typing import ArrayLike
+
+from jaxsnn.typed import Count, Images, Real, typed
 
 Initializer = Callable[..., Array]
 
 he_normal: Initializer = nnx.initializers.he_normal()
 
 
-def symmetric_uniform(limit: float) -> Initializer:
+@typed
+def symmetric_uniform(limit: Real) -> Initializer:
     """Return an initialiser that draws weights uniformly from [-limit, limit).
 
     It is the one of the paper's code; `jax.nn.initializers.uniform` draws from [0, limit).
@@ -30,12 +34,17 @@ def symmetric_uniform(limit: float) -> Initializer:
     Args:
         limit: the largest absolute weight.
 
+    Raises:
+        ValueError: the limit is not a finite positive number.
+
     Example:
         >>> import jax
         >>> weights = symmetric_uniform(0.1)(jax.random.key(0), (100, 10))
         >>> bool(weights.min() < -0.09), bool(weights.max() > 0.09)
         (True, True)
     """
+    if not 0 < limit < inf:
+        raise ValueError(f"limit={limit:g}; it must be a finite number above 0.")
 
     def initializer(key, shape, dtype=jnp.float32, out_sharding=None) -> Array:
         del out_sharding  # part of the interface of JAX's initialisers; these weights are small
@@ -64,11 +73,12 @@ class FullyConnected(nnx.Module):
         (2, 10)
     """
 
+    @typed
     def __init__(
         self,
-        sizes: Sequence[int] = (784, 1200, 1200, 10),
+        sizes: Sequence[Count] = (784, 1200, 1200, 10),
         *,
-        dropout: float = 0.5,
+        dropout: Real = 0.5,
         kernel_init: Initializer = he_normal,
         rngs: nnx.Rngs,
     ):
@@ -77,26 +87,29 @@ class FullyConnected(nnx.Module):
         _check_sizes(sizes=sizes)
         _check_dropout(dropout)
         self.sizes = tuple(sizes)
+        _check_initializer(kernel_init, tuple(sizes[:2]))
         self.layers = nnx.List(
             nnx.Linear(*pair, use_bias=False, kernel_init=kernel_init, rngs=rngs)
             for pair in pairwise(sizes)
         )
         self.dropout = nnx.Dropout(dropout, rngs=rngs)
 
-    def logits(self, images: ArrayLike) -> Array:
+    @typed
+    def logits(self, images: Images) -> Array:
         """Return the input of the last ReLU, `[B, classes]`."""
-        images = jnp.asarray(images)
-        x = images.reshape(len(images), -1)
-        if x.shape[1] != self.sizes[0]:
+        x = jnp.asarray(images)
+        if x.ndim < 2 or prod(x.shape[1:]) != self.sizes[0]:
             raise ValueError(
-                f"the network takes {self.sizes[0]} inputs; images of shape {images.shape[1:]} "
-                f"have {x.shape[1]}"
+                f"the network takes images [B, ...] with {self.sizes[0]} inputs each, not of shape "
+                f"{x.shape}; a single image needs a batch axis: images[None]"
             )
+        x = _real(x).reshape(len(x), self.sizes[0])
         for layer in self.layers[:-1]:
             x = self.dropout(nnx.relu(layer(x)))
         return self.layers[-1](x)
 
-    def __call__(self, images: ArrayLike) -> Array:
+    @typed
+    def __call__(self, images: Images) -> Array:
         """Return the ReLU outputs, `[B, classes]`."""
         return nnx.relu(self.logits(images))
 
@@ -125,14 +138,15 @@ class ConvNet(nnx.Module):
         (2, 10)
     """
 
+    @typed
     def __init__(
         self,
-        image_shape: Sequence[int] = (28, 28, 1),
-        maps: Sequence[int] = (12, 64),
-        kernel: int = 5,
-        classes: int = 10,
+        image_shape: Sequence[Count] = (28, 28, 1),
+        maps: Sequence[Count] = (12, 64),
+        kernel: Count = 5,
+        classes: Count = 10,
         *,
-        dropout: float = 0.1,
+        dropout: Real = 0.1,
         kernel_init: Initializer = he_normal,
         rngs: nnx.Rngs,
     ):
@@ -142,6 +156,8 @@ class ConvNet(nnx.Module):
         _check_dropout(dropout)
         *size, channels = image_shape
         height, width = _pooled(size, convolutions=len(maps), kernel=kernel)
+        features = height * width * (channels, *maps)[-1]
+        _check_initializer(kernel_init, (features, classes))
         self.image_shape = tuple(image_shape)
         self.convolutions = nnx.List(
             nnx.Conv(
@@ -154,28 +170,31 @@ class ConvNet(nnx.Module):
             )
             for pair in pairwise((channels, *maps))
         )
-        features = height * width * (channels, *maps)[-1]
         self.dense = nnx.Linear(
             features, classes, use_bias=False, kernel_init=kernel_init, rngs=rngs
         )
         # One draw for each map of each image: height and width share it.
         self.dropout = nnx.Dropout(dropout, broadcast_dims=(1, 2), rngs=rngs)
 
-    def logits(self, images: ArrayLike) -> Array:
+    @typed
+    def logits(self, images: Images) -> Array:
         """Return the input of the last ReLU, `[B, classes]`."""
         x = jnp.asarray(images)
         if x.shape[1:] != self.image_shape:
             raise ValueError(
-                f"the network takes images of shape {self.image_shape}, got {x.shape[1:]}"
+                f"the network takes images [B, ...] of {self.image_shape} each, not of shape "
+                f"{x.shape}; a single image needs a batch axis: images[None]"
             )
+        x = _real(x)
         for convolution in self.convolutions:
             convolve = convolution if self.dropout.deterministic else _patch_product(convolution)
             x = nnx.relu(convolve(x))
             x = nnx.relu(nnx.avg_pool(x, (2, 2), strides=(2, 2)))
             x = self.dropout(x)
-        return self.dense(x.reshape(len(x), -1))
+        return self.dense(x.reshape(len(x), self.dense.in_features))
 
-    def __call__(self, images: ArrayLike) -> Array:
+    @typed
+    def __call__(self, images: Images) -> Array:
         """Return the ReLU outputs, `[B, classes]`."""
         return nnx.relu(self.logits(images))
 
@@ -197,8 +216,33 @@ def _patch_product(convolution: nnx.Conv) -> Callable[[Array], Array]:
     return convolve
 
 
+def _real(images: Array) -> Array:
+    if jnp.iscomplexobj(images):
+        raise ValueError(f"images are {images.dtype}; a ReLU network takes real numbers")
+    return images
+
+
+def _check_initializer(initializer: Initializer, shape: tuple[int, ...]) -> None:
+    """Raise where an initialiser makes no weights of a shape."""
+    key = jax.random.key(0)
+    try:
+        found = jax.eval_shape(lambda: initializer(key, shape, jnp.float32))
+    except Exception as error:
+        raise ValueError(
+            "kernel_init must be a function of a key, a shape and a type that returns an array: "
+            f"{error}"
+        ) from error
+    if np.shape(found) != shape:
+        raise ValueError(
+            f"kernel_init returns {found} for weights of shape {shape}; it must return an array of "
+            "that shape, such as nnx.initializers.he_normal() does"
+        )
+
+
 def _check_sizes(**named: Sequence[int]) -> None:
     for name, sizes in named.items():
+        if not all(isinstance(size, int | np.integer) for size in sizes):
+            raise TypeError(f"{name} must be integers, got {tuple(sizes)}")
         if any(size < 1 for size in sizes):
             raise ValueError(f"{name} must be positive, got {tuple(sizes)}")
 

@@ -123,9 +123,35 @@ def test_the_initialiser_is_an_argument(build):
 
 
 @SMALL
-def test_other_image_shapes_are_refused(build):
-    with pytest.raises(ValueError, match="takes"):
-        build()(jnp.ones((2, 10, 12, 1)))
+@pytest.mark.parametrize("shape", [(2, 10, 12, 1), (12, 12, 1), (144,), ()])
+def test_other_image_shapes_are_refused(build, shape):
+    with pytest.raises(ValueError, match=r"takes images \[B, ...\].*batch axis: images\[None\]"):
+        build()(jnp.ones(shape))
+
+
+@SMALL
+def test_complex_images_are_refused(build):
+    with pytest.raises(ValueError, match=r"images are complex64; .* real numbers"):
+        build()(jnp.ones((2, 12, 12, 1), complex))
+
+
+@SMALL
+def test_no_images_have_no_outputs(build):
+    model = build()
+    model.eval()
+    assert model(IMAGES[:0]).shape == (0, 7)
+
+
+@pytest.mark.parametrize("limit", [0.0, -0.1, float("nan"), float("inf")])
+def test_a_limit_is_a_finite_positive_number(limit):
+    with pytest.raises(ValueError, match=f"limit={limit:g}; it must be a finite number above 0"):
+        symmetric_uniform(limit)
+
+
+def test_two_models_share_their_compiled_programs():
+    graphs = [nnx.split(small_dense())[0] for _ in range(2)]
+    assert hash(graphs[0]) == hash(graphs[1])
+    assert graphs[0] == graphs[1]
 
 
 @pytest.mark.parametrize(
@@ -135,6 +161,12 @@ def test_other_image_shapes_are_refused(build):
         ({"sizes": (784, 0, 10)}, "positive"),
         ({"dropout": 1.0}, "dropout"),
         ({"dropout": -0.1}, "dropout"),
+        ({"dropout": float("nan")}, "dropout"),
+        ({"kernel_init": lambda key: key}, "kernel_init must be a function of a key, a shape"),
+        ({"kernel_init": lambda k, s, d: None}, r"kernel_init returns None .*\(784, 1200\)"),
+        ({"kernel_init": lambda k, s, d: jnp.ones(7)}, r"kernel_init returns .*shape=\(7,\)"),
+        ({"kernel_init": lambda k, s, d: "a"}, "kernel_init must be a function .* array"),
+        ({"kernel_init": nnx.initializers.he_normal}, "kernel_init"),
     ],
 )
 def test_bad_dense_sizes_are_refused(arguments, message):
@@ -151,6 +183,9 @@ def test_bad_dense_sizes_are_refused(arguments, message):
         ({"image_shape": (29, 28, 1)}, "even"),
         ({"maps": (12, 64, 8)}, "convolution 3"),
         ({"dropout": 1.5}, "dropout"),
+        ({"dropout": float("nan")}, "dropout"),
+        ({"classes": 0}, "classes must be positive"),
+        ({"kernel_init": lambda k, s, d: jnp.ones(7)}, r"kernel_init .*\(1024, 10\)"),
     ],
 )
 def test_bad_convolutional_sizes_are_refused(arguments, message):
