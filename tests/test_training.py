@@ -1,8 +1,10 @@
 """Training: it learns, it repeats itself, it survives being killed, and it refuses bad input."""
 
 import dataclasses
+import errno
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -163,7 +165,7 @@ def test_only_the_latest_checkpoint_is_kept(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["4"]
 
 
-def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path):
+def test_a_killed_run_resumes_as_if_nothing_had_happened(tmp_path):
     script = "from test_training import *; trained(RECIPE, checkpoint=sys.argv[1])"
     process = subprocess.Popen([sys.executable, "-c", script, tmp_path], cwd=Path(__file__).parent)
     deadline = time.monotonic() + 120
@@ -179,6 +181,122 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path):
     whole, whole_history = trained(RECIPE)
     assert same(whole, resumed)
     assert history == whole_history
+
+
+def files_of(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_changed_file_of_a_checkpoint_is_never_read(tmp_path):
+    """Of every file every change ends in one error, which names the folder and what to do."""
+    kept, changed = tmp_path / "kept", tmp_path / "changed"
+    trained(checkpoint=kept)
+    names = [path.relative_to(kept) for path in files_of(kept)]
+    assert len(names) > 5
+    assert {Path("4/run.json"), Path("4/sha256.json")} < set(names)
+    rng = np.random.default_rng(0)
+    state, identity = 0, {}
+    for name in names:
+        whole = (kept / name).read_bytes()
+        flipped = bytearray(whole)
+        flipped[rng.integers(len(whole))] ^= 1 << rng.integers(8)
+        for content in (bytes(flipped), whole[: len(whole) // 2], whole + b" x", b"", None):
+            shutil.rmtree(changed, ignore_errors=True)
+            shutil.copytree(kept, changed)
+            if content is None:
+                (changed / name).unlink()
+            else:
+                (changed / name).write_bytes(content)
+            with pytest.raises(
+                ValueError, match=f"{changed}/4 cannot be used.*delete .*train again"
+            ):
+                training._Store(changed).load(state, identity)
+    shutil.copytree(kept, changed, dirs_exist_ok=True)
+    (changed / "4" / "more").write_text("x")
+    with pytest.raises(ValueError, match="its file more has changed"):
+        training._Store(changed).load(state, identity)
+
+
+def test_fit_refuses_a_damaged_checkpoint_and_leaves_it_alone(tmp_path):
+    trained(checkpoint=tmp_path)
+    (largest,) = sorted(files_of(tmp_path), key=lambda path: path.stat().st_size)[-1:]
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    with pytest.raises(
+        ValueError, match=f"{tmp_path}/4 cannot be used.*{largest.name} has changed"
+    ):
+        trained(checkpoint=tmp_path)
+    assert largest.read_bytes() == content
+
+
+def test_the_checkpoint_of_an_earlier_version_is_refused(tmp_path):
+    import orbax.checkpoint as ocp
+
+    with ocp.CheckpointManager(tmp_path) as manager:
+        run = ocp.args.JsonSave({"identity": {}, "history": [{}]})
+        manager.save(1, args=ocp.args.Composite(run=run))
+    with pytest.raises(ValueError, match=r"has no checksums.*earlier version.*train again"):
+        trained(checkpoint=tmp_path)
+
+
+def test_a_kill_between_two_checkpoints_leaves_the_newer(tmp_path):
+    trained(dataclasses.replace(SHORT, epochs=1), checkpoint=tmp_path / "other")
+    whole = trained(checkpoint=tmp_path / "run")
+    shutil.copytree(tmp_path / "other" / "1", tmp_path / "run" / "3")  # not yet deleted
+    (tmp_path / "run" / ".unfinished-checkpoint").mkdir()
+    resumed = trained(checkpoint=tmp_path / "run")
+    assert same(whole[0], resumed[0])
+    assert whole[1] == resumed[1]
+
+
+FULL_DISK = """
+import resource
+from test_training import *
+model = SHORT.model(rngs=nnx.Rngs(0))
+once = dataclasses.replace(SHORT, epochs=1)
+fit(model, corners(), recipe=once, progress=False)
+first = jax.tree.leaves(nnx.state(model, nnx.Param))
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+model = SHORT.model(rngs=nnx.Rngs(0))
+try:
+    fit(model, corners(), recipe=once, checkpoint=sys.argv[1], progress=False)
+except OSError as error:
+    assert same(first, jax.tree.leaves(nnx.state(model, nnx.Param)))
+    print(error)
+"""
+
+
+def test_a_full_disk_is_named_and_costs_nothing(tmp_path):
+    """A limit on the size of files stands for it."""
+    run = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, tmp_path],
+        cwd=Path(__file__).parent, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "File too large" in run.stdout
+    assert f"the checkpoint folder {tmp_path} cannot be read or written" in run.stdout
+    assert "Epoch 1 was not stored: the model has its weights" in run.stdout
+    assert "Make room there" in run.stdout
+    assert list(tmp_path.iterdir()) == []  # no half of a checkpoint takes what room there is
+
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_a_checkpoint_needs_a_folder(tmp_path, place):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=f"checkpoint folder {tmp_path / place} cannot be .*another"):
+        trained(checkpoint=tmp_path / place)
+    with pytest.raises(ValueError, match="checkpoint is an empty path"):
+        trained(checkpoint="")
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_the_training(tmp_path, monkeypatch):
+    def refuse(**_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(training.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(training, "_row", None)  # an epoch needs it
+    with pytest.raises(PermissionError, match=f"Permission denied: .*{tmp_path}.*another folder"):
+        trained(checkpoint=tmp_path)
 
 
 def test_the_checkpoint_of_another_run_is_refused(tmp_path):
@@ -206,16 +324,29 @@ def test_the_checkpoint_of_another_run_is_refused(tmp_path):
     ("change", "message"),
     [
         ({"images": np.zeros((0, 12, 12, 1), "float32"), "labels": np.zeros(0, int)}, "empty"),
-        ({"images": np.full((200, 12, 12, 1), np.nan, "float32")}, "not finite"),
-        ({"images": np.full((200, 12, 12, 1), np.inf, "float32")}, "not finite"),
+        ({"images": np.full((200, 12, 12, 1), np.nan, "float32")}, "must be finite numbers"),
+        ({"images": np.full((200, 12, 12, 1), np.inf, "float32")}, "must be finite numbers"),
         ({"images": np.full((200, 12, 12, 1), 255.0, "float32")}, r"belong in \[0, 1\]"),
-        ({"images": np.zeros((200, 12, 12, 1), "uint8")}, "floating-point"),
+        (
+            {"images": np.zeros((200, 12, 12, 1), "uint8")},
+            "needs images of floating-point .*by 255",
+        ),
+        ({"images": np.zeros((200, 12, 12, 1), complex)}, "training set must be real numbers"),
+        ({"images": np.full((200, 12, 12, 1), None)}, "training set must be real numbers"),
+        ({"images": [[1.0], [1.0, 2.0]]}, "images of the training set must be an array"),
+        ({"images": np.ma.masked_array(corners().images, False)}, "images .*must have no mask"),
+        ({"images": None}, "images of the training set must be real numbers"),
         ({"images": np.zeros((200, 11, 12, 1), "float32")}, "cannot take the training set's"),
         ({"images": np.zeros((199, 12, 12, 1), "float32")}, "one label per image"),
         ({"labels": np.zeros((200, 4), int)}, "one label per image"),
-        ({"labels": np.zeros(200)}, "integer labels"),
+        ({"labels": np.zeros(200)}, "labels of the training set must be integers, not float64"),
+        ({"labels": np.full(200, np.nan)}, "labels of the training set must be integers"),
+        ({"labels": np.ones(200, bool)}, "labels of the training set must be integers, not bool"),
+        ({"labels": np.array(["a"] * 200)}, "labels of the training set must be integers"),
+        ({"labels": np.ma.masked_array(corners().labels, False)}, "labels .*must have no mask"),
+        ({"labels": None}, "labels of the training set must be integers"),
         ({"labels": np.arange(200) % 5}, "labels from 0 to 4; the model has 4 classes"),
-        ({"labels": np.arange(200) % 4 - 1}, "labels from -1"),
+        ({"labels": np.arange(200) % 4 - 1}, "labels of the training set range from -1 to 2"),
         ({"images": corners(24).images, "labels": corners(24).labels}, "fewer than one batch"),
     ],
 )
@@ -224,10 +355,76 @@ def test_bad_training_sets_are_refused(change, message):
         trained(data=SimpleNamespace(**{**vars(corners()), **change}))
 
 
+def test_lists_and_other_floats_are_trained_on():
+    data = corners(100)
+    lists = SimpleNamespace(images=data.images.tolist(), labels=data.labels.tolist())
+    half = SimpleNamespace(images=jnp.asarray(data.images, jnp.bfloat16), labels=data.labels)
+    once = dataclasses.replace(SHORT, epochs=1)
+    assert same(trained(once, data=lists)[0], trained(once, data=data)[0])
+    assert len(trained(once, data=half)[1]) == 1
+
+
 def test_bad_test_sets_are_refused():
     bad = SimpleNamespace(images=corners().images[:, 1:], labels=corners().labels)
     with pytest.raises(ValueError, match="cannot take the test set's images"):
         trained(test=bad)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 2**40])
+def test_seeds_that_a_key_would_wrap_are_refused(seed):
+    with pytest.raises(ValueError, match=rf"seed={seed}; it must be from 0 to 2\*\*32 - 1"):
+        trained(seed=seed)
+
+
+@pytest.mark.parametrize("name", ["epochs", "batch_size"])
+@pytest.mark.parametrize("value", [0, -1])
+def test_recipes_check_themselves(name, value):
+    with pytest.raises(ValueError, match=f"{name}={value}; a recipe needs at least 1"):
+        dataclasses.replace(SHORT, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"optimizer": lambda: None}, "the recipe's optimizer failed: .*positional argument"),
+        ({"loss": lambda m: m}, "the recipe's loss failed: .*positional argument"),
+        ({"loss": lambda m, x, y: None}, "the recipe's loss returns None; it must return one"),
+        ({"loss": lambda m, x, y: m(x).mean()}, "the recipe's loss returns a traced array"),
+        ({"loss": lambda m, x, y: (m(x), m(x))}, r"the recipe's loss returns .*\(100, 4\)"),
+        ({"loss": lambda m, x, y: ("a", m(x))}, "the recipe's loss returns 'a'"),
+        ({"augment": lambda x: x}, "the recipe's augment failed: .*positional argument"),
+        ({"augment": lambda k, x: x[:, :6]}, r"the recipe's augment returns .*\(100, 6, 12, 1\)"),
+        ({"augment": lambda k, x: None}, "the recipe's augment returns None"),
+    ],
+)
+def test_functions_of_a_recipe_that_return_something_else(change, message):
+    with pytest.raises(ValueError, match=message):
+        trained(dataclasses.replace(SHORT, **change))
+
+
+def test_an_optimizer_that_is_none():
+    with pytest.raises(TypeError, match=r"the recipe's optimizer returns 0.1; .*optax.adam"):
+        trained(dataclasses.replace(SHORT, optimizer=lambda steps: 0.1))
+
+
+def test_models_that_cannot_be_trained():
+    class Bare(nnx.Module):
+        def __init__(self):
+            self.dense = nnx.Linear(144, 4, use_bias=False, rngs=nnx.Rngs(0))
+
+        def __call__(self, images):
+            return nnx.relu(self.dense(images.reshape(len(images), -1)))
+
+    for loss in (cross_entropy, one_sided_squared_error):
+        with pytest.raises(TypeError, match=r"a Bare, has no method `logits`.*logits\(images\)"):
+            loss(Bare(), jnp.zeros((1, 144)), jnp.zeros(1, int))
+        recipe = dataclasses.replace(SHORT, loss=loss)
+        with pytest.raises(ValueError, match=r"the recipe's loss failed: .*`logits`"):
+            fit(Bare(), corners(), recipe=recipe, progress=False)
+    with pytest.raises(ValueError, match=r"has no nnx.Param"):
+        fit(nnx.Sequential(lambda x: x.reshape(len(x), -1)), corners(), recipe=SHORT)
+    with pytest.raises(ValueError, match=r"returns scores of shape \(1, 12, 12, 4\) .*\[B, cl"):
+        fit(nnx.Linear(1, 4, rngs=nnx.Rngs(0)), corners(), recipe=SHORT)
 
 
 def test_divergence_is_an_error(tmp_path):
@@ -275,6 +472,31 @@ def test_accuracy_counts_right_answers_whatever_the_batch_size():
     assert not same([model(data.images)], [model(data.images)])  # its mode has not changed
     with pytest.raises(ValueError, match="empty"):
         accuracy(model, SimpleNamespace(images=np.zeros((0, 12, 12, 1)), labels=np.zeros(0, int)))
+    for batch_size in (0, -1):
+        with pytest.raises(ValueError, match=f"batch_size={batch_size}; it must be at least 1"):
+            accuracy(model, data, batch_size=batch_size)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (lambda: 1, "the model cannot take the set's images of shape .*positional argument"),
+        (lambda x: None, "the model's scores must be real numbers, not object"),
+        (lambda x: jnp.zeros(len(x)), r"the model returns scores of shape \(4,\) for 4 images"),
+        (lambda x: jnp.zeros((1, 4)), r"the model returns scores of shape \(1, 4\) for 4 images"),
+        (lambda x: x * np.nan, "the model's scores must be finite numbers"),
+        (lambda x: x[:, :2], "labels range from 0 to 3; they must be classes, from 0 to 1"),
+    ],
+)
+def test_accuracy_needs_scores(model, message):
+    with pytest.raises(ValueError, match=message):
+        accuracy(model, SimpleNamespace(images=np.eye(4), labels=np.arange(4)))
+
+
+@pytest.mark.parametrize("labels", [np.arange(4) / 2, np.arange(4) - 1, np.arange(4) > 1, [0, 1]])
+def test_accuracy_needs_labels(labels):
+    with pytest.raises(ValueError, match="label"):
+        accuracy(lambda x: x, SimpleNamespace(images=np.eye(4), labels=labels))
 
 
 def test_losses():
@@ -292,6 +514,38 @@ def test_losses():
     assert slope == -(1 + 1) / 2
     expected = -np.log(np.exp(0.5) / np.exp([0.5, -2, 0.25]).sum())
     np.testing.assert_allclose(cross_entropy(model, logits[:1], right[:1])[0], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("loss", [squared_error, one_sided_squared_error, cross_entropy])
+@pytest.mark.parametrize(
+    ("scores", "labels", "message"),
+    [
+        (jnp.zeros((2, 3)), [0], r"labels have shape \(1,\) and the model's scores \(2, 3\)"),
+        (jnp.zeros((2, 3)), [0, 3], "labels range from 0 to 3; they must be classes, from 0 to 2"),
+        (jnp.zeros((2, 3)), [0.0, 1.0], "labels must be integers"),
+        (jnp.zeros(2), [0, 1], r"the model returns .*\(2,\).*it must return scores"),
+    ],
+)
+def test_losses_refuse(loss, scores, labels, message):
+    class Model:
+        def __call__(self, images):
+            return scores
+
+        logits = __call__
+
+    with pytest.raises(ValueError, match=message):
+        loss(Model(), jnp.zeros((2, 4)), labels)
+
+
+@pytest.mark.parametrize("name", ["shift", "distortion", "elastic"])
+@pytest.mark.parametrize("value", [-1.0, np.nan, np.inf])
+def test_warps_refuse(name, value):
+    with pytest.raises(ValueError, match=f"{name}={value:g}; it must be a finite number"):
+        random_warp(**{name: value})
+    with pytest.raises(ValueError, match="cells=0; there must be at least 1"):
+        random_warp(cells=0)
+    with pytest.raises(ValueError, match=r"takes images \[B, height, width, channels\]"):
+        random_warp()(jax.random.key(0), jnp.zeros((2, 144)))
 
 
 def test_a_warp_of_nothing_is_the_identity():
