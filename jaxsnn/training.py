@@ -540,10 +540,8 @@ def _check(
         ) from error
     shape = getattr(scores, "shape", None)
     if shape is None or len(shape) != 2 or shape[0] != 1:
-        raise ValueError(
-            f"the model returns {described(scores) if shape is None else f'scores of shape {shape}'}"
-            " for one image; it must return [B, classes]"
-        )
+        found = described(scores) if shape is None else f"scores of shape {shape}"
+        raise ValueError(f"the model returns {found} for one image; it must return [B, classes]")
     if labels.max() >= shape[1]:
         raise ValueError(
             f"the {name} has labels from {labels.min()} to {labels.max()}; the model has "
