@@ -2402,7 +2402,7 @@ def add_command_lines(corpus: Corpus, w: World) -> None:
             "python -m jaxsnn sweep", _label(w, line), _command(w, ["sweep", *line.split()]), words
         )
     fixed = "sweep --bits 8 --images 1 --threshold 1 --max-rate 1000 --engine scan --duration"
-    for seconds, expect in {"1.5": "clear", "2000": "error"}.items():
+    for seconds, expect in {"1.001": "clear", "2000": "error"}.items():
         corpus.one(
             "python -m jaxsnn sweep", f"--bits 8 --duration {seconds}",
             _command(w, [*fixed.split(), seconds]), "duration|steps|seconds", expect,
