@@ -25,7 +25,6 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
-import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -40,6 +39,7 @@ import numpy as np
 from PIL import Image
 
 from jaxsnn.typed import described, typed
+from jaxsnn.warn import warn
 
 _ARCHIVES_VARIABLE = "JAXSNN_ARCHIVES"
 _PIXELS = 28  # along each side of an image
@@ -293,10 +293,9 @@ def _open_builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any:
     if not _is_prepared(builder) or _is_array_record(builder):
         return builder
     other = builder.data_dir_root / "jaxsnn"
-    warnings.warn(
+    warn(
         f"{builder.data_path} has the data as {builder.info.file_format.value}, which only "
-        f"TensorFlow can read; a copy that needs no TensorFlow is kept in {other}.",
-        stacklevel=3,
+        f"TensorFlow can read; a copy that needs no TensorFlow is kept in {other}."
     )
     return _open_builder(name, other)
 

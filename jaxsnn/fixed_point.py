@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -249,7 +249,8 @@ def integer_layers(
             "with quantize(...) outside of jit, vmap and grad."
         )
     each = arithmetic.bits
-    bits = (each,) * len(network.layers) if isinstance(each, int) else tuple(each)
+    numbers = isinstance(each, int)
+    bits = (each,) * len(network.layers) if numbers else tuple(cast(Sequence[int], each))
     if len(bits) != len(network.layers):
         raise ValueError(f"bits={each}: {len(bits)} numbers for {len(network.layers)} layers.")
     layers, parts, folded = [], [], []

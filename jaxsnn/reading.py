@@ -10,12 +10,11 @@ from __future__ import annotations
 import os
 import re
 import traceback
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import flax
 import jax
@@ -39,6 +38,12 @@ from jaxsnn.network import (
     Shape,
     Transpose,
 )
+from jaxsnn.typed import Images, typed
+from jaxsnn.warn import warn
+
+Model = Annotated[
+    Callable[[Any], Any], "a Flax module or a function from images [B, ...] to outputs [B, ...]"
+]
 
 # Traced with more than one image, so that a model that flattens the batch away is noticed, and with
 # a number that is rarely the size of another axis, so that constants do not pass for batches.
@@ -58,7 +63,8 @@ class ReadingError(ValueError):
     """
 
 
-def read_network(model: Callable[[Any], Any], example: ArrayLike) -> Network:
+@typed
+def read_network(model: Model, example: Images) -> Network:
     """Read the linear operations between the ReLUs of a model, with their weights.
 
     Args:
@@ -102,22 +108,18 @@ def read_network(model: Callable[[Any], Any], example: ArrayLike) -> Network:
         raise
     _check_weights(network)
     if warning:
-        warnings.warn(warning, stacklevel=2)
+        warn(warning)
     return network
 
 
 def _check_example(example: ArrayLike) -> tuple[Shape, Any]:
     """Shape and type of the example, if it can be a batch of images."""
-    if isinstance(example, np.ma.MaskedArray):
-        raise ValueError("the example is a masked array; give the plain array: example.filled(0).")
-    shape, dtype = np.shape(example), getattr(example, "dtype", None) or jnp.result_type(example)
+    shape, dtype = np.shape(example), jnp.result_type(example)
     remedy = "give floats in [0, 1], such as train.images[:1]"
     if dtype == np.bool_:
         remedy = "convert it: example.astype('float32')"
     elif jnp.issubdtype(dtype, jnp.integer):
         remedy = "give floats in [0, 1]: divide 8-bit pixels by 255"
-    elif dtype == np.object_:
-        remedy = "give one array of floats, all images of the same shape: np.stack(list(example))"
     if not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"the example has dtype {dtype}, but pixels are floats: {remedy}.")
     if len(shape) < 2 or 0 in shape[1:]:
@@ -125,7 +127,7 @@ def _check_example(example: ArrayLike) -> tuple[Shape, Any]:
             f"the example has shape {shape}, but must be a batch of images [B, ...], such as "
             "train.images[:1]; a single image needs a batch axis: image[None]."
         )
-    return shape, jnp.result_type(np.empty(0, np.dtype(dtype).newbyteorder("=")))
+    return shape, dtype
 
 
 def _read(

@@ -8,11 +8,8 @@ values cannot exceed its inputs.
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from math import ceil, floor, inf, log10, prod
-from types import FrameType
 from typing import TypeVar, cast
 
 import jax
@@ -24,6 +21,7 @@ from jaxtyping import Array, Float
 from jaxsnn.network import Convolution, Layer, Network, Operation, is_known
 from jaxsnn.progress import progress_bar
 from jaxsnn.typed import Count, Images, Real, typed
+from jaxsnn.warn import warn
 
 Scales = Float[Array, "layers"]
 Result = TypeVar("Result")
@@ -311,25 +309,10 @@ def _warn_of_large_weights(network: Network, largest: Scales, layers: Iterable[i
         and (weight := _largest_weight(network, index)) > _FAR_ABOVE * activation
     ]
     if found:
-        _warn_caller(
+        warn(
             f"{'; '.join(found)}. Neurons will spike rarely or not at all; use percentile_scales "
             "or largest_activations, which look at activations alone."
         )
-
-
-def _warn_caller(message: str) -> None:
-    """Warn at the line that called the library; type checkers may wrap its functions."""
-    frame = sys._getframe()
-    while frame.f_back and _is_internal(frame):
-        frame = frame.f_back
-    registry = frame.f_globals.setdefault("__warningregistry__", {})
-    path, line = frame.f_code.co_filename, frame.f_lineno
-    warnings.warn_explicit(message, UserWarning, path, line, registry=registry)
-
-
-def _is_internal(frame: FrameType) -> bool:
-    package = frame.f_globals.get("__name__", "").partition(".")[0]
-    return package in ("jaxsnn", "jaxtyping", "beartype") or "beartype" in frame.f_code.co_filename
 
 
 def _percent(share: float) -> str:

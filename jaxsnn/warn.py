@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import sys
 import warnings
-from pathlib import Path
-
-_PACKAGE = str(Path(__file__).parent)
+from types import FrameType
 
 
 def warn(message: str) -> None:
-    """Warn of the innermost line that is outside of this package.
+    """Warn of the innermost line that is neither of this package nor of the type checker.
 
     Example:
         >>> import warnings
@@ -20,7 +18,14 @@ def warn(message: str) -> None:
         >>> str(caught[0].message)
         'duration=20 is in seconds.'
     """
-    frame, level = sys._getframe(1), 2
-    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
-        frame, level = frame.f_back, level + 1
-    warnings.warn(message, stacklevel=level)
+    frame = sys._getframe()
+    while frame.f_back and _is_internal(frame):
+        frame = frame.f_back
+    registry = frame.f_globals.setdefault("__warningregistry__", {})
+    path, line = frame.f_code.co_filename, frame.f_lineno
+    warnings.warn_explicit(message, UserWarning, path, line, registry=registry)
+
+
+def _is_internal(frame: FrameType) -> bool:
+    package = frame.f_globals.get("__name__", "").partition(".")[0]
+    return package in ("jaxsnn", "jaxtyping", "beartype") or "beartype" in frame.f_code.co_filename

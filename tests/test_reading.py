@@ -952,8 +952,8 @@ def test_weights_that_are_not_finite(value):
         (np.zeros((1, 4), np.uint8), "divide 8-bit pixels by 255"),
         (np.zeros((1, 4), bool), r"astype\('float32'\)"),
         (np.zeros((1, 4), complex), "pixels are floats"),
-        (np.array([["a"]]), "pixels are floats"),
-        (np.array([[1.0, None]]), "np.stack"),
+        (np.array([["a"]]), "must be an array of NumPy or JAX"),
+        (np.array([[1.0, None]]), "dtype object, but must be an array of NumPy or JAX"),
         (np.ma.array(np.zeros((1, 4))), r"filled\(0\)"),
     ],
 )

@@ -11,7 +11,6 @@ gives exactly the spikes of the scan.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from functools import lru_cache
 from importlib.util import find_spec
@@ -25,6 +24,7 @@ from jaxsnn.fixed_point import FixedPointNetwork
 from jaxsnn.network import AnyArray
 from jaxsnn.state import Job, Rules, State
 from jaxsnn.synapses import AnyNetwork
+from jaxsnn.warn import warn
 
 Engine = Literal["auto", "scan", "events", "pallas"]
 INSTALL = 'pip install "jaxsnn-conversion[fast]"'
@@ -79,7 +79,7 @@ def why_not(
 
 @lru_cache
 def _say_once(text: str) -> None:
-    warnings.warn(text, stacklevel=5)
+    warn(text)
 
 
 def run(job: Job, advance: Callable[[int], Any]) -> tuple[State, AnyArray, None]:
