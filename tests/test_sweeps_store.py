@@ -116,9 +116,9 @@ def by_h5py(path):
 
 
 def everything_in(folder):
-    """The content of all files, and when they were written."""
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+    """The content of all files, and when they were written; locks hold nothing."""
+    found = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "lock"]
+    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in found}
 
 
 # -- Stopped ---------------------------------------------------------------------------------------
