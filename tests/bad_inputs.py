@@ -2401,13 +2401,11 @@ def add_command_lines(corpus: Corpus, w: World) -> None:
         corpus.one(
             "python -m jaxsnn sweep", _label(w, line), _command(w, ["sweep", *line.split()]), words
         )
-    fixed = "sweep --bits 8 --images 1 --threshold 1 --max-rate 1000 --engine scan --duration"
-    for seconds, expect in {"1.001": "clear", "2000": "error"}.items():
-        corpus.one(
-            "python -m jaxsnn sweep", f"--bits 8 --duration {seconds}",
-            _command(w, [*fixed.split(), seconds]), "duration|steps|seconds", expect,
-            forbid=r"FixedPoint\(|quantize\(",
-        )
+    corpus.one(
+        "python -m jaxsnn sweep", "--bits 8 --duration 2000",
+        _command(w, ["sweep", "--bits", "8", "--duration", "2000"]), "duration|steps|seconds",
+        forbid=r"FixedPoint\(|quantize\(",
+    )
     long = "sweep --duration 20 --images 1 --threshold 1 --max-rate 1000"
     corpus.one(
         "python -m jaxsnn sweep", "--duration 20",
@@ -2527,6 +2525,7 @@ def all_cases(world: World) -> list[Case]:
 def run_all(only: str = "", folder: Path | None = None) -> list[Result]:
     """What comes of all cases whose names have this in them."""
     matplotlib.use("Agg")
+    jax.config.update("jax_disable_most_optimizations", True)  # programs that run once
     with tempfile.TemporaryDirectory() as place:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
