@@ -1,6 +1,8 @@
 """The command line, with trainings of one epoch."""
 
+import errno
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -77,11 +79,40 @@ def test_fixed_point(reproduction, tmp_path):
     np.testing.assert_allclose(fixed["100 ms"], floats["100 ms"], atol=0.02)
 
 
+def test_a_full_disk(reproduction, tmp_path, capsys, monkeypatch):
+    """What was written is whole, and what was simulated is printed."""
+    _, arguments = reproduction
+    fsync, written = os.fsync, []
+
+    def full(descriptor):
+        written.append(1)
+        if len(written) > 4:  # the three files of the first conversion, and a table
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(SystemExit, match=r"results\.json cannot be written: No space left"):
+        main([*arguments, "--output", str(tmp_path)])
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "accuracy.png", "results.json", "table.csv",
+    ]  # fmt: skip
+    assert len(json.loads((tmp_path / "results.json").read_text())["table"]) == 1
+    assert "| FullyConnected | model-based" in capsys.readouterr().out
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match=r"file cannot be written: .*; choose another path"):
+        main(["reproduce", "--output", str(tmp_path / "file")])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--images", "0"], "images=0"),
         (["--images", "10001"], "images=10001"),
+        (["--seed", "-1"], r"seed=-1; a seed is at least 0 and below 2\*\*32"),
+        (["--seed", str(1 << 32)], "seed=4294967296"),
         (["--networks"], "no network"),
         (["--archives", "no/such/folder"], "no/such/folder"),
     ],
