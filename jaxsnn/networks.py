@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from math import inf, prod
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -76,7 +77,7 @@ class FullyConnected(nnx.Module):
     @typed
     def __init__(
         self,
-        sizes: Sequence[Count] = (784, 1200, 1200, 10),
+        sizes: Sequence[Any] = (784, 1200, 1200, 10),
         *,
         dropout: Real = 0.5,
         kernel_init: Initializer = he_normal,
@@ -141,8 +142,8 @@ class ConvNet(nnx.Module):
     @typed
     def __init__(
         self,
-        image_shape: Sequence[Count] = (28, 28, 1),
-        maps: Sequence[Count] = (12, 64),
+        image_shape: Sequence[Any] = (28, 28, 1),
+        maps: Sequence[Any] = (12, 64),
         kernel: Count = 5,
         classes: Count = 10,
         *,
@@ -239,12 +240,13 @@ def _check_initializer(initializer: Initializer, shape: tuple[int, ...]) -> None
         )
 
 
-def _check_sizes(**named: Sequence[int]) -> None:
+def _check_sizes(**named: Sequence[Any]) -> None:
     for name, sizes in named.items():
-        if not all(isinstance(size, int | np.integer) for size in sizes):
+        # All of them: the check of a type looks at one entry of a sequence, picked at random.
+        if not all(isinstance(size, Count) for size in sizes):
             raise TypeError(f"{name} must be integers, got {tuple(sizes)}")
-        if any(size < 1 for size in sizes):
-            raise ValueError(f"{name} must be positive, got {tuple(sizes)}")
+        if not all(1 <= size < 1 << 31 for size in sizes):
+            raise ValueError(f"{name} must be positive and below 2**31, got {tuple(sizes)}")
 
 
 def _check_dropout(rate: float) -> None:

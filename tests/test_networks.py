@@ -142,6 +142,17 @@ def test_no_images_have_no_outputs(build):
     assert model(IMAGES[:0]).shape == (0, 7)
 
 
+@pytest.mark.parametrize("wrong", [None, 2.5, 2.0, "3", True])
+def test_sizes_are_integers_all_of_them(wrong):
+    for _ in range(5):
+        with pytest.raises(TypeError, match="sizes must be integers"):
+            FullyConnected((4, 3, 2, wrong), rngs=nnx.Rngs(0))
+        with pytest.raises(TypeError, match="image_shape must be integers"):
+            ConvNet((12, wrong, 1), rngs=nnx.Rngs(0))
+        with pytest.raises(TypeError, match="maps must be integers"):
+            ConvNet(maps=(12, wrong), rngs=nnx.Rngs(0))
+
+
 @pytest.mark.parametrize("limit", [0.0, -0.1, float("nan"), float("inf")])
 def test_a_limit_is_a_finite_positive_number(limit):
     with pytest.raises(ValueError, match=f"limit={limit:g}; it must be a finite number above 0"):
@@ -159,6 +170,7 @@ def test_two_models_share_their_compiled_programs():
     [
         ({"sizes": (784,)}, "inputs and the classes"),
         ({"sizes": (784, 0, 10)}, "positive"),
+        ({"sizes": (2**40, 10)}, "sizes must be positive and below"),
         ({"dropout": 1.0}, "dropout"),
         ({"dropout": -0.1}, "dropout"),
         ({"dropout": float("nan")}, "dropout"),
