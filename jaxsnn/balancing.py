@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxsnn.network import AnyArray, Network, holds, is_known, per_layer, remembered
-from jaxsnn.typed import Numbers, typed
+from jaxsnn.typed import Entries, Numbers, typed
 
 
 @jax.tree_util.register_dataclass
@@ -182,7 +182,7 @@ def check_spiking_network(network: SpikingNetwork) -> None:
     remembered(network, "_checked", _check)
 
 
-def _fields(network: Network, thresholds: Numbers, amplitudes: Numbers) -> None:
+def _fields(network: Network, thresholds: Entries, amplitudes: Entries) -> None:
     """The fields of a spiking network, which JAX may fill with anything while it transforms it."""
 
 

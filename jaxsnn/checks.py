@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from contextlib import nullcontext
 from functools import lru_cache
 from math import ceil
@@ -20,7 +20,7 @@ from jaxsnn.fixed_point import LARGEST_POTENTIAL, FixedPointNetwork
 from jaxsnn.network import AnyArray, Network, Shape, holds, is_known, per_layer
 from jaxsnn.state import Job, Origin, Rules, State, Step
 from jaxsnn.synapses import AnyNetwork
-from jaxsnn.typed import Real, described
+from jaxsnn.typed import Count, Numbers, Real, described
 from jaxsnn.warn import warn
 
 _MANY_STEPS = 10_000
@@ -93,7 +93,7 @@ def check_network(network: AnyNetwork) -> None:
         check_spiking_network(network)
 
 
-def checked_samples(samples: ArrayLike | Sequence[int] | None, batch: int) -> AnyArray:
+def checked_samples(samples: Numbers | None, batch: int) -> AnyArray:
     """The number of each sample, one integer for each image."""
     if samples is None:
         return cast(AnyArray, np.arange(batch, dtype=np.int32))
@@ -158,16 +158,14 @@ def check_state(
         )
 
 
-def check_sizes(**sizes: int | None) -> None:
+def check_sizes(**sizes: Count | None) -> None:
     """Raise ValueError where a size is given that is below 1."""
     for name, size in sizes.items():
         if size is not None and size < 1:
             raise ValueError(f"{name}={size}; it must be at least 1.")
 
 
-def start_potentials(
-    network: AnyNetwork, potential: ArrayLike | Sequence[ArrayLike]
-) -> list[AnyArray]:
+def start_potentials(network: AnyNetwork, potential: Numbers) -> list[AnyArray]:
     """The membrane potentials at the start of each layer, in the arithmetic of the network."""
     fixed = isinstance(network, FixedPointNetwork)
     if isinstance(potential, float) and potential == 0:
@@ -282,13 +280,15 @@ def check_rules(rules: Rules, stop: stopping.Stop | None, network: Network) -> N
                 f"{name}={described(function)} has no hash, by which compiled programs are kept: "
                 "give a function, or a class with __hash__."
             )
-    shape, output = network.input_shape, (1, *network.shapes[-1])
+    shape, output = network.input_shape, (2, *network.shapes[-1])
     _check_function("encode", rules.encode, shape, shape)
     _check_function("reset", rules.reset, output, output)
     _check_function("spike", rules.spike, output, output)
-    _check_function("read", rules.read, (1,), output)
-    if stop is not None and type(stop) is not stopping.Margin:
-        _check_function("stop", stop, (1,), output)
+    _check_function("read", rules.read, output[:1], output)
+    if isinstance(stop, stopping.Margin):
+        stopping.check_margin(stop.spikes, stop.every)
+    elif stop is not None:
+        _check_function("stop", stop, output[:1], output)
     if rules.record is not None:
         _check_record(rules.record, shape, tuple(network.shapes))
 
@@ -313,12 +313,12 @@ def _check_function(name: str, function: Callable[..., Any], returned: Shape, sh
             raise ValueError(
                 f"{name}={described(function)} cannot be called as {name}({called}): {error}"
             ) from error
-    kinds = {"read": jnp.integer, "stop": np.bool_}.get(name, jnp.number)
-    dtype = getattr(found, "dtype", None)
-    if np.shape(found) != returned or dtype is None or not jnp.issubdtype(dtype, kinds):
+    kinds, meaning = _RETURNED.get(name, ((jnp.floating, jnp.integer), "real numbers"))
+    dtype = getattr(found, "dtype", np.dtype(object))
+    if np.shape(found) != returned or not any(jnp.issubdtype(dtype, kind) for kind in kinds):
         raise ValueError(
-            f"{name}={described(function)} returned {described(found)} for one sample; it must "
-            f"return an array of shape {returned} of {_KINDS.get(name, 'numbers')}."
+            f"{name}={described(function)} returned {described(found)} in a trial with arguments "
+            f"of shape {shape}; it must return an array of shape {returned} of {meaning}."
         )
     if name == "read" and not holds(lambda value: (value >= -1) & (value < shape[-1]), found):
         raise ValueError(
@@ -351,4 +351,7 @@ def _check_record(record: Callable[[Step], Any], shape: Shape, shapes: tuple[Sha
             )
 
 
-_KINDS = {"read": "integers, a class for each sample", "stop": "bools, whether it is decided"}
+_RETURNED: dict[str, tuple[tuple[Any, ...], str]] = {
+    "read": ((jnp.integer,), "integers, a class for each sample"),
+    "stop": ((np.bool_,), "bools, whether a sample is decided"),
+}

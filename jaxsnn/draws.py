@@ -107,7 +107,7 @@ def sample_keys(key: ArrayLike, samples: ArrayLike) -> UInt[Array, "batch 2"]:
     if is_known(key) and np.ndim(key) == 0 and jnp.issubdtype(jnp.result_type(key), jnp.integer):
         check_seed(int(cast(Any, key)))
         return _of_seed(np.uint32(key), samples)
-    return _folded(_counter_based(key), samples)
+    return _folded(threefry_key(key), samples)
 
 
 def check_seed(seed: int, name: str = "key") -> None:
@@ -134,7 +134,7 @@ def _of_seed(seed: ArrayLike, samples: ArrayLike) -> Array:
     return _folded(jax.random.key(seed, impl="threefry2x32"), jnp.asarray(samples))
 
 
-def _counter_based(key: ArrayLike) -> Array:
+def threefry_key(key: ArrayLike) -> Array:
     """The key as one of Threefry, whose draws do not depend on the place in a batch."""
     typed = jnp.asarray(key)
     if typed.ndim == 0 and jnp.issubdtype(typed.dtype, jnp.integer):  # a traced seed

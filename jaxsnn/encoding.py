@@ -7,12 +7,12 @@ sample, and returns what the input neurons send in this step.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, cast
+from typing import Annotated
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxsnn.draws import bits_16
+from jaxsnn.draws import bits_16, threefry_key
 from jaxsnn.typed import Images, Key, typed
 
 Encoding = Annotated[
@@ -34,7 +34,7 @@ def poisson(key: Key, probability: Images) -> Float[Array, "..."]:
         [0.0, 1.0]
     """
     probability = jnp.asarray(probability)
-    draws = bits_16(cast(Array, key), probability.size).reshape(probability.shape)
+    draws = bits_16(threefry_key(key), probability.size).reshape(probability.shape)
     return (draws < jnp.round(probability * (1 << 16)).astype(draws.dtype)).astype(
         probability.dtype
     )

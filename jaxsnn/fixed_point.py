@@ -13,14 +13,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxsnn.balancing import SpikingNetwork, check_spiking_network
+from jaxsnn.balancing import SpikingNetwork, activation_scales, check_spiking_network
 from jaxsnn.network import (
     AnyArray,
     AveragePooling,
@@ -36,7 +36,7 @@ from jaxsnn.network import (
     remembered,
     static_field,
 )
-from jaxsnn.typed import Count, Numbers, typed
+from jaxsnn.typed import Count, Entries, typed
 
 Per = Literal["channel", "layer"]
 
@@ -75,7 +75,7 @@ class FixedPoint:
         [[0, 2]]
     """
 
-    bits: Numbers = 8
+    bits: Count | Entries = 8
     per: Per = "channel"
     steps: Count = 1000
 
@@ -102,7 +102,7 @@ class FixedPoint:
 def quantize(
     network: SpikingNetwork,
     *,
-    bits: Numbers = 8,
+    bits: Count | Entries = 8,
     per: Per = "channel",
     steps: Count = 1000,
 ) -> FixedPointNetwork:
@@ -147,7 +147,8 @@ class FixedPointNetwork:
         thresholds: for each layer the integer thresholds; they broadcast to its neurons.
         units: for each layer what a potential of 1 stands for, in the units of the original
             thresholds; they broadcast likewise.
-        amplitudes: for each layer what a spike weighs in the network that was rounded.
+        scale_factors: for each layer the activation that one spike in every step stands for, by
+            `balancing.activation_scales` of the network that was rounded.
         weight_errors: for each layer the largest error of a weight, as a fraction of the threshold
             of its neuron.
         threshold_errors: for each layer the largest relative error of a threshold.
@@ -168,7 +169,7 @@ class FixedPointNetwork:
     network: Network
     thresholds: list[AnyArray]
     units: list[AnyArray]
-    amplitudes: list[AnyArray]
+    scale_factors: list[AnyArray]
     weight_errors: tuple[Any, ...]  # leaves, so that networks that differ in them share programs
     threshold_errors: tuple[Any, ...]
     gains: tuple[int, ...] = static_field()
@@ -249,8 +250,7 @@ def integer_layers(
             "with quantize(...) outside of jit, vmap and grad."
         )
     each = arithmetic.bits
-    numbers = isinstance(each, int)
-    bits = (each,) * len(network.layers) if numbers else tuple(cast(Sequence[int], each))
+    bits = (each,) * len(network.layers) if isinstance(each, int) else tuple(each)
     if len(bits) != len(network.layers):
         raise ValueError(f"bits={each}: {len(bits)} numbers for {len(network.layers)} layers.")
     layers, parts, folded = [], [], []
@@ -528,7 +528,7 @@ def with_thresholds(
         layers.network,
         found,
         units,
-        list(map(jnp.asarray, amplitudes)),
+        list(map(jnp.asarray, activation_scales(thresholds, amplitudes))),
         tuple(weight_errors),
         tuple(threshold_errors),
         tuple(layers.gains),

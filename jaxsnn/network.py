@@ -20,7 +20,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
 
-from jaxsnn.typed import Images, described, typed
+from jaxsnn.typed import Images, Numbers, described, typed
 
 Shape = tuple[int, ...]
 if TYPE_CHECKING:
@@ -457,7 +457,7 @@ def holds(condition: Callable[[Any], Any], value: ArrayLike) -> bool:
         return bool(jnp.all(condition(value)))
 
 
-def per_layer(network: Network, values: ArrayLike | Sequence[ArrayLike], what: str) -> list[Array]:
+def per_layer(network: Network, values: Numbers, what: str) -> list[Array]:
     """One value for each layer: a scalar is that of all layers, a sequence has one entry for each.
 
     Raises:

@@ -100,7 +100,8 @@ def read_network(model: Model, example: Images) -> Network:
     try:
         network, warning = _read(function, shape[1:], dtype)
     except ReadingError as error:
-        if _can_be_read(function, shape, dtype):
+        unsupported = str(error).startswith("unsupported operation")
+        if not unsupported and _can_be_read(function, shape, dtype):
             raise ReadingError(
                 f"the example of shape {shape} looks like one image without a batch axis: give "
                 "images[:1] or image[None]."

@@ -136,7 +136,7 @@ class Simulation:
 
             spike counts · scale factor / number of steps
 
-        With the reset by subtraction they approach `network.activations(images)`, as far as no
+        With the reset by subtraction they approach `snn.network.activations(images)`, as far as no
         activation exceeds its λ. A layer has activations of nan where the weights of its
         predecessors' spikes stand for no activation, as thresholds and amplitudes set by hand may.
         """
@@ -151,8 +151,8 @@ class Simulation:
         if not is_known(self.predictions):
             return f"Simulation({steps} steps, {samples} samples, traced)"
         decided = np.mean(np.asarray(self.predictions[-1]) >= 0)
-        spikes = sum(float(np.sum(counts, dtype=np.float64)) for counts in self.spike_counts)
-        operations = float(np.mean(self.synaptic_operations, dtype=np.float64))
+        spikes = sum(np.asarray(counts, np.float64).sum() for counts in self.spike_counts)
+        operations = np.asarray(self.synaptic_operations, np.float64).mean()
         parts = [f"{steps} steps", f"{samples} samples", f"{decided:.1%} decided"]
         if "_accuracy" in self.__dict__:
             parts.append(f"accuracy {float(self.__dict__['_accuracy'][-1]):.2%}")
@@ -544,10 +544,9 @@ def _scale_factors(job: Job) -> list[AnyArray]:
 
 
 def _activation_scales(network: AnyNetwork) -> list[AnyArray]:
-    thresholds = network.thresholds
     if isinstance(network, FixedPointNetwork):
-        thresholds = [theta * unit for theta, unit in zip(thresholds, network.units, strict=True)]
-    return activation_scales(thresholds, network.amplitudes)
+        return [cast(AnyArray, np.asarray(scale)) for scale in network.scale_factors]
+    return activation_scales(network.thresholds, network.amplitudes)
 
 
 @partial(jax.jit, static_argnames="stops")

@@ -35,6 +35,7 @@ class Origin:
     rate        []        max_rate
     functions   []        the encoding and the reset
     thresholds  []        thresholds and amplitudes of all layers
+    weights     []        the weights
     ==========  ========  =========================================
     """
 
@@ -43,6 +44,7 @@ class Origin:
     rate: AnyArray
     functions: AnyArray
     thresholds: AnyArray
+    weights: AnyArray
 
     def differing(self, other: Origin) -> list[str]:
         """The names of what differs; a tracer passes, since nothing is known of it."""
@@ -52,6 +54,7 @@ class Origin:
             "max_rate": (self.rate, other.rate),
             "encode or reset": (self.functions, other.functions),
             "thresholds or amplitudes": (self.thresholds, other.thresholds),
+            "weights": (self.weights, other.weights),
         }
         known = {name: pair for name, pair in pairs.items() if all(map(is_known, pair))}
         return [name for name, pair in known.items() if not np.array_equal(*pair)]
@@ -242,17 +245,19 @@ def origin_of(
         rate=numbers.asarray(max_rate, np.float32),
         functions=_of_functions(rules.encode, rules.reset, network.network.input_shape),
         thresholds=remembered(network, "_checksum", _of_thresholds),
+        weights=remembered(network.network, "_checksum", _checksum),
     )
 
 
 def _of_thresholds(network: AnyNetwork) -> AnyArray:
-    leaves = jax.tree.leaves([network.thresholds, *_amplitudes(network)])
+    fixed = isinstance(network, FixedPointNetwork)
+    return _checksum([network.thresholds, network.units if fixed else network.amplitudes])
+
+
+def _checksum(tree: Any) -> AnyArray:
+    leaves = jax.tree.leaves(tree)
     numbers = np if all(map(is_known, leaves)) else jnp
     return checksums(numbers.concatenate([numbers.ravel(leaf) for leaf in leaves])[None])[0]
-
-
-def _amplitudes(network: AnyNetwork) -> list[AnyArray]:
-    return network.units if isinstance(network, FixedPointNetwork) else network.amplitudes
 
 
 @lru_cache(maxsize=64)

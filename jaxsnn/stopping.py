@@ -117,6 +117,14 @@ def margin_over_time(spikes: Scalar, every: Scalar) -> Margin:
     return Margin(margin(spikes).spikes, _whole(every))
 
 
+@typed
+def check_margin(spikes: Scalar, every: Scalar) -> None:
+    """Raise TypeError or ValueError where the fields of a `Margin` made by hand are no numbers."""
+    for name, value in (("spikes", spikes), ("every", every)):
+        if not holds(lambda number: (number >= 0) & (number < np.inf), value):
+            raise ValueError(f"Margin: {name}={value}; it must be a number of at least 0.")
+
+
 def _whole(number: Any) -> Any:
     """A number as an integer of Python, for which the same program serves, unless it is traced."""
     return ceil(number) if is_known(number) else number

@@ -103,6 +103,7 @@ if TYPE_CHECKING:
     Images = ArrayLike
     Values = jax.Array
     Numbers = ArrayLike | Sequence[Any]
+    Entries = Sequence[Any]
     Scalar = ArrayLike
     Real = float
     Count = int
@@ -117,6 +118,7 @@ else:
     Values = _kind(
         "Values", "a number or an array", lambda value: _is_array(value) or _is_number(value)
     )
+    Entries = _kind("Entries", "a list with an entry for each layer", _is_list)
     Scalar = _kind("Scalar", "one real number", _is_scalar)
     Real = _kind("Real", "one real number that is known, not traced", _is_real)
     Count = _kind("Count", "an integer that is known, not traced", _is_count)
@@ -179,11 +181,17 @@ def typed(function: F) -> F:
     def checked(*args: Any, **kwargs: Any) -> Any:
         nonlocal check
         if check is None:
+            if _importing():  # this package, which would have to wait for beartype
+                return function(*args, **kwargs)
             check = _checker(function)
         check(*args, **kwargs)
         return function(*args, **kwargs)
 
     return cast(F, checked)
+
+
+def _importing() -> bool:
+    return getattr(sys.modules["jaxsnn"].__spec__, "_initializing", False)
 
 
 def _checker(function: Callable[..., Any]) -> Callable[..., None]:
@@ -204,13 +212,14 @@ def _checker(function: Callable[..., Any]) -> Callable[..., None]:
     def explained(*args: Any, **kwargs: Any) -> None:
         try:
             check(*args, **kwargs)
-        except BeartypeCallHintParamViolation:
+        except BeartypeCallHintParamViolation as error:
             bound = inspect.signature(function).bind(*args, **kwargs)
             for name, value in bound.arguments.items():
                 hint = hints.get(name, Any)
                 if not is_bearable(value, hint, conf=conf):
                     raise TypeError(_message(function, name, value, hint)) from None
-            raise  # a sequence of which one entry, picked at random, is of a wrong type
+            # A sequence of which one entry, picked at random, is of a wrong type.
+            raise TypeError(str(error)) from None
 
     return explained
 

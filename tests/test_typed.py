@@ -99,20 +99,49 @@ def test_a_network_in_the_place_of_a_spiking_one(network, snn):
         jaxsnn.balance_thresholds(snn, 1.0)
 
 
-def test_fields_of_a_spiking_network_made_by_hand(network):
-    with pytest.raises(TypeError, match=r"SpikingNetwork.*network is None, but must be a Network"):
-        simulate(jaxsnn.SpikingNetwork(None, [1.0] * 3, [1.0] * 3))
-    with pytest.raises(TypeError, match=r"SpikingNetwork.*thresholds is 'high'"):
-        simulate(jaxsnn.SpikingNetwork(network, "high", [1.0] * 3))
+CLASSES = """
+import jaxsnn, numpy as np
+from jaxsnn import typed
+images = np.zeros((1, 12), np.float32)
+network = jaxsnn.read_network(lambda x: jaxsnn.networks.nnx.relu(2 * x), images)
+for call in (
+    lambda: jaxsnn.simulate(jaxsnn.SpikingNetwork(None, [1.0], [1.0]), images, key=0),
+    lambda: jaxsnn.simulate(jaxsnn.SpikingNetwork(network, "high", [1.0]), images, key=0),
+    lambda: jaxsnn.FixedPoint(bits="8"),
+    lambda: jaxsnn.FixedPoint(steps=None),
+    lambda: jaxsnn.FixedPoint(per="pixel"),
+    lambda: jaxsnn.quantize("network"),
+    lambda: jaxsnn.fast_sigmoid("steep"),
+    lambda: jaxsnn.step_function(3),
+):
+    try:
+        call()
+    except TypeError as error:
+        print(error)
+"""
+
+
+def test_classes_without_the_checks_of_the_tests():
+    """In a process of its own: here, array types are checked before anything else."""
+    done = subprocess.run(
+        [sys.executable, "-c", CLASSES], capture_output=True, text=True, check=True
+    )
+    assert [line.split(",")[0] for line in done.stdout.splitlines()] == [
+        "SpikingNetwork(): network is None",
+        "SpikingNetwork(): thresholds is 'high'",
+        "FixedPoint(): bits is '8'",
+        "FixedPoint(): steps is None",
+        "FixedPoint(): per is 'pixel'",
+        "quantize(): network is 'network'",
+        "fast_sigmoid(): slope is 'steep'",
+        "step_function(): surrogate is 3",
+    ]
 
 
 @pytest.mark.parametrize(
     "call",
     [
         lambda: jaxsnn.quantize(None),
-        lambda: jaxsnn.FixedPoint(bits="8"),
-        lambda: jaxsnn.FixedPoint(steps=None),
-        lambda: jaxsnn.FixedPoint(per="pixel"),
         lambda: jaxsnn.reset_to_zero(None, 1.0, 1.0),
         lambda: jaxsnn.poisson(jax.random.key(0), [0.5]),
         lambda: jaxsnn.fast_sigmoid("steep"),

@@ -157,7 +157,7 @@ step: take max_rate <= 1000 or dt <= 0.0005.
             if not 0 <= seed < 1 << 32:
                 raise ValueError(f"seed={seed}; a seed is at least 0 and below 2**32.")
         for reset in self.values("reset"):
-            if not callable(reset):
+            if not callable(reset) or isinstance(reset, type):
                 raise ValueError(
                     f"reset={short(reset)}; it must be a function, such as jaxsnn.reset_to_zero or "
                     "jaxsnn.reset_by_subtraction."

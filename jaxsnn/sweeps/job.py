@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from inspect import Parameter, signature
 from itertools import product
@@ -25,6 +25,7 @@ from jaxsnn.network import Network, per_layer
 from jaxsnn.state import Rules
 from jaxsnn.sweeps.grid import SIMULATED, Axis, Grid
 from jaxsnn.synapses import AnyNetwork
+from jaxsnn.typed import Numbers, described
 
 
 class Job(NamedTuple):
@@ -78,7 +79,7 @@ class Points(NamedTuple):
 def checked_job(
     network: Network,
     images: ArrayLike,
-    labels: ArrayLike | Sequence[int],
+    labels: Numbers,
     grid: Grid,
     calibration: ArrayLike | None,
     encode: encoding.Encoding,
@@ -206,7 +207,7 @@ def _as_text(axis: Axis) -> str:
 
 
 def _checked_images(
-    network: Network, images: ArrayLike, labels: ArrayLike | Sequence[int]
+    network: Network, images: ArrayLike, labels: Numbers
 ) -> tuple[np.ndarray, np.ndarray]:
     pixels = np.asarray(network.check_pixels(images))
     classes = np.asarray(metrics.checked_labels(labels, classes=network.shapes[-1][-1]))
@@ -230,6 +231,11 @@ def _looks_at_images(rule: Callable[..., Any]) -> bool:
     variable = Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD
     parameters = signature(rule).parameters.values()
     needed = [p for p in parameters if p.default is Parameter.empty and p.kind not in variable]
+    if isinstance(rule, type) or not parameters or len(needed) > 2:
+        raise ValueError(
+            f"scales={described(rule)}; a scale rule takes the network, or the network and "
+            "calibration images, such as jaxsnn.data_based_scales."
+        )
     return len(needed) > 1
 
 

@@ -10,12 +10,13 @@ import numpy as np
 
 from jaxsnn.errors import explained
 from jaxsnn.sweeps.files import check_contents, verify_checksum
-from jaxsnn.typed import Numbers
+from jaxsnn.typed import Numbers, Real, typed
 
 if TYPE_CHECKING:
     import xarray as xr
 
 
+@typed
 def load_sweep(path: str | PathLike[str], *, verify: bool = True) -> xr.Dataset:
     """Read the file that `sweep` wrote.
 
@@ -94,12 +95,13 @@ Goal = Literal["accuracy", "time", "synaptic_operations"]
 _VARIABLES: tuple[Goal, ...] = get_args(Goal)
 
 
+@typed
 def best(
     data: xr.Dataset,
     *,
-    time: float | None = None,
-    operations: float | None = None,
-    accuracy: float | None = None,
+    time: Real | None = None,
+    operations: Real | None = None,
+    accuracy: Real | None = None,
     goal: Goal | None = None,
 ) -> xr.Dataset:
     """The best point and time of a sweep within a budget, with seeds averaged.
@@ -172,6 +174,7 @@ def best(
     return data.isel(dict(zip(data["accuracy"].dims, map(int, place), strict=True)))
 
 
+@typed
 def pareto_front(cost: Numbers, accuracy: Numbers) -> np.ndarray:
     """Indices of the candidates that are worth their cost, the cheapest first.
 

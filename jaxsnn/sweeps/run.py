@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 from os import PathLike
@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jax.typing import ArrayLike
 
 from jaxsnn import encoding, neurons, readout, training
 from jaxsnn.datasets import Dataset
@@ -28,6 +27,7 @@ from jaxsnn.sweeps.job import Job, Points, checked_job, identity, make_points
 from jaxsnn.sweeps.plan import Block, Plan, check_memory, planned, planned_for_events
 from jaxsnn.sweeps.program import piece_runner
 from jaxsnn.sweeps.store import Store, check_path, from_first
+from jaxsnn.typed import Count, Images, Numbers, typed
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -35,19 +35,20 @@ if TYPE_CHECKING:
 _log = logging.getLogger("jaxsnn")
 
 
+@typed
 def sweep(
     network: Network,
-    images: ArrayLike,
-    labels: ArrayLike | Sequence[int],
+    images: Images,
+    labels: Numbers,
     grid: Grid,
     *,
-    calibration: ArrayLike | None = None,
+    calibration: Images | None = None,
     encode: encoding.Encoding = encoding.poisson,
     read: readout.Readout = readout.spike_count,
     arithmetic: FixedPoint | None = None,
     engine: Engine = "auto",
     path: str | PathLike[str] | None = None,
-    memory: int | None = None,
+    memory: Count | None = None,
     mesh: Mesh | None = None,
     progress: bool | None = None,
 ) -> xr.Dataset:
