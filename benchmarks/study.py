@@ -42,8 +42,10 @@ HERE = Path(__file__).parent
 
 def small(data: xr.Dataset, path: Path) -> None:
     """Write a sweep in single precision, compressed."""
-    encoding = {name: {"zlib": True, "complevel": 9, "dtype": "float32"} for name in data.data_vars}
-    data.to_netcdf(path, engine="h5netcdf", encoding=encoding)
+    data = data.copy()
+    for name in data.data_vars:
+        data[name].encoding = {"zlib": True, "complevel": 9, "dtype": "float32"}
+    jaxsnn.save_sweep(data, path)
 
 
 def draw(data: xr.Dataset, name: str, output: Path) -> None:

@@ -43,7 +43,7 @@ from jaxsnn.scaling import (
     percentile_scales,
 )
 from jaxsnn.simulation import Simulation, simulate
-from jaxsnn.sweeps import Grid, best, load_sweep, sweep
+from jaxsnn.sweeps import Grid, best, load_sweep, save_sweep, sweep
 
 __all__ = [
     "Dataset",
@@ -79,6 +79,7 @@ __all__ = [
     "readout",
     "reset_by_subtraction",
     "reset_to_zero",
+    "save_sweep",
     "simulate",
     "step_function",
     "stopping",

@@ -105,8 +105,9 @@ def sample_keys(key: ArrayLike, samples: ArrayLike) -> UInt[Array, "batch 2"]:
         True
     """
     if is_known(key) and np.ndim(key) == 0 and jnp.issubdtype(jnp.result_type(key), jnp.integer):
-        check_seed(int(cast(Any, key)))
-        return _of_seed(np.uint32(key), samples)
+        seed = int(cast(Any, key))
+        check_seed(seed)
+        return _of_seed(np.uint32(seed), samples)
     return _folded(threefry_key(key), samples)
 
 

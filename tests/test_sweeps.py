@@ -563,7 +563,7 @@ def test_labels_of_rules():
         ({"images": np.zeros((0, 12), np.float32), "labels": []}, "no images"),
         ({"memory": 1000}, r"memory=1000 bytes, but one image at one point takes \d+"),
         ({"grid": {"scales": jaxsnn.data_based_scales}}, "calibration=train.images"),
-        ({"grid": {"scales": {"a": 1.0, "b": -1.0}}}, "scale factor -1"),
+        ({"grid": {"scales": {"a": 1.0, "b": lambda network: -1.0}}}, "scale factor -1"),
         ({"grid": {"scales": [1.0, 2.0]}}, "2 values for 3 layers"),
         ({"grid": {"threshold": [[1.0, 2.0]]}}, "threshold: 2 values for 3 layers"),
         ({"calibration": np.zeros((0, 12), np.float32)}, "no images"),

@@ -182,7 +182,7 @@ def two(tmp_path_factory):
 
 def results(folder, name):
     """What the two processes got."""
-    return [jaxsnn.load_sweep(folder / f"process-{process}" / name) for process in range(2)]
+    return [xr.load_dataset(folder / f"process-{process}" / name) for process in range(2)]
 
 
 def test_two_processes_get_what_one_gets(two):

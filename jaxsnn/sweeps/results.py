@@ -196,7 +196,7 @@ def pareto_front(cost: Numbers, accuracy: Numbers) -> np.ndarray:
         >>> pareto_front([3.0, 1.0, 2.0, 4.0], [0.9, 0.5, 0.4, 0.95])
         array([1, 0, 3])
     """
-    costs, accuracies = np.asarray(cost, float), np.asarray(accuracy, float)
+    costs, accuracies = _reals("cost", cost), _reals("accuracy", accuracy)
     if costs.ndim != 1 or costs.shape != accuracies.shape:
         raise ValueError(
             f"costs of shape {costs.shape} and accuracies of shape {accuracies.shape}; there must "
@@ -210,3 +210,11 @@ def pareto_front(cost: Numbers, accuracy: Numbers) -> np.ndarray:
     order = np.lexsort((-accuracies, costs))  # by cost, the most accurate first among equal ones
     best_before = np.maximum.accumulate(np.append(-np.inf, accuracies[order]))[:-1]
     return order[accuracies[order] > best_before]
+
+
+def _reals(name: str, values: Numbers) -> np.ndarray:
+    """Values as an array of floats; nan and inf are among them."""
+    found = np.asarray(values)
+    if found.dtype.kind not in "biufV":
+        raise ValueError(f"{name} must be real numbers, not {found.dtype}.")
+    return found.astype(float)
