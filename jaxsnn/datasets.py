@@ -376,8 +376,9 @@ def _failure_on_sound_data(name: str) -> Exception | None:
     """Returns the error with which TFDS writes and reads two blank images, None if it can."""
     blank = {"images": np.zeros(_PIXELS**2, np.uint8), "labels": np.zeros(1, np.uint8)}
     parts = {part: blank[part.split("-")[1]] for part in _SHA256[name]}
+    silent = contextlib.redirect_stderr(io.StringIO())
     try:
-        with tempfile.TemporaryDirectory() as folder:
+        with silent, tempfile.TemporaryDirectory() as folder:
             _write(_builder_class(name)(data_dir=folder), parts)
             builder = _builder_class(name)(data_dir=folder)
             for split in _SPLITS:

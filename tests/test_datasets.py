@@ -593,8 +593,11 @@ MISFITS = {
 
 
 @pytest.mark.parametrize("misfit", MISFITS)
-def test_sound_data_are_not_blamed_for_packages(small, data_dir, offline, monkeypatch, misfit):
+def test_sound_data_are_not_blamed_for_packages(
+    small, data_dir, offline, monkeypatch, capfd, misfit
+):
     load_dataset("mnist", data_dir=data_dir, archives=small)
+    capfd.readouterr()
     before = {path: path.read_bytes() for path in data_dir.rglob("*") if path.is_file()}
     place, error = MISFITS[misfit]
     monkeypatch.setattr(place, broken(error))
@@ -606,6 +609,7 @@ def test_sound_data_are_not_blamed_for_packages(small, data_dir, offline, monkey
     for expected in [str(error), "--upgrade tensorflow-datasets protobuf", "keep them"]:
         assert expected in message
     assert "elete" not in message
+    assert "Downloading" not in "".join(capfd.readouterr())
     assert before == {path: path.read_bytes() for path in data_dir.rglob("*") if path.is_file()}
 
 
