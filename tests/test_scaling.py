@@ -267,7 +267,7 @@ def test_a_dead_layer_is_named():
     ("images", "message"),
     [
         (np.zeros((0, 2), np.float32), "no images"),
-        (np.full((3, 2), np.nan, np.float32), "pixels range from nan"),
+        (np.full((3, 2), np.nan, np.float32), "pixels .*nan"),
         (np.full((3, 2), 255.0, np.float32), "from 255 to 255"),
         (np.zeros((3, 5), np.float32), "images have shape"),
         (np.zeros(2, np.float32), "images have shape"),
