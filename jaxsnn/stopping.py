@@ -119,7 +119,15 @@ def margin_over_time(spikes: Scalar, every: Scalar) -> Margin:
 
 @typed
 def check_margin(spikes: Scalar, every: Scalar) -> None:
-    """Raise TypeError or ValueError where the fields of a `Margin` made by hand are no numbers."""
+    """Raise TypeError or ValueError where the fields of a `Margin` made by hand are no numbers.
+
+    Example:
+        >>> from jaxsnn import stopping
+        >>> stopping.check_margin(float("nan"), 0)
+        Traceback (most recent call last):
+        ...
+        ValueError: Margin: spikes=nan; it must be a number of at least 0.
+    """
     for name, value in (("spikes", spikes), ("every", every)):
         if not holds(lambda number: (number >= 0) & (number < np.inf), value):
             raise ValueError(f"Margin: {name}={value}; it must be a number of at least 0.")

@@ -600,7 +600,7 @@ def test_a_state_knows_the_numbers_of_its_samples(rng):
 
 def test_an_undecided_sample_is_never_right():
     run = jaxsnn.simulate(neuron(), jnp.zeros((2, 1)), key=0, duration=0.01)
-    assert run.accuracy([-1, -1]).tolist() == [0.0] * 10
+    assert run.accuracy([0, 0]).tolist() == [0.0] * 10
 
 
 def test_the_wrong_room_is_named():
