@@ -38,6 +38,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from jaxsnn.network import check_range
 from jaxsnn.typed import described, typed
 from jaxsnn.warn import warn
 
@@ -107,8 +108,8 @@ class Dataset:
         labels: classes from 0, integers `[N]`.
 
     Raises:
-        ValueError: the images are not floating point, the labels are not integers from 0, or there
-            is not one label for each image.
+        ValueError: the images are not floating point or have pixels outside [0, 1], the labels are
+            not integers from 0, or there is not one label for each image.
 
     Example:
         >>> dataset = Dataset(np.zeros([3, 28, 28, 1], np.float32), np.array([7, 2, 1], np.int32))
@@ -165,6 +166,7 @@ def _check_images(images: np.ndarray | jax.Array) -> None:
             f"images have shape {images.shape}; they need a batch axis before the axes of an "
             "image: use images[None] for a single one."
         )
+    check_range(images)
 
 
 def _check_labels(labels: np.ndarray | jax.Array) -> None:

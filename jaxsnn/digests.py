@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -65,10 +66,14 @@ def checksums(rows: Any) -> Any:
 
 
 def _words(rows: Any) -> tuple[Any, np.ndarray]:
-    integers = jnp.issubdtype(rows.dtype, jnp.integer)
-    rows = rows.astype(np.uint32 if integers else np.float32).reshape(len(rows), -1)
-    odd = (2 * np.arange(rows.shape[1], dtype=np.uint32) + 1) * np.uint32(2654435769)
-    return rows.view(np.uint32), odd
+    dtype = np.uint32 if rows.dtype.kind in "iu" else np.float32
+    rows = rows.reshape(len(rows), -1).astype(dtype, copy=False)
+    return rows.view(np.uint32), _odd(rows.shape[1])
+
+
+@lru_cache(maxsize=64)
+def _odd(count: int) -> np.ndarray:
+    return (2 * np.arange(count, dtype=np.uint32) + 1) * np.uint32(2654435769)
 
 
 @jax.jit

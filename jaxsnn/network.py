@@ -366,15 +366,11 @@ class Network:
         return cast(AnyArray, images if isinstance(images, np.ndarray) else jnp.asarray(images))
 
     def check_pixels(self, images: ArrayLike) -> AnyArray:
-        """As `check_images`; there must also be images, and pixels be numbers in [0, 1].
-
-        A pixel may exceed 1 by a millionth, the rounding of float32.
-        """
+        """As `check_images`; there must also be images, and pixels be numbers in [0, 1]."""
         checked = self.check_images(images)
         if len(checked) == 0:
             raise ValueError("there are no images; give at least one.")
-        if not holds(lambda pixels: (pixels >= 0) & (pixels <= 1 + _ROUNDING), images):
-            raise ValueError(_range_advice(float(np.min(images)), float(np.max(images))))
+        check_range(images)
         return checked
 
     def name(self, index: int) -> str:
@@ -416,6 +412,12 @@ def _shape_advice(shape: Shape, expected: Shape) -> str:
     return f"{differing}: {advice}."
 
 
+def check_range(images: ArrayLike) -> None:
+    """Raise ValueError unless all pixels are in [0, 1], or exceed 1 by the rounding of float32."""
+    if not holds(lambda pixels: (pixels >= 0) & (pixels <= 1 + _ROUNDING), images):
+        raise ValueError(_range_advice(float(np.min(images)), float(np.max(images))))
+
+
 def _range_advice(low: float, high: float) -> str:
     """What to do about pixels from `low` to `high`."""
     text = (
@@ -439,11 +441,12 @@ def is_known(value: object) -> bool:
 
 def remembered(thing: Any, name: str, function: Callable[[Any], Any]) -> Any:
     """The value of a function of something immutable, computed once if its arrays are known."""
+    if name in thing.__dict__:
+        return thing.__dict__[name]
     if not all(map(is_known, jax.tree.leaves(thing))):
         return function(thing)
-    if name not in thing.__dict__:
-        with jax.ensure_compile_time_eval():
-            thing.__dict__[name] = function(thing)
+    with jax.ensure_compile_time_eval():
+        thing.__dict__[name] = function(thing)
     return thing.__dict__[name]
 
 

@@ -127,7 +127,7 @@ class Simulation:
         found = metrics.accuracy(self.predictions, labels, classes=classes)
         if is_known(found):
             self.__dict__["_accuracy"] = found  # for the short description
-            if np.all(np.asarray(self.predictions[-1]) < 0):
+            if not np.asarray(found)[-1] and np.all(np.asarray(self.predictions[-1]) < 0):
                 warn(_SILENT)
         return found
 
@@ -207,21 +207,26 @@ def simulate(
     Args:
         network: the spiking network; `quantize` makes one of integers.
         images: images `[B, ...]` with pixels in [0, 1].
-        key: a JAX key or an integer seed. The spikes of a sample depend on (key, sample, step)
-            alone, not on its place in a batch.
-        duration: simulated time in seconds, a multiple of dt.
+        key: a JAX key or an integer seed from 0 to 2**32 - 1. The spikes of a sample depend on
+            (key, sample, step) alone, not on its place in a batch.
+        duration: simulated time in seconds, a multiple of dt: 0.02, not 20, is 20 ms.
         dt: duration of a step in seconds.
-        max_rate: rate in hertz of a pixel of value 1; at most 1/dt.
+        max_rate: rate in hertz of a pixel of value 1; at most 1/dt. Where JAX traces it, or
+            thresholds or amplitudes, its range cannot be checked: out of range, all counts are nan
+            (in fixed point: there is no input), and all samples are undecided.
         encode: how pixels drive the first layer: `poisson`, `constant` or a function of yours.
         reset: `reset_to_zero`, `reset_by_subtraction` or a function of yours.
         spike: the spike function; `step_function(surrogate)` makes one with another gradient.
         refractory_period: in seconds; two spikes of a neuron are at least so far apart.
         initial_potential: membrane potential at the start, in the units of the thresholds: one
             number, or one for each layer, or an array for each that broadcasts to its neurons.
+            Deep networks spike soonest with half the thresholds and the reset by subtraction.
         read: how a class is read from the output layer: `readout.spike_count`,
             `readout.first_spike`, `readout.membrane_potential` or a function of yours.
         record: function of a `Step` whose value is kept for every step, for example
-            `lambda step: step.spikes[0]`. Its leaves have the samples first.
+            `lambda step: step.spikes[0]`. Its leaves have the samples first. It is part of the
+            compiled program: define it once, since every new function compiles a new program (the
+            latest 16 are kept).
         stop: when a sample is decided: `stopping.first_spike`, `stopping.margin(spikes)`,
             `stopping.margin_over_time(spikes, every)` or a function of yours. Decided samples
             leave the batch: their predictions and counts stay as they are, and no more work is
@@ -234,10 +239,11 @@ def simulate(
             they can serve. "pallas" is the scan with the neurons' update in one kernel for TPUs,
             for runs without a refractory period, records and gradients; elsewhere it is
             interpreted, slowly. It has not met a TPU yet.
-        state: where to go on: the `state` of an earlier run on the same images, with the same dt
-            and refractory period.
-        samples: the number of each sample for the random draws `[B]`; by default 0, 1, …, B-1, or
-            those of the state. Give it when you simulate a part of a set and want the spikes of
+        state: the state to resume from: the `state` of an earlier run of the same network on the
+            same images, with the same key, rate, encoding, reset, dt and refractory period.
+            `state.detached()` may resume with others, except for the last two.
+        samples: the number of each sample for the random draws `[B]`, from 0 to 2**31 - 1; by
+            default 0, 1, …, B-1, or those of the state. Give it when you simulate a part of a set and want the spikes of
             the whole.
         batch_size: how many samples the scan computes at a time; by default as many as fit the
             caches of a CPU, or the memory of another device. A run in several pieces returns NumPy
@@ -253,7 +259,11 @@ def simulate(
         The simulation.
 
     Raises:
-        ValueError: bad input, named with its remedy, before anything is computed.
+        TypeError: an argument of a wrong type.
+        ValueError: a bad value, named with its remedy, before anything is computed.
+
+    Warns:
+        UserWarning: more than 10,000 steps; is the duration in seconds?
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxsnn
