@@ -243,8 +243,8 @@ def simulate(
             same images, with the same key, rate, encoding, reset, dt and refractory period.
             `state.detached()` may resume with others, except for the last two.
         samples: the number of each sample for the random draws `[B]`, from 0 to 2**31 - 1; by
-            default 0, 1, …, B-1, or those of the state. Give it when you simulate a part of a set and want the spikes of
-            the whole.
+            default 0, 1, …, B-1, or those of the state. Give it when you simulate a part of a set
+            and want the spikes of the whole.
         batch_size: how many samples the scan computes at a time; by default as many as fit the
             caches of a CPU, or the memory of another device. A run in several pieces returns NumPy
             arrays, which lie in the memory of the host. (The events compute a sample at a time, and
