@@ -51,8 +51,8 @@ class Grid:
             `jaxsnn.data_based_scales`. Several have names: `{"data-based": ..., "mine": ...}`.
         threshold: multipliers m of the thresholds of `balance_thresholds(network, λ)`, so that m is
             the threshold of the network with normalised weights: a spike still weighs λ, where
-            `balance_thresholds(network, m * λ)` makes it weigh m·λ. An entry of a sequence or mapping
-            may be a row with one number for each layer.
+            `balance_thresholds(network, m * λ)` makes it weigh m·λ. An entry of a sequence or
+            mapping may be a row with one number for each layer.
         max_rate: rates in hertz of a pixel of value 1; at most 1/dt.
         dt: durations of a step in seconds.
         refractory_period: in seconds.
