@@ -24,6 +24,7 @@ from jaxsnn.errors import check_writable, explained
 from jaxsnn.sweeps.files import verify_checksum, write_with_checksum
 from jaxsnn.sweeps.plan import Plan
 from jaxsnn.sweeps.results import load_sweep
+from jaxsnn.typed import typed
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -81,6 +82,7 @@ def save_figure(path: Path, figure: Figure) -> None:
         figure.savefig(file, format="png", dpi=150)
 
 
+@typed
 def save_sweep(data: xr.Dataset, path: str | PathLike[str]) -> None:
     """Write a sweep to a netCDF file, with the checksum that `load_sweep` verifies.
 
