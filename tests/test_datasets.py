@@ -737,6 +737,8 @@ UNFIT = {
     "objects": (IMAGES.astype(object), LABELS, "images have dtype object"),
     "masked": (np.ma.masked_equal(IMAGES, 1), LABELS, "images are a masked array"),
     "big-endian": (IMAGES.astype(">f4"), LABELS, "another byte order"),
+    "undivided": (IMAGES + 255, LABELS, r"255.*\[0, 1\]"),
+    "nan": (IMAGES + np.float32(np.nan), LABELS, "nan"),
     "no batch axis": (IMAGES[0, 0, :3, 0], LABELS, r"shape \(3,\).*batch axis"),
     "a single image": (IMAGES[0], LABELS[:1], r"28 images and 1 labels.*image\[None\]"),
     "too few labels": (IMAGES, LABELS[:2], "3 images and 2 labels"),
@@ -763,7 +765,7 @@ def test_what_no_dataset_can_hold(case):
 @pytest.mark.parametrize("kind", [np.uint8, np.int32, np.int64])
 @pytest.mark.parametrize("library", [np, jnp])
 def test_what_a_dataset_can_hold(library, dtype, kind):
-    images, labels = library.asarray(IMAGES, dtype), library.asarray(LABELS, kind)
+    images, labels = library.asarray(IMAGES.astype(dtype)), library.asarray(LABELS.astype(kind))
     dataset = Dataset(images, labels)
     assert dataset.images is images
     assert dataset.labels is labels
