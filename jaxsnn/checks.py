@@ -36,7 +36,7 @@ def checked_times(
     if not (np.isfinite(dt) and dt > 0):
         raise ValueError(f"dt={dt}; a step must take more than 0 seconds.")
     if not (np.isfinite(duration) and duration > 0):
-        raise ValueError(f"duration={duration}; it must be more than 0 seconds.")
+        raise ValueError(f"duration={duration}; it must be finite, and more than 0 seconds.")
     if duration / dt > _MOST_STEPS:
         raise ValueError(
             f"duration={duration:g} s is {duration / dt:.3g} steps of dt={dt:g} s; the most are "
