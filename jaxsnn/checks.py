@@ -158,11 +158,12 @@ def check_state(
         )
 
 
-def check_sizes(**sizes: Count | None) -> None:
-    """Raise ValueError where a size is given that is below 1."""
+def checked_sizes(**sizes: Count | None) -> list[int | None]:
+    """The sizes as integers of Python, or ValueError where one is given that is below 1."""
     for name, size in sizes.items():
         if size is not None and size < 1:
             raise ValueError(f"{name}={size}; it must be at least 1.")
+    return [None if size is None else int(size) for size in sizes.values()]
 
 
 def start_potentials(network: AnyNetwork, potential: Numbers) -> list[AnyArray]:
@@ -313,7 +314,7 @@ def _check_function(name: str, function: Callable[..., Any], returned: Shape, sh
             raise ValueError(
                 f"{name}={described(function)} cannot be called as {name}({called}): {error}"
             ) from error
-    kinds, meaning = _RETURNED.get(name, ((jnp.floating, jnp.integer), "real numbers"))
+    kinds, meaning = _RETURNED.get(name, ((jnp.floating, jnp.integer, np.bool_), "real numbers"))
     dtype = getattr(found, "dtype", np.dtype(object))
     if np.shape(found) != returned or not any(jnp.issubdtype(dtype, kind) for kind in kinds):
         raise ValueError(

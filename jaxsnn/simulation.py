@@ -24,9 +24,9 @@ from jaxsnn.checks import (
     check_fused,
     check_network,
     check_rules,
-    check_sizes,
     check_state,
     checked_samples,
+    checked_sizes,
     checked_times,
     start_potentials,
     without_explicit_axes,
@@ -282,7 +282,7 @@ def simulate(
     images = without_explicit_axes(network.network.check_pixels(images))
     steps, refractory_steps = checked_times(duration, dt, max_rate, refractory_period)
     dt = float(dt)
-    check_sizes(batch_size=batch_size, chunk=chunk)
+    batch_size, chunk = checked_sizes(batch_size=batch_size, chunk=chunk)
     rules = Rules(encode, reset, spike, read, record, fused=engine == "pallas")
     check_rules(rules, stop, network.network)
     if state is None:
@@ -555,7 +555,8 @@ def _scale_factors(job: Job) -> list[AnyArray]:
 
 def _activation_scales(network: AnyNetwork) -> list[AnyArray]:
     if isinstance(network, FixedPointNetwork):
-        return [cast(AnyArray, np.asarray(scale)) for scale in network.scale_factors]
+        known = all(map(is_known, network.scale_factors))
+        return list(map(np.asarray, network.scale_factors)) if known else network.scale_factors
     return activation_scales(network.thresholds, network.amplitudes)
 
 
@@ -629,12 +630,13 @@ def _part(job: Job, samples: np.ndarray) -> Job:
         keys=job.keys[samples],
         samples=job.samples[samples],
         state=None if job.state is None else _take(job.state, samples),
+        origin=_take(job.origin, samples),
     )
 
 
-def _take(state: State, samples: np.ndarray) -> State:
-    """The state of some samples; scalars belong to all."""
-    return jax.tree.map(lambda leaf: leaf[samples] if leaf.ndim else leaf, state)
+def _take(tree: Any, samples: np.ndarray) -> Any:
+    """The state or origin of some samples; scalars belong to all."""
+    return jax.tree.map(lambda leaf: leaf[samples] if leaf.ndim else leaf, tree)
 
 
 def _concatenate(trees: Sequence[PyTree], axis: int) -> PyTree:

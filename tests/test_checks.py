@@ -98,6 +98,7 @@ OTHERS = {
 def test_a_state_of_another_run(snn, images, change, batch_size):
     what, others = OTHERS[change]
     run = simulate(snn, images, batch_size=batch_size)
+    assert simulate(snn, images, state=run.state, batch_size=batch_size) is not None
     network, pixels, options = others(snn, images)
     with pytest.raises(ValueError, match=f"comes from a run with other {what}; resume with the sa"):
         simulate(network, pixels, state=run.state, **options)
@@ -501,6 +502,10 @@ def test_activations_of_samples_that_ended_early(snn, images):
     early = simulate(snn, images, duration=0.1, stop=stopping.margin(1), encode=jaxsnn.constant)
     steps = np.rint(np.asarray(early.exit_time) / 1e-3)
     assert len(set(steps)) > 1
+    parts = simulate(
+        snn, images, duration=0.1, stop=stopping.margin(1), encode=jaxsnn.constant, batch_size=2
+    )
+    np.testing.assert_array_equal(parts.state.origin.images, early.state.origin.images)
     expected = np.asarray(early.spike_counts[0]) / steps[:, None]
     np.testing.assert_allclose(early.activations()[0], expected, rtol=1e-6)
 

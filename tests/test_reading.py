@@ -947,7 +947,7 @@ def test_weights_that_are_not_finite(value):
     ("example", "remedy"),
     [
         (np.zeros(4, np.float32), r"image\[None\]"),
-        (np.float32(1.0), "batch of images"),
+        (np.float32(1.0), "must be an array of NumPy or JAX"),
         (np.zeros((1, 0)), "batch of images"),
         (np.zeros((1, 4), np.uint8), "divide 8-bit pixels by 255"),
         (np.zeros((1, 4), bool), r"astype\('float32'\)"),

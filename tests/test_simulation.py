@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxsnn
-from jaxsnn import readout, simulation
+from jaxsnn import readout, scan, simulation
 
 import models
 import reference
@@ -341,11 +341,12 @@ def test_memory_does_not_grow_with_the_duration(rng, monkeypatch):
     network, _ = models.dense_network(rng)
     snn = jaxsnn.balance_thresholds(network, 1.0)
     images = models.dyadic_images(rng, 8, *network.input_shape)
-    scan, programs = simulation.scan_steps, []
+    scan_steps, programs = simulation.scan_steps, []
 
-    def compiled(*arguments, **options):
-        programs.append(scan.lower(*arguments, **options).compile().memory_analysis())
-        return scan(*arguments, **options)
+    def compiled(*arguments, rules, **options):
+        lowered = scan.program(rules).lower(*arguments, **options)
+        programs.append(lowered.compile().memory_analysis())
+        return scan_steps(*arguments, rules=rules, **options)
 
     monkeypatch.setattr(simulation, "scan_steps", compiled)
     for steps in (10, 100):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import zlib
+from io import BufferedIOBase
 from math import prod
 from os import SEEK_END
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -25,7 +26,9 @@ _DEFLATE, _SHUFFLE, _FLETCHER = 1, 2, 3
 _FILTERS = {_DEFLATE, _SHUFFLE, _FLETCHER}
 
 
-def write_with_checksum(file: BinaryIO, content: bytes | memoryview, context: str = "") -> None:
+def write_with_checksum(
+    file: BinaryIO | BufferedIOBase, content: bytes | memoryview, context: str = ""
+) -> None:
     """Write bytes, and a last line with the SHA-256 of a context and of these bytes.
 
     HDF5 and zip files may have bytes after their end, so that others read them as before.
@@ -47,7 +50,7 @@ def write_with_checksum(file: BinaryIO, content: bytes | memoryview, context: st
     file.write(_LINE.format(found.hexdigest()).encode())
 
 
-def verify_checksum(file: BinaryIO, context: str = "") -> None:
+def verify_checksum(file: BinaryIO | BufferedIOBase, context: str = "") -> None:
     """Raise ValueError unless a file ends with the checksum of this context and of its bytes.
 
     The file is then at its start.
