@@ -556,7 +556,7 @@ def _scale_factors(job: Job) -> list[AnyArray]:
 def _activation_scales(network: AnyNetwork) -> list[AnyArray]:
     if isinstance(network, FixedPointNetwork):
         known = all(map(is_known, network.scale_factors))
-        return list(map(np.asarray, network.scale_factors)) if known else network.scale_factors
+        return cast(Any, [np.asarray(s) if known else s for s in network.scale_factors])
     return activation_scales(network.thresholds, network.amplitudes)
 
 
