@@ -28,11 +28,12 @@ from flax import nnx
 from jax.experimental import topologies
 
 import jaxsnn
-from jaxsnn import encoding, neurons, readout, scan, simulation
-from jaxsnn.checks import start_potentials
-from jaxsnn.reproduce import machine
-from jaxsnn.state import Rules
-from jaxsnn.synapses import chosen_units
+from jaxsnn import encoding, neurons, readout, simulation
+from jaxsnn.engines.scan import loop as scan
+from jaxsnn.engines.checks import start_potentials
+from jaxsnn.paper.reproduce import machine
+from jaxsnn.engines.base import Rules
+from jaxsnn.engines.scan.compiled import chosen_units
 
 VARIANTS = [
     ("float32", 1, False),

@@ -33,7 +33,7 @@ from common import (
 
 import jaxsnn
 from jaxsnn import stopping
-from jaxsnn.drawing import COLORS, DARK, SMALL, new_figure, show_errors_as_accuracies
+from jaxsnn.support.figures import COLORS, DARK, SMALL, new_figure, show_errors_as_accuracies
 from jaxsnn.stopping import Stop
 
 FLOAT = "float32"

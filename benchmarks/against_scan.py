@@ -24,7 +24,7 @@ from common import DT, MODELS, RESULTS, Name, Source, Trained, interleaved, new_
 from jax import Array, lax
 
 import jaxsnn
-from jaxsnn.draws import sample_keys
+from jaxsnn.support.random import sample_keys
 
 GRID = 64  # weights of the comparison are multiples of 1/GRID, so that no sum is rounded
 WEIGHTLESS = "average pooling"

@@ -21,8 +21,8 @@ import tyro
 from flax import nnx
 
 import jaxsnn
-from jaxsnn.pretrained import trained_network
-from jaxsnn.reproduce import machine
+from jaxsnn.paper.pretrained import trained_network
+from jaxsnn.paper.reproduce import machine
 
 DT = 1e-3
 RESULTS = Path(__file__).parent / "results"

@@ -31,7 +31,7 @@ from spikingjelly.activation_based import encoding, functional, layer, neuron
 from torch import Tensor, nn
 
 import jaxsnn
-from jaxsnn.reproduce import machine
+from jaxsnn.paper.reproduce import machine
 
 NETWORKS = {"FullyConnected": jaxsnn.networks.FullyConnected, "ConvNet": jaxsnn.networks.ConvNet}
 RESETS = {"to zero": jaxsnn.reset_to_zero, "by subtraction": jaxsnn.reset_by_subtraction}

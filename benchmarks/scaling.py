@@ -41,7 +41,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import jaxsnn
-from jaxsnn.drawing import COLORS, SMALL, new_figure
+from jaxsnn.support.figures import COLORS, SMALL, new_figure
 
 ENGINES = ("float32, scan", "8 bits, scan", "8 bits, events")
 LABELS = {"batch": "images", "steps": "time steps", "width": "neurons of a layer"}

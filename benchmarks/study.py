@@ -16,7 +16,7 @@ import tyro
 import xarray as xr
 
 import jaxsnn
-from jaxsnn.pretrained import trained_network
+from jaxsnn.paper.pretrained import trained_network
 from jaxsnn.sweeps import plotting
 
 SCALES = {

@@ -43,7 +43,7 @@ from spikingjelly.activation_based import neuron
 from torch import Tensor
 
 import jaxsnn
-from jaxsnn.reproduce import machine
+from jaxsnn.paper.reproduce import machine
 
 PROGRAM = "_run_piece"  # what JAX's log calls the compiled program of a sweep
 THRESHOLDS = (0.25, 2.0)  # in units of λ, from … to

@@ -36,7 +36,7 @@ from peers import (
 )
 
 import jaxsnn
-from jaxsnn.reproduce import machine
+from jaxsnn.paper.reproduce import machine
 
 SHORTEST = 0.5  # seconds of one measurement: shorter jobs are repeated within it
 STEPS_AT_ONCE = (1, 5, 20, 100)  # of multi-step peers: whichever is fastest in a trial

@@ -38,13 +38,15 @@ from jax import Array, lax
 from numba import njit
 
 import jaxsnn
-from jaxsnn import events, scan, simulation
-from jaxsnn.drawing import COLORS, DARK, SMALL, new_figure
-from jaxsnn.events import engine, kernels, kinds
+from jaxsnn import simulation
+from jaxsnn.engines import events
+from jaxsnn.engines.scan import loop as scan
+from jaxsnn.support.figures import COLORS, DARK, SMALL, new_figure
+from jaxsnn.engines.events import engine, kernels, kinds
 from jaxsnn.network import Convolution, Dense
-from jaxsnn.state import Job, Rules, State
-from jaxsnn.synapses import AnyNetwork, Synapses, Units, synapses
-from jaxsnn.units import UNITS
+from jaxsnn.engines.base import Job, Rules, State
+from jaxsnn.engines.scan.compiled import AnyNetwork, Synapses, Units, synapses
+from jaxsnn.engines.scan.integers import UNITS
 
 PARTS = ("input", "weights", "neurons", "counts", "readout", "call", "rest")
 RECORDED = 50  # images whose spikes are recorded; larger batches repeat them

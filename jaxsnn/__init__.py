@@ -1,31 +1,30 @@
 """From a trained ReLU network to a spiking one, in JAX.
 
-A trained model goes through five rooms, and each can be used alone:
+A trained model goes through five stages, and each can be used alone:
 
     model                    --read_network-->         Network
     Network, images          --data_based_scales-->    one scale factor for each layer
     Network, scale factors   --balance_thresholds-->   SpikingNetwork
     SpikingNetwork, images   --simulate-->             Simulation
-    Simulation, labels       --accuracy, plotting-->   accuracy, latency, operations; pictures
+    Simulation, labels       --accuracy, plotting-->   accuracy, latency, operations; figures
 
 and `sweep` takes a network, images, labels and a grid of settings through the last three at once.
 """
 
-from jaxsnn import (
-    metrics,
-    network,
-    networks,
-    neurons,
-    plotting,
-    readout,
-    stopping,
-    sweeps,
-    training,
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from jaxsnn import engines, metrics, network, neurons, plotting, readout, stopping, sweeps
+from jaxsnn.conversion.balancing import SpikingNetwork, balance_thresholds, normalize_weights
+from jaxsnn.conversion.fixed_point import FixedPoint, FixedPointNetwork, quantize
+from jaxsnn.conversion.scaling import (
+    data_based_scales,
+    data_based_scales_of_authors_code,
+    largest_activations,
+    model_based_scales,
+    percentile_scales,
 )
-from jaxsnn.balancing import SpikingNetwork, balance_thresholds, normalize_weights
-from jaxsnn.datasets import Dataset, DatasetError, load_dataset
 from jaxsnn.encoding import constant, poisson
-from jaxsnn.fixed_point import FixedPoint, FixedPointNetwork, quantize
 from jaxsnn.network import Network
 from jaxsnn.neurons import (
     fast_sigmoid,
@@ -35,15 +34,36 @@ from jaxsnn.neurons import (
     step_function,
 )
 from jaxsnn.reading import ReadingError, read_network
-from jaxsnn.scaling import (
-    data_based_scales,
-    data_based_scales_of_authors_code,
-    largest_activations,
-    model_based_scales,
-    percentile_scales,
-)
 from jaxsnn.simulation import Simulation, simulate
 from jaxsnn.sweeps import Grid, best, load_sweep, save_sweep, sweep
+
+if TYPE_CHECKING:
+    from jaxsnn import networks, training
+    from jaxsnn.paper.datasets import Dataset, DatasetError, load_dataset
+
+# The paper's experiment, which most users of the conversion do without.
+_LOADED_LATER = {
+    "networks": ("jaxsnn.networks", None),
+    "training": ("jaxsnn.training", None),
+    "Dataset": ("jaxsnn.paper.datasets", "Dataset"),
+    "DatasetError": ("jaxsnn.paper.datasets", "DatasetError"),
+    "load_dataset": ("jaxsnn.paper.datasets", "load_dataset"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LOADED_LATER:
+        raise AttributeError(f"module 'jaxsnn' has no attribute {name!r}")
+    module, attribute = _LOADED_LATER[name]
+    found = import_module(module)
+    value = getattr(found, attribute) if attribute else found
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LOADED_LATER})
+
 
 __all__ = [
     "Dataset",
@@ -60,6 +80,7 @@ __all__ = [
     "constant",
     "data_based_scales",
     "data_based_scales_of_authors_code",
+    "engines",
     "fast_sigmoid",
     "integrate_and_fire",
     "largest_activations",

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import tyro
 
-from jaxsnn.commands import plot_sweep, sweep_network
-from jaxsnn.datasets import DatasetError
-from jaxsnn.errors import UsageError
-from jaxsnn.reproduce import reproduce
+from jaxsnn.paper.datasets import DatasetError
+from jaxsnn.paper.reproduce import reproduce
+from jaxsnn.paper.sweep_command import plot_sweep, sweep_network
+from jaxsnn.support.errors import UsageError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

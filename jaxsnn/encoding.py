@@ -12,8 +12,8 @@ from typing import Annotated
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxsnn.draws import bits_16, threefry_key
-from jaxsnn.typed import Images, Key, typed
+from jaxsnn.support.random import bits_16, threefry_key
+from jaxsnn.support.typed import Images, Key, typed
 
 Encoding = Annotated[
     Callable[[Array, Array], Array],

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxsnn.network import AnyArray, AveragePooling, Layer, Network, holds, is_known, remembered
-from jaxsnn.typed import Count, Numbers, Real, described, typed
+from jaxsnn.network import INPUT, Layer, Network
+from jaxsnn.support.arrays import AnyArray, all_true, cached, is_known
+from jaxsnn.support.typed import Count, Numbers, Real, described, typed
 
 
 @typed
@@ -208,29 +209,26 @@ def fan_out(network: Network) -> list[Float[Array, "..."]]:
         >>> [counts.tolist() for counts in jaxsnn.metrics.fan_out(network)]
         [[1.0, 2.0]]
     """
-    return remembered(network, "fan_out", _fan_out)
+    return cached(network, "fan_out", _fan_out)
 
 
 @jax.jit
 def _fan_out(network: Network) -> list[Array]:
-    shapes = [network.input_shape, *network.shapes[:-1]]
-    return [_synapses(layer, shape) for layer, shape in zip(network.layers, shapes, strict=True)]
+    shapes = {INPUT: network.input_shape, **dict(enumerate(network.shapes))}
+    return [_synapses(layer, shapes[layer.connection.source]) for layer in network.layers]
 
 
 def _synapses(layer: Layer, shape: tuple[int, ...]) -> Array:
     if not layer.weighted:
         return jnp.zeros(shape)
 
-    def ones_for_weights(x: Array) -> Array:
+    def paths(x: Array) -> Array:
         for operation in layer.operations:
-            if isinstance(operation, AveragePooling):
-                x = operation.sum(x)
-            else:
-                x = jax.tree.map(lambda w, dtype=x.dtype: (w != 0).astype(dtype), operation)(x)
+            x = operation.paths(x)
         return x
 
     # The sum of all outputs, differentiated by an input, counts the paths that leave that input.
-    return jax.grad(lambda x: ones_for_weights(x).sum())(jnp.zeros((1, *shape)))[0]
+    return jax.grad(lambda x: paths(x).sum())(jnp.zeros((1, *shape)))[0]
 
 
 @typed
@@ -272,7 +270,7 @@ def synaptic_operations(
             f"[B, ...] with one B and, for the input and each layer, {wanted}."
         )
     for name, counts in zip(names, found):
-        if jnp.iscomplexobj(counts) or not holds(lambda c: (c >= 0) & (c < np.inf), counts):
+        if jnp.iscomplexobj(counts) or not all_true(lambda c: (c >= 0) & (c < np.inf), counts):
             raise ValueError(f"{name} must be numbers of spikes: finite, and not negative.")
     return operations(fan_out(network), found[:-1])
 

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Num
 
-from jaxsnn.network import AnyArray
-from jaxsnn.typed import Real, Scalar, Values, described, typed
+from jaxsnn.support.arrays import AnyArray
+from jaxsnn.support.typed import Real, Scalar, Values, described, typed
 
 Reset = Annotated[
     Callable[[Array, Array, Array], Array],

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import numpy as np
 
-from jaxsnn.drawing import (
+from jaxsnn.metrics import real_numbers
+from jaxsnn.support.figures import (
     COLORS,
     DARK,
     SMALL,
@@ -21,8 +22,7 @@ from jaxsnn.drawing import (
     new_figure,
     show_errors_as_accuracies,
 )
-from jaxsnn.metrics import real_numbers
-from jaxsnn.typed import Count, Numbers, Real, typed
+from jaxsnn.support.typed import Count, Numbers, Real, typed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -38,8 +38,8 @@ from jaxsnn.network import (
     Shape,
     Transpose,
 )
-from jaxsnn.typed import Images, typed
-from jaxsnn.warn import warn
+from jaxsnn.support.typed import Images, typed
+from jaxsnn.support.warn import warn
 
 Model = Annotated[
     Callable[[Any], Any], "a Flax module or a function from images [B, ...] to outputs [B, ...]"

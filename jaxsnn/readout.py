@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxsnn.network import AnyArray
-from jaxsnn.typed import typed
+from jaxsnn.support.arrays import AnyArray
+from jaxsnn.support.typed import typed
 
 
 @jax.tree_util.register_dataclass

@@ -1,14 +1,11 @@
-"""The simulation of a spiking network on a batch of images, and what comes out of it.
-
-Two engines do the work: the compiled scan (`scan`), and an event-driven one for CPUs (`events`).
-"""
+"""The simulation of a spiking network on a batch of images, and what comes out of it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from math import ceil, prod
+from math import ceil
 from typing import Any, cast
 
 import jax
@@ -17,52 +14,24 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
-from jaxsnn import encoding, events, metrics, neurons, readout, stopping
-from jaxsnn.balancing import SpikingNetwork, activation_scales
-from jaxsnn.checks import (
-    check_fixed_point,
-    check_fused,
-    check_network,
-    check_rules,
+from jaxsnn import encoding, metrics, neurons, readout, stopping
+from jaxsnn.conversion.balancing import SpikingNetwork
+from jaxsnn.conversion.fixed_point import FixedPoint, FixedPointNetwork
+from jaxsnn.engines import Engine, EngineChoice, Scan, choose
+from jaxsnn.engines.base import Behaviour, Run, State, Step, Trajectory, no_progress, origin_of
+from jaxsnn.engines.checks import (
+    check_behaviour,
     check_state,
     checked_samples,
-    checked_sizes,
     checked_times,
-    start_potentials,
     without_explicit_axes,
 )
-from jaxsnn.draws import sample_keys
-from jaxsnn.events import Engine
-from jaxsnn.fixed_point import FixedPoint, FixedPointNetwork
-from jaxsnn.network import AnyArray, Network, is_known, remembered
-from jaxsnn.progress import progress_bar
-from jaxsnn.scan import scan_steps
-from jaxsnn.state import (
-    Job,
-    Origin,
-    Rules,
-    State,
-    Step,
-    origin_of,
-    parts_of_time,
-    spoiled_if_invalid,
-)
-from jaxsnn.synapses import AnyNetwork, Units, chosen_units
-from jaxsnn.typed import Count, Images, Key, Numbers, Real, Scalar, typed
-from jaxsnn.warn import warn
+from jaxsnn.support.arrays import AnyArray, is_known
+from jaxsnn.support.progress import progress_bar
+from jaxsnn.support.random import sample_keys
+from jaxsnn.support.typed import Count, Images, Key, Numbers, Real, Scalar, typed
+from jaxsnn.support.warn import warn
 
-# Potentials, counters and spikes of one piece of the batch; small pieces stay in a CPU's caches.
-_BYTES_PER_PIECE = {"cpu": 5 << 22}
-_BYTES_PER_PIECE_OF_ACCELERATORS = 1 << 30
-# Steps of one compiled scan, at most: what a progress bar waits for.
-_STEPS_PER_SCAN = 100
-# Steps between which decided samples leave the batch.
-_STEPS_BETWEEN_EXITS = 5
-# On a CPU a layer goes through several steps at a time: until what it computes is as much as the
-# weights that are read for it, and where neurons are too few to keep the cores busy.
-_NEURONS_AT_ONCE = 1 << 19
-_LONGEST_CHUNK = 100
-_CHUNK_OF_ACCELERATORS = 8  # by the cost model of the TPU's compiler, not by measurement
 _SILENT = (
     "no output neuron has spiked, so that all samples are undecided and count as wrong. In a deep "
     "network reset=reset_by_subtraction with initial_potential=[t / 2 for t in snn.thresholds], "
@@ -180,15 +149,15 @@ def simulate(
     dt: Real = 1e-3,
     max_rate: Scalar = 1000.0,
     encode: encoding.Encoding = encoding.poisson,
-    reset: neurons.Reset = neurons.reset_to_zero,
+    reset: neurons.Reset | None = None,
     spike: neurons.Spike = neurons.heaviside,
     refractory_period: Real = 0.0,
-    initial_potential: Numbers = 0.0,
+    initial_potential: Numbers | None = None,
     read: readout.Readout = readout.spike_count,
     record: Callable[[Step], PyTree] | None = None,
     stop: stopping.Stop | None = None,
     arithmetic: FixedPoint | None = None,
-    engine: Engine = "auto",
+    engine: EngineChoice = "auto",
     state: State | None = None,
     samples: Numbers | None = None,
     batch_size: Count | None = None,
@@ -215,12 +184,14 @@ def simulate(
             thresholds or amplitudes, its range cannot be checked: out of range, all counts are nan
             (in fixed point: there is no input), and all samples are undecided.
         encode: how pixels drive the first layer: `poisson`, `constant` or a function of yours.
-        reset: `reset_to_zero`, `reset_by_subtraction` or a function of yours.
+        reset: `reset_to_zero`, `reset_by_subtraction` or a function of yours; by default that of
+            the network.
         spike: the spike function; `step_function(surrogate)` makes one with another gradient.
         refractory_period: in seconds; two spikes of a neuron are at least so far apart.
         initial_potential: membrane potential at the start, in the units of the thresholds: one
-            number, or one for each layer, or an array for each that broadcasts to its neurons.
-            Deep networks spike soonest with half the thresholds and the reset by subtraction.
+            number, or one for each layer, or an array for each that broadcasts to its neurons; by
+            default that of the network. Deep networks spike soonest with
+            `balance_thresholds(..., initial_potential=0.5, reset=reset_by_subtraction)`.
         read: how a class is read from the output layer: `readout.spike_count`,
             `readout.first_spike`, `readout.membrane_potential` or a function of yours.
         record: function of a `Step` whose value is kept for every step, for example
@@ -236,22 +207,17 @@ def simulate(
         engine: "scan" is the compiled loop for all devices and both arithmetics. "events" runs
             fixed-point networks on a CPU and adds the weights of those neurons alone that spike;
             it needs Numba (`pip install "jaxsnn-conversion[fast]"`). "auto" takes the events where
-            they can serve. "pallas" is the scan with the neurons' update in one kernel for TPUs,
-            for runs without a refractory period, records and gradients; elsewhere it is
-            interpreted, slowly. It has not met a TPU yet.
+            they support the run. An engine with options is an object, such as
+            `jaxsnn.engines.Scan(batch_size=100)`. The events return NumPy arrays, as the scan does
+            where it needs several batches.
         state: the state to resume from: the `state` of an earlier run of the same network on the
             same images, with the same key, rate, encoding, reset, dt and refractory period.
             `state.detached()` may resume with others, except for the last two.
         samples: the number of each sample for the random draws `[B]`, from 0 to 2**31 - 1; by
             default 0, 1, …, B-1, or those of the state. Give it when you simulate a part of a set
             and want the spikes of the whole.
-        batch_size: how many samples the scan computes at a time; by default as many as fit the
-            caches of a CPU, or the memory of another device. A run in several pieces returns NumPy
-            arrays, which lie in the memory of the host. (The events compute a sample at a time, and
-            their counts and state are NumPy arrays too.)
-        chunk: how many steps a layer goes through before the next one begins, in the scan; by
-            default more than one where neurons are few beside the weights, which are then read less
-            often.
+        batch_size: deprecated: `engine=jaxsnn.engines.Scan(batch_size=...)`.
+        chunk: deprecated: `engine=jaxsnn.engines.Scan(chunk=...)`.
         progress: whether to show a bar; by default on a terminal or in a notebook, for runs of
             more than a second.
 
@@ -264,6 +230,7 @@ def simulate(
 
     Warns:
         UserWarning: more than 10,000 steps; is the duration in seconds?
+        DeprecationWarning: the old form of an argument.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxsnn
@@ -278,291 +245,119 @@ def simulate(
     """
     if arithmetic is not None:
         network = arithmetic(cast(SpikingNetwork, network))
-    check_network(network)
+    network.check()
     images = without_explicit_axes(network.network.check_pixels(images))
     steps, refractory_steps = checked_times(duration, dt, max_rate, refractory_period)
-    dt = float(dt)
-    batch_size, chunk = checked_sizes(batch_size=batch_size, chunk=chunk)
-    rules = Rules(encode, reset, spike, read, record, fused=engine == "pallas")
-    check_rules(rules, stop, network.network)
+    scan = _scan_options(batch_size, chunk)
+    network = network.with_neurons(initial_potential, reset)
+    behaviour = Behaviour(encode, network.reset, spike, read, record)
+    check_behaviour(behaviour, stop, network.network)
     if state is None:
         numbers = checked_samples(samples, len(images))
-    elif samples is not None or jax.tree.leaves(initial_potential) != [0.0]:
+    elif samples is not None or initial_potential is not None:
         raise ValueError("samples and initial_potential belong to the state; leave them out.")
     else:
         numbers = state.samples
     keys = sample_keys(key, numbers)
-    origin = origin_of(network, images, keys, cast(Array, max_rate), rules)
-    if state is not None:
-        check_state(network, state, origin, len(images), dt, refractory_steps)
-        state = replace(state, origin=origin)
-    job = Job(
+    origin = origin_of(network, images, keys, max_rate, encode)
+    run = Run(
         network,
         images,
         keys,
         numbers,
-        cast(Array, max_rate),
-        dt,
+        max_rate,
+        float(dt),
         steps,
         refractory_steps,
-        start_potentials(network, initial_potential),
         state,
-        rules,
+        behaviour,
         stop,
         origin,
     )
-    if isinstance(network, FixedPointNetwork):
-        check_fixed_point(job)
-    if rules.fused:
-        check_fused(job)
-    given = network, images, job.keys, max_rate, job.potentials, state, stop
-    traced = not all(map(is_known, jax.tree.leaves(given)))
+    if state is not None:
+        check_state(run)
+        run = run._replace(state=replace(state, origin=origin))
+    network.check_run(run.steps_done + steps, encode, spike)
+    return _simulated(run, choose(engine, run, scan=scan), progress)
+
+
+def _scan_options(batch_size: Count | None, chunk: Count | None) -> Scan | None:
+    """The options of the scan that are given in the old form."""
+    given = {"batch_size": batch_size, "chunk": chunk}
+    options = {name: size for name, size in given.items() if size is not None}
+    if not options:
+        return None
+    new = ", ".join(f"{name}={size}" for name, size in options.items())
+    warn(f"{' and '.join(options)}: say engine=jaxsnn.engines.Scan({new}).", DeprecationWarning)
+    return Scan(**options)
+
+
+def _simulated(run: Run, engine: Engine, progress: bool | None) -> Simulation:
+    """All samples, in as many batches as the engine needs."""
+    count, traced = len(run.images), run.traced
+    batches = split(count, count if traced else engine.samples_at_once(run))
+    total = count * run.steps
     bar = progress_bar(
         False if traced else progress,
         desc="simulating",
-        total=len(images) * steps,
+        total=total,
         unit="image-step",
         unit_scale=True,
     )
+
+    def advance(done: int) -> None:  # padding of the last batch is no progress
+        bar.update(min(done, total - bar.n))
+
+    found = []
     with bar:
-        if events.serve(engine, network, rules, stop, traced=traced):
-            return simulation(job, *events.run(job, bar.update))
-        return _simulate_scan(job, bar, batch_size, chunk, traced)
-
-
-# -- The scan --------------------------------------------------------------------------------------
-
-
-def _simulate_scan(
-    job: Job, bar: Any, batch_size: int | None, chunk: int | None, traced: bool
-) -> Simulation:
-    """All samples, in pieces of the batch that fit into memory, in the compiled scan."""
-    count = len(job.images)
-    if batch_size is None:
-        batch_size = count if traced else _fitting_batch(job.network)
-    pieces = _pieces(count, batch_size)
-    if chunk is None:
-        chunk = _fitting_chunk(job, len(pieces[0]))
-    run = partial(_run_to_exits if job.stop and not traced else _run_to_the_end, bar=bar)
-    units = chosen_units(job.network)
-    runs = []
-    for piece in pieces:
-        whole = len(pieces) == 1
-        part = job if whole else _part(job, piece)
-        state, predictions, records = run(part, units=units, chunk=chunk)
-        if job.stop is not None and records is not None:
-            records = _silent_after_exits(records, state, job.steps)
-        found = simulation(job, state, predictions, records)
-        # Finished pieces go to the host, so that a device holds no more than one.
-        runs.append(found if whole else jax.device_get(found))
-    return runs[0] if len(runs) == 1 else _join(runs, count)
-
-
-def _run_to_the_end(job: Job, *, bar: Any, units: Units, chunk: int) -> tuple[State, Array, PyTree]:
-    """All steps of one piece of the batch: the last state, predictions and records."""
-    state, outputs, scan = _start(job), [], _scanner(job, units, chunk)
-    for steps in parts_of_time(job.steps, _STEPS_PER_SCAN):
-        state, output = scan(state, steps)
-        outputs.append(output)
-        if not bar.disable:
-            jax.block_until_ready(state)
-            bar.update(min(steps * len(job.images), bar.total - bar.n))  # the last is filled up
-    return state, *_concatenate(outputs, axis=0)
-
-
-def _scanner(
-    job: Job, units: Units, chunk: int
-) -> Callable[[State, int], tuple[State, tuple[Array, PyTree]]]:
-    """A function from a state and a number of steps to what the compiled scan makes of them."""
-    probabilities, stop = job.probabilities, stopping.as_argument(job.stop)
-
-    def scan(state: State, steps: int) -> tuple[State, tuple[Array, PyTree]]:
-        return scan_steps(
-            job.network,
-            probabilities,
-            job.keys,
-            state,
-            stop,
-            steps=steps,
-            chunk=min(chunk, steps),
-            rules=job.rules,
-            units=units,
-        )
-
-    return scan
-
-
-def _silent_after_exits(records: PyTree, state: State, steps: int) -> PyTree:
-    """Records [T, B, ...] with nothing of a sample after the step that decided it."""
-    done = state.step - steps + jnp.arange(steps)
-    after = (done[:, None] >= state.exit_step) & (state.exit_step > 0)
-
-    def silenced(kept: AnyArray) -> AnyArray:
-        if isinstance(kept, np.ndarray):
-            kept[np.asarray(after)] = 0
-            return kept
-        there = after.reshape(*after.shape, *[1] * (kept.ndim - 2))
-        return jnp.where(there, jnp.zeros((), kept.dtype), kept)
-
-    return jax.tree.map(silenced, records)
-
-
-def _run_to_exits(
-    job: Job, *, bar: Any, units: Units, chunk: int
-) -> tuple[State, AnyArray, PyTree]:
-    """As `_run_to_the_end`; samples that a stop rule has ended leave the batch.
-
-    The batch is halved as soon as half of it is decided, so that few programs are compiled.
-    """
-    state, scan = _start(job), _scanner(job, units, chunk)
-    running, part = np.arange(len(job.images)), job
-    whole_state, predictions, records = state, np.empty(0), None
-    done = 0
-    for steps in parts_of_time(job.steps, _STEPS_BETWEEN_EXITS):
-        state, (predicted, recorded) = scan(state, steps)
-        if done == 0:
-            whole_state = jax.tree.map(lambda leaf: np.array(leaf), state)
-            predictions = np.full((job.steps, len(running)), -1, np.int32)
-            records = jax.tree.map(
-                lambda leaf: np.zeros((job.steps, *leaf.shape[1:]), leaf.dtype), recorded
-            )
-        now = slice(done, done + steps)
-        predictions[now, running] = predicted
-        jax.tree.map(_put_at(now, running), records, recorded)
-        whole_state = jax.tree.map(_put(running), whole_state, state)
-        done += steps
-        going = np.flatnonzero(np.asarray(state.exit_step) == 0)
-        bar.update(min(steps * len(running), bar.total - bar.n))
-        if len(going) == 0:
-            break
-        if len(going) <= len(running) // 2:
-            size = len(running) // 2
-            while size // 2 >= len(going) and size > 1:
-                size //= 2
-            kept = np.resize(going, size)  # filled up with some of them again
-            running, state, part = running[kept], _take(state, kept), _part(part, kept)
-            scan = _scanner(part, units, chunk)
-    bar.update(bar.total - bar.n)
-    step = np.asarray(whole_state.step) - done + job.steps
-    return replace(whole_state, step=step), cast(Array, predictions), records
-
-
-def _put(places: np.ndarray) -> Callable[[np.ndarray, Array], np.ndarray]:
-    """A function that writes the values of some samples into those of all."""
-
-    def write(whole: np.ndarray, part: Array) -> np.ndarray:
-        if whole.ndim == 0:
-            return np.asarray(part)
-        whole[places] = part
-        return whole
-
-    return write
-
-
-def _put_at(steps: slice, places: np.ndarray) -> Callable[[np.ndarray, Array], None]:
-    """As `_put`, at some steps of a record."""
-
-    def write(whole: np.ndarray, part: Array) -> None:
-        whole[steps, places] = part
-
-    return write
-
-
-def _start(job: Job) -> State:
-    """The state in which a part of the batch begins."""
-    if job.state is not None:
-        return spoiled_if_invalid(job, job.state)
-    state = _initial_state(
-        job.network.network,
-        job.samples,
-        job.potentials,
-        job.dt,
-        job.refractory_steps,
-        job.grid,
-        job.origin,
-        counting=job.refractory_steps > 1,
-    )
-    return spoiled_if_invalid(job, state)
-
-
-@partial(jax.jit, static_argnames="counting")
-def _initial_state(
-    network: Network,
-    samples: AnyArray,
-    potentials: list[Array],
-    dt: ArrayLike,
-    refractory_steps: ArrayLike,
-    grid: ArrayLike,
-    origin: Origin | None,
-    *,
-    counting: bool,
-) -> State:
-    batch, dtype = len(samples), potentials[0].dtype
-    return State(
-        step=jnp.zeros((), jnp.int32),
-        neurons=[
-            neurons.initial_state((batch, *shape), potential, counting)
-            for potential, shape in zip(potentials, network.shapes, strict=True)
-        ],
-        input_spike_counts=jnp.zeros((batch, *network.input_shape), dtype),
-        spike_counts=[jnp.zeros((batch, *shape), dtype) for shape in network.shapes],
-        first_spike_class=jnp.full(batch, -1, jnp.int32),
-        first_spike_step=jnp.zeros(batch, jnp.int32),
-        exit_step=jnp.zeros(batch, jnp.int32),
-        samples=jnp.asarray(samples),
-        dt=jnp.asarray(dt, jnp.float32),
-        refractory_steps=jnp.asarray(refractory_steps, jnp.int32),
-        grid=jnp.asarray(grid, jnp.uint32),
-        origin=origin,
-    )
+        for batch in batches:
+            part = run if len(batches) == 1 else run.of_samples(batch)
+            trajectory = engine.simulate(part, no_progress if bar.disable else advance)
+            done = simulation(part, trajectory)
+            # Finished batches go to the host, so that a device holds no more than one.
+            found.append(done if len(batches) == 1 else jax.device_get(done))
+    return found[0] if len(found) == 1 else _joined(found, count)
 
 
 # -- The result ------------------------------------------------------------------------------------
 
 
-def simulation(job: Job, state: State, predictions: AnyArray, records: PyTree) -> Simulation:
-    """The result of a run, from the state at its end and what was read at every step."""
+def simulation(run: Run, trajectory: Trajectory) -> Simulation:
+    """The result of a run."""
+    state = trajectory.state
     found = _found(
-        metrics.fan_out(job.network.network),
+        metrics.fan_out(run.network.network),
         [state.input_spike_counts, *state.spike_counts[:-1]],
         state.first_spike_class,
         state.first_spike_step,
         state.exit_step,
         state.step,
-        predictions,
-        job.dt,
-        stops=job.stop is not None,
+        trajectory.predictions,
+        run.dt,
+        stops=run.stop is not None,
     )
     return Simulation(
         **found,
         first_spike_prediction=state.first_spike_class,
         spike_counts=state.spike_counts,
         input_spike_counts=state.input_spike_counts,
-        records=records,
+        records=trajectory.records,
         state=state,
-        scale_factors=_scale_factors(job),
+        scale_factors=_scale_factors(run),
     )
 
 
-def _scale_factors(job: Job) -> list[AnyArray]:
+def _scale_factors(run: Run) -> list[AnyArray]:
     """For each layer the activation that one spike in every step stands for."""
-    scales = remembered(job.network, "_activation_scales", _activation_scales)
-    probability = job.max_rate * job.dt
+    scales, probability = run.network.scale_factors, run.max_rate * run.dt
     if is_known(probability) and probability == 0:
         return [np.full_like(scale, np.nan) for scale in scales]
     return [scale / probability for scale in scales]
 
 
-def _activation_scales(network: AnyNetwork) -> list[AnyArray]:
-    if isinstance(network, FixedPointNetwork):
-        known = all(map(is_known, network.scale_factors))
-        return cast(Any, [np.asarray(s) if known else s for s in network.scale_factors])
-    return activation_scales(network.thresholds, network.amplitudes)
-
-
 @partial(jax.jit, static_argnames="stops")
 def _found(
-    synapses: list[Array],
+    fan_outs: list[Array],
     sent: list[Array],
     first_spike_class: Array,
     first_spike_step: Array,
@@ -582,40 +377,19 @@ def _found(
     return {
         "predictions": predictions,
         "first_spike_time": jnp.where(first_spike_class >= 0, first_spike_step * dt, jnp.nan),
-        "synaptic_operations": metrics.operations(synapses, sent),
+        "synaptic_operations": metrics.operations(fan_outs, sent),
         "times": (first + 1 + jnp.arange(steps)) * dt,
         "exit_time": ended * dt,
     }
 
 
-# -- Pieces ----------------------------------------------------------------------------------------
+# -- Batches ---------------------------------------------------------------------------------------
 
 
-def _fitting_batch(network: AnyNetwork) -> int:
-    """How many samples a device takes at a time."""
-    numbers = sum(map(prod, (network.network.input_shape, *network.network.shapes)))
-    budget = _BYTES_PER_PIECE.get(jax.default_backend(), _BYTES_PER_PIECE_OF_ACCELERATORS)
-    return max(1, budget // (4 * 3 * numbers))
+def split(samples: int, batch_size: int) -> list[np.ndarray]:
+    """Indices of the samples in batches of one size, so that one program computes all.
 
-
-def _fitting_chunk(job: Job, batch: int) -> int:
-    """How many steps a layer goes through before the next one begins."""
-    images = job.images
-    if isinstance(images, jax.Array) and is_known(images) and len(images.sharding.device_set) > 1:
-        return 1  # several steps and samples as one axis would be gathered on every device
-    if jax.default_backend() != "cpu":
-        return min(_CHUNK_OF_ACCELERATORS, job.steps)
-    network = job.network.network
-    neurons = batch * sum(map(prod, network.shapes))
-    weights = sum(np.size(leaf) for leaf in jax.tree.leaves(network))
-    fitting = max(_NEURONS_AT_ONCE, weights) // neurons
-    return max(1, min(_LONGEST_CHUNK, fitting, job.steps))
-
-
-def _pieces(samples: int, batch_size: int) -> list[np.ndarray]:
-    """Indices of the samples in pieces of one size, so that one program serves all.
-
-    The last piece is filled up by repeating the last sample.
+    The last batch is padded by repeating the last sample.
     """
     count = ceil(samples / batch_size)
     size = ceil(samples / count)
@@ -623,44 +397,18 @@ def _pieces(samples: int, batch_size: int) -> list[np.ndarray]:
     return list(indices.reshape(count, size))
 
 
-def _part(job: Job, samples: np.ndarray) -> Job:
-    """The job of some of the samples."""
-    return job._replace(
-        images=job.images[samples],
-        keys=job.keys[samples],
-        samples=job.samples[samples],
-        state=None if job.state is None else _take(job.state, samples),
-        origin=_take(job.origin, samples),
-    )
+def _joined(runs: Sequence[Simulation], size: int) -> Simulation:
+    """The runs of all batches as one, without the repeated samples at the end."""
 
-
-def _take(tree: Any, samples: np.ndarray) -> Any:
-    """The state or origin of some samples; scalars belong to all."""
-    return jax.tree.map(lambda leaf: leaf[samples] if leaf.ndim else leaf, tree)
-
-
-def _concatenate(trees: Sequence[PyTree], axis: int) -> PyTree:
-    """The leaves of trees put together; scalars are the same in all."""
-
-    def together(*leaves: Any) -> Any:
-        if len(leaves) == 1 or leaves[0].ndim == 0:
-            return leaves[0]
-        arrays = np if isinstance(leaves[0], np.ndarray) else jnp
-        return arrays.concatenate(leaves, axis)
-
-    return jax.tree.map(together, *trees)
-
-
-def _join(runs: Sequence[Simulation], size: int) -> Simulation:
-    """The runs of all pieces as one, without the repeated samples at the end."""
-
-    def together(name: str) -> PyTree:
+    def field_of_all(name: str) -> PyTree:
         values = [getattr(run, name) for run in runs]
         if name in ("times", "scale_factors"):
             return values[0]
-        if name in ("predictions", "records"):
-            return jax.tree.map(lambda leaf: leaf[:, :size], _concatenate(values, axis=1))
-        joined = _concatenate(values, axis=0)
-        return jax.tree.map(lambda leaf: leaf[:size] if leaf.ndim else leaf, joined)
+        axis = 1 if name in ("predictions", "records") else 0
+        kept = (slice(None),) * axis + (slice(size),)
+        return jax.tree.map(
+            lambda *leaves: np.concatenate(leaves, axis)[kept] if leaves[0].ndim else leaves[0],
+            *values,
+        )
 
-    return Simulation(**{field.name: together(field.name) for field in fields(Simulation)})
+    return Simulation(**{field.name: field_of_all(field.name) for field in fields(Simulation)})

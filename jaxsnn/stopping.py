@@ -18,9 +18,9 @@ from jax import lax
 from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Int
 
-from jaxsnn.network import holds, is_known
 from jaxsnn.readout import Output
-from jaxsnn.typed import Scalar, Values, typed
+from jaxsnn.support.arrays import all_true, is_known
+from jaxsnn.support.typed import Scalar, Values, typed
 
 Stop = Annotated[
     Callable[[Output, Array], Array],
@@ -87,7 +87,7 @@ def margin(spikes: Scalar) -> Margin:
         >>> stopping.margin(2)(output, jnp.array(9)).tolist()
         [True, False]
     """
-    if not holds(lambda lead: (lead >= 1) & (lead < np.inf), spikes):
+    if not all_true(lambda lead: (lead >= 1) & (lead < np.inf), spikes):
         raise ValueError(f"a margin of {spikes} spikes; it must be at least 1 spike.")
     return Margin(_whole(spikes))
 
@@ -112,7 +112,7 @@ def margin_over_time(spikes: Scalar, every: Scalar) -> Margin:
         >>> [rule(output, jnp.array(steps)).tolist() for steps in (9, 10, 20)]
         [[False, False], [True, False], [True, True]]
     """
-    if not holds(lambda steps: (steps >= 1) & (steps < np.inf), every):
+    if not all_true(lambda steps: (steps >= 1) & (steps < np.inf), every):
         raise ValueError(f"every={every}; the lead falls after at least 1 step.")
     return Margin(margin(spikes).spikes, _whole(every))
 
@@ -129,7 +129,7 @@ def check_margin(spikes: Scalar, every: Scalar) -> None:
         ValueError: Margin: spikes=nan; it must be a number of at least 0.
     """
     for name, value in (("spikes", spikes), ("every", every)):
-        if not holds(lambda number: (number >= 0) & (number < np.inf), value):
+        if not all_true(lambda number: (number >= 0) & (number < np.inf), value):
             raise ValueError(f"Margin: {name}={value}; it must be a number of at least 0.")
 
 

@@ -41,7 +41,9 @@ from flax import linen, nnx
 from jax import lax
 
 import jaxsnn
-from jaxsnn import metrics, networks, neurons, plotting, readout, stopping, sweeps, training
+from jaxsnn import metrics, neurons, plotting, readout, stopping, sweeps
+from jaxsnn.paper import networks
+from jaxsnn.paper import training
 
 LONGEST_MESSAGE = 1200
 LONGEST_TIME = 20  # seconds for one case

@@ -11,7 +11,8 @@ import pytest
 from jax import lax
 
 import jaxsnn
-from jaxsnn import readout, scan, stopping
+from jaxsnn import readout, stopping
+from jaxsnn.engines.scan import loop as scan
 
 import models
 

@@ -9,9 +9,12 @@ import pytest
 import xarray as xr
 
 import jaxsnn
-from jaxsnn import commands, errors, reproduce, training
+from jaxsnn.paper import sweep_command as commands
+from jaxsnn.support import errors
+from jaxsnn.paper import reproduce
+from jaxsnn.paper import training
 from jaxsnn.__main__ import main
-from jaxsnn.pretrained import trained_network
+from jaxsnn.paper.pretrained import trained_network
 
 
 @pytest.fixture(scope="module")

@@ -24,8 +24,8 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from jaxsnn import datasets
-from jaxsnn.datasets import Dataset, DatasetError, load_dataset
+from jaxsnn.paper import datasets
+from jaxsnn.paper.datasets import Dataset, DatasetError, load_dataset
 
 PARTS = ["train-images", "train-labels", "t10k-images", "t10k-labels"]
 OFFICIAL = Path(__file__).parents[2] / "shared" / "data" / "mnist"
@@ -326,7 +326,7 @@ def test_archive_of_4_gib_takes_the_memory_of_the_official_one(tmp_path):
     assert path.stat().st_size < 5 << 20
     code = f"""
 import resource
-from jaxsnn import datasets
+from jaxsnn.paper import datasets
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30), -1))
 try:
@@ -619,7 +619,7 @@ def test_packages_that_cannot_be_imported_are_named(small, data_dir, missing):
     code = f"""
 import sys
 sys.modules[{missing!r}] = None
-from jaxsnn.datasets import DatasetError, load_dataset
+from jaxsnn.paper.datasets import DatasetError, load_dataset
 try:
     load_dataset("mnist", data_dir={str(data_dir)!r})
 except DatasetError as error:

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from nbclient import NotebookClient
 
-from jaxsnn.reproduce import as_markdown
+from jaxsnn.paper.reproduce import as_markdown
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -28,7 +28,7 @@ def test_readme_examples_run(tmp_path, monkeypatch, capsys):
     """All blocks in order, as a reader would type them, with short trainings."""
     from dataclasses import replace
 
-    from jaxsnn import training
+    from jaxsnn.paper import training
 
     monkeypatch.chdir(tmp_path)
     for name, recipe in training.RECIPES.items():

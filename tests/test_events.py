@@ -18,9 +18,11 @@ from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import jaxsnn
-from jaxsnn import events, readout, stopping, units
-from jaxsnn.events import engine as events_engine
-from jaxsnn.events import kernels
+from jaxsnn import readout, stopping
+from jaxsnn.engines import events
+from jaxsnn.engines.scan import integers as units
+from jaxsnn.engines.events import engine as events_engine
+from jaxsnn.engines.events import kernels
 
 import models
 

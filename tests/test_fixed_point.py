@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from jax import lax
 
 import jaxsnn
-from jaxsnn import units
+from jaxsnn.engines.scan import integers as units
 
 import models
 import reference

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxsnn.networks import ConvNet, FullyConnected, symmetric_uniform
+from jaxsnn.paper.networks import ConvNet, FullyConnected, symmetric_uniform
 
 IMAGES = jax.random.uniform(jax.random.key(0), (3, 12, 12, 1))
 

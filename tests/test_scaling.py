@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxsnn
-from jaxsnn import scaling
-from jaxsnn.training import RECIPES
+from jaxsnn.conversion import scaling
+from jaxsnn.paper.training import RECIPES
 
 import models
 

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxsnn
-from jaxsnn import readout, scan, simulation
+from jaxsnn import readout, simulation
+from jaxsnn.engines.scan import loop as scan
 
 import models
 import reference

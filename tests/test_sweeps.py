@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxsnn
-from jaxsnn.events import engine as events
-from jaxsnn.progress import progress_bar
+from jaxsnn.engines.events import engine as events
+from jaxsnn.support.progress import progress_bar
 from jaxsnn.sweeps import plan, program, run
 
 import models

@@ -23,8 +23,9 @@ import xarray as xr
 from jax import lax
 
 import jaxsnn
-from jaxsnn import errors, readout
-from jaxsnn.digests import digest, fingerprint
+from jaxsnn import readout
+from jaxsnn.support import errors
+from jaxsnn.support.digests import digest, fingerprint
 from jaxsnn.sweeps import files, program, store
 
 import models

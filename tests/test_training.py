@@ -19,9 +19,9 @@ import optax
 import pytest
 from flax import nnx
 
-from jaxsnn import training
-from jaxsnn.networks import ConvNet, FullyConnected
-from jaxsnn.training import (
+from jaxsnn.paper import training
+from jaxsnn.paper.networks import ConvNet, FullyConnected
+from jaxsnn.paper.training import (
     RECIPES,
     Recipe,
     accuracy,

@@ -11,7 +11,8 @@ import pytest
 from matplotlib.figure import Figure
 
 import jaxsnn
-from jaxsnn import neurons, readout, stopping, typed
+from jaxsnn import neurons, readout, stopping
+from jaxsnn.support import typed
 
 import models
 
@@ -101,7 +102,7 @@ def test_a_network_in_the_place_of_a_spiking_one(network, snn):
 
 CLASSES = """
 import jaxsnn, numpy as np
-from jaxsnn import typed
+from jaxsnn.support import typed
 images = np.zeros((1, 12), np.float32)
 network = jaxsnn.read_network(lambda x: jaxsnn.networks.nnx.relu(2 * x), images)
 for call in (

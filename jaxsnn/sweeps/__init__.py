@@ -1,12 +1,12 @@
 """Sweeps over grids of thresholds, rates and seeds.
 
-Grid                   settings and their labels
-Job                    network, images and points, checked
-Plan                   blocks of points and pieces of images that fit in memory
-program                the compiled program, on all devices
-Counts                 what it counts, and the dataset that is made of them
-Store                  the file of a sweep that may be killed
-files                  checksums, and what a netCDF file may hold before it is read
+grid                   settings and their labels
+points                 network, images and points, checked
+plan                   blocks of points and batches of images that fit in memory
+run                    the blocks, one after the other, in any engine
+dataset                the labelled dataset that is made of the counts
+store                  the file of a sweep that may be killed
+files                  checksums, and what a netCDF file may contain before it is read
 results, plotting      what to choose, and what to look at
 """
 

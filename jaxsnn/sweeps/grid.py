@@ -14,7 +14,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxsnn import neurons
-from jaxsnn.checks import checked_times, in_steps
+from jaxsnn.engines.checks import checked_times, in_steps
 from jaxsnn.neurons import Reset
 
 # The axes of a grid in the order in which they are simulated: what varies outside comes first, and

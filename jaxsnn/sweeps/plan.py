@@ -1,25 +1,26 @@
-"""How a sweep is cut into blocks of points and pieces of images, so that a piece fits in memory."""
+"""How a sweep is cut into blocks of points and batches of images, to fit in memory."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable
 from itertools import pairwise, product
-from math import ceil, prod
+from math import ceil, gcd, lcm, prod
 from typing import NamedTuple
 
 from jax.sharding import Mesh
 
-from jaxsnn.events.engine import STEPS_AT_ONCE, bytes_of_step
-from jaxsnn.sweeps.counts import tails
-from jaxsnn.sweeps.job import Job
+from jaxsnn.engines.base import Counts
+from jaxsnn.sweeps.points import SweepJob
 
 # What a piece may take on a device; pieces of this size stay in a CPU's caches.
 _MEMORY = {"cpu": 1 << 24}
 _MEMORY_OF_ACCELERATORS = 1 << 30
-_MEMORY_OF_EVENTS = 1 << 27
-# The steps a program has room for are a multiple of this, so that few durations need another.
-_ROOM = 100
+_MEMORY_ONE_BY_ONE = 1 << 27
+# Programs have memory for a multiple of so many steps, so that few durations need another.
+_STEPS = 100
+# Steps of a program's inner loop, at most: a divisor of the steps of all dt.
+_SEGMENT = 10
 # Operations are summed over images in two halves of 16 bits, spikes as they are: both below 2^31.
 _MOST_IMAGES = 1 << 15
 _AXES = "points", "images"  # of a mesh
@@ -49,19 +50,19 @@ class Plan(NamedTuple):
     points: int
     images: int
 
-    def blocks(self, job: Job) -> list[Block]:
+    def blocks(self, job: SweepJob) -> list[Block]:
         """The blocks, in the order in which they are simulated."""
         resets, dts, *sizes = job.shape
         seeds, rates, points = map(_cut, sizes, self[:3])
         outer = product(range(resets), range(dts))
         return [Block(*two, *three) for two in outer for three in product(seeds, rates, points)]
 
-    def pieces(self, job: Job) -> list[slice]:
-        """The images of each piece of a block."""
+    def batches(self, job: SweepJob) -> list[slice]:
+        """The images of each batch of a block."""
         return _cut(len(job.images), self.images)
 
 
-def planned(job: Job, mesh: Mesh, memory: int | None) -> Plan:
+def planned(job: SweepJob, mesh: Mesh, memory: int | None) -> Plan:
     """The largest blocks and pieces that fit the memory.
 
     Points first, which share input spikes, then rates, which share random draws, then images.
@@ -88,18 +89,13 @@ def planned(job: Job, mesh: Mesh, memory: int | None) -> Plan:
     return Plan(s, r, p * mesh.shape["points"], b * along)
 
 
-def planned_for_events(job: Job, memory: int | None) -> Plan:
-    """As `planned`, for the event-driven engine: points one by one, on as many images as fit."""
-    _, _, _, _, points = job.shape
-    layers = [prod(shape) for shape in job.network.shapes]
-    # Potentials and counts; inputs, their keys and counts; and what is written down of each step.
-    each = 4 * (2 * sum(layers) + len(layers) * 128 + 2 * prod(job.network.input_shape))
-    each += min(job.most_steps, STEPS_AT_ONCE) * bytes_of_step(job.network)
-    memory = _budget(memory, _MEMORY_OF_EVENTS, each)
-    images = len(job.images)
-    pieces = ceil(images / min(memory // each, _MOST_IMAGES))
-    together = max(1, memory // (each * images)) if pieces == 1 else 1
-    return Plan(1, 1, min(points, together), ceil(images / pieces))
+def planned_one_by_one(job: SweepJob, bytes_per_sample: int, memory: int | None) -> Plan:
+    """As `planned`, for points that are simulated one by one, on as many images as fit."""
+    points, images = job.shape[-1], len(job.images)
+    memory = _budget(memory, _MEMORY_ONE_BY_ONE, bytes_per_sample)
+    batches = ceil(images / min(memory // bytes_per_sample, _MOST_IMAGES))
+    block = max(1, memory // (bytes_per_sample * images)) if batches == 1 else 1
+    return Plan(1, 1, min(points, block), ceil(images / batches))
 
 
 def _budget(memory: int | None, usual: int, least: int) -> int:
@@ -113,7 +109,7 @@ def _budget(memory: int | None, usual: int, least: int) -> int:
     return memory
 
 
-def check_memory(plan: Plan, job: Job, mesh: Mesh, memory: int | None) -> None:
+def check_memory(plan: Plan, job: SweepJob, mesh: Mesh, memory: int | None) -> None:
     """Raise ValueError if the pieces of an earlier plan do not fit."""
     points, images = (ceil(size / mesh.shape[axis]) for size, axis in zip(plan[2:], _AXES))
     needed = _Cost.of(job)(plan.seeds, plan.rates, points, images)
@@ -138,13 +134,13 @@ class _Cost(NamedTuple):
     counts: int
 
     @classmethod
-    def of(cls, job: Job) -> _Cost:
+    def of(cls, job: SweepJob) -> _Cost:
         """What the neurons of a network take."""
         width = job.network.dtype.itemsize
         layers = [prod(shape) for shape in job.network.shapes]
         pairs = [a + b for a, b in pairwise(layers)] or layers
         counters = 4 * (sum(layers) + max(pairs)) if job.counts_refractory_steps else 0
-        counts = 2 * 4 * room(job) * sum(map(prod, tails(len(job.network.layers))))
+        counts = 2 * 4 * padded_steps(job) * sum(map(prod, Counts.shapes(len(job.network.layers))))
         inputs = width * (4 * prod(job.network.input_shape) + layers[0])
         return cls(width * (sum(layers) + 2 * max(pairs)) + counters, inputs, counts)
 
@@ -163,6 +159,12 @@ def rounded_up(size: int, multiple: int) -> int:
     return ceil(size / multiple) * multiple
 
 
-def room(job: Job) -> int:
-    """The steps that a program has room for."""
-    return rounded_up(job.most_steps, _ROOM)
+def padded_steps(job: SweepJob) -> int:
+    """The steps that a program has memory for."""
+    return rounded_up(job.most_steps, lcm(_STEPS, segment(job)))
+
+
+def segment(job: SweepJob) -> int:
+    """A number of steps that divides those of all dt, so that one program simulates all."""
+    steps = gcd(*map(job.grid.steps, job.grid.values("dt")))
+    return max(n for n in range(1, _SEGMENT + 1) if steps % n == 0)

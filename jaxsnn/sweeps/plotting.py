@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxsnn.drawing import (
+from jaxsnn.metrics import real_numbers
+from jaxsnn.support.figures import (
     COLORS,
     DARK,
     SMALL,
@@ -22,9 +23,8 @@ from jaxsnn.drawing import (
     percent,
     show_errors_as_accuracies,
 )
-from jaxsnn.metrics import real_numbers
+from jaxsnn.support.typed import Real, typed
 from jaxsnn.sweeps.results import pareto_front
-from jaxsnn.typed import Real, typed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, BinaryIO, Literal, get_args
 
 import numpy as np
 
-from jaxsnn.errors import explained
+from jaxsnn.support.errors import explained
+from jaxsnn.support.typed import Numbers, Real, typed
 from jaxsnn.sweeps.files import check_contents, verify_checksum
-from jaxsnn.typed import Numbers, Real, typed
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -3,36 +3,55 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
 from os import PathLike
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
 
-from jaxsnn import encoding, neurons, readout, training
-from jaxsnn.datasets import Dataset
-from jaxsnn.events import Engine, serve
-from jaxsnn.fixed_point import FixedPoint
+from jaxsnn import encoding, readout
+from jaxsnn.conversion.fixed_point import FixedPoint
+from jaxsnn.engines import Engine, EngineChoice, choose
+from jaxsnn.engines.base import Counts, Executable, Run, no_progress
+from jaxsnn.engines.checks import in_steps
+from jaxsnn.engines.scan import bare
+from jaxsnn.engines.scan.compiled import fastest_formats
+from jaxsnn.engines.scan.points import Labelled
 from jaxsnn.network import Network
-from jaxsnn.progress import progress_bar, skip
-from jaxsnn.state import Rules
-from jaxsnn.sweeps.counts import Counts, no_counts, to_dataset
-from jaxsnn.sweeps.events import event_runner
+from jaxsnn.support.progress import progress_bar, skip
+from jaxsnn.support.typed import Count, Images, Numbers, typed
+from jaxsnn.sweeps.dataset import counts_of, fan_outs, no_counts, to_dataset
 from jaxsnn.sweeps.grid import Grid
-from jaxsnn.sweeps.job import Job, Points, checked_job, identity, make_points
-from jaxsnn.sweeps.plan import Block, Plan, check_memory, planned, planned_for_events
-from jaxsnn.sweeps.program import piece_runner
+from jaxsnn.sweeps.plan import (
+    Block,
+    Plan,
+    check_memory,
+    padded_steps,
+    planned,
+    planned_one_by_one,
+    rounded_up,
+    segment,
+)
+from jaxsnn.sweeps.points import (
+    Points,
+    SweepJob,
+    checked_job,
+    identity,
+    make_points,
+    run_of_point,
+)
 from jaxsnn.sweeps.store import Store, check_path, from_first
-from jaxsnn.typed import Count, Images, Numbers, typed
 
 if TYPE_CHECKING:
     import xarray as xr
 
 _log = logging.getLogger("jaxsnn")
+_RELU_BATCH = 1000
 
 
 @typed
@@ -46,7 +65,7 @@ def sweep(
     encode: encoding.Encoding = encoding.poisson,
     read: readout.Readout = readout.spike_count,
     arithmetic: FixedPoint | None = None,
-    engine: Engine = "auto",
+    engine: EngineChoice = "auto",
     path: str | PathLike[str] | None = None,
     memory: Count | None = None,
     mesh: Mesh | None = None,
@@ -124,9 +143,14 @@ def sweep(
     shared = jax.process_count() > 1 or (mesh is not None and mesh.size > 1)
     mesh = _default_mesh(len(job.images)) if mesh is None else _checked_mesh(mesh)
     from_first(lambda: check_path(path))
-    points = make_points(job, calibration)
-    events = _events_serve(job, points, engine, shared)
-    plan = planned_for_events(job, memory) if events else planned(job, mesh, memory)
+    points, keys = make_points(job, calibration), job.keys()
+    first = run_of_point(job, points, (0, 0, 0, 0, 0), slice(0, 1), keys)
+    chosen = _chosen(engine, first, shared)
+    if on_mesh := hasattr(chosen, "simulate_points"):
+        plan = planned(job, mesh, memory)
+    else:
+        longest = first._replace(steps=job.most_steps)
+        plan = planned_one_by_one(job, chosen.bytes_per_sample(longest), memory)
     with Store(path, identity(job, points)) as store:
         if store.result is not None:
             return store.result
@@ -134,35 +158,126 @@ def sweep(
             store.begin(plan._asdict())
         else:
             plan = Plan(**store.plan)
-            if not events:
+            if on_mesh:
                 check_memory(plan, job, mesh, memory)
-        run = event_runner(job, points) if events else piece_runner(job, points, plan, mesh)
-        counts = _count_all(job, plan, run, store, progress)
+        count = (
+            _counter_on_mesh(chosen, job, points, keys, plan, mesh)
+            if on_mesh
+            else _counter_one_by_one(chosen, job, points, keys)
+        )
+        counts = _count_all(job, plan, count, store, progress)
         data = _labelled(job, points, plan, counts, mesh)
         store.finish(data)
     return data
 
 
-def _events_serve(job: Job, points: Points, engine: Engine, shared: bool) -> bool:
-    """Whether the event-driven engine simulates the points; it knows no meshes."""
-    if shared and engine == "auto":
-        return False
-    if shared and engine == "events":
-        raise ValueError('engine="events" runs on one machine, without a mesh; take "scan".')
-    resets = job.grid.values("reset")
-    rules = Rules(job.encode, resets[0], neurons.heaviside, job.read)
-    return serve(engine, points.network, rules, traced=False)
+def _chosen(engine: EngineChoice, run: Run, shared: bool) -> Any:
+    """The engine of a sweep; over several devices or processes, one that knows meshes."""
+    chosen = choose("scan" if shared and engine == "auto" else engine, run)
+    if shared and not hasattr(chosen, "simulate_points"):
+        raise ValueError(
+            f'engine="{chosen.name}" runs on one machine, without a mesh; take "scan".'
+        )
+    return chosen
+
+
+def _counter_one_by_one(
+    engine: Engine, job: SweepJob, points: Points, keys: np.ndarray
+) -> Callable[[Block, slice], Counts]:
+    """A function that simulates the points of a block on some images one by one, and counts."""
+    same, _ = fan_outs(points.network.network)
+    layers = len(job.network.layers)
+
+    def count(block: Block, samples: slice) -> Counts:
+        steps = job.grid.steps(job.grid.values("dt")[block.dt])
+        sizes = [cut.stop - cut.start for cut in block[2:]]
+        whole = Counts(*(np.zeros((*sizes, steps, *s), np.int64) for s in Counts.shapes(layers)))
+        for place in np.ndindex(*sizes):
+            seed, rate, point = (cut.start + at for cut, at in zip(block[2:], place, strict=True))
+            at = block.reset, block.dt, seed, rate, point
+            run = run_of_point(job, points, at, samples, keys)
+            found = counts_of(engine.simulate(run, no_progress), job.labels[samples], same)
+            for array, values in zip(whole, found, strict=True):
+                array[place] = values
+        return whole
+
+    return count
+
+
+def _counter_on_mesh(
+    engine: Any, job: SweepJob, points: Points, keys: np.ndarray, plan: Plan, mesh: Mesh
+) -> Callable[[Block, slice], Counts]:
+    """A function that simulates the points of a block on some images at once, and counts."""
+    grid, place = job.grid, partial(_place, mesh)
+    network = jax.tree.map(lambda leaf: place(np.asarray(leaf)), bare(points.network))
+    number = points.network.probabilities(job.images[:1], 1.0, 1.0).dtype  # of a product with a rate
+    pixels = job.images.astype(number)
+    _, varying = fan_outs(points.network.network)
+    weights = [None if found is None else place(_as_weights(found)) for found in varying]
+    size = plan._replace(
+        points=rounded_up(plan.points, mesh.shape["points"]),
+        images=rounded_up(plan.images, mesh.shape["images"]),
+    )
+
+    def count(block: Block, samples: slice) -> Counts:
+        dt = grid.values("dt")[block.dt]
+        seeds, rates, chosen, images = (
+            np.minimum(np.arange(cut.start, cut.start + length), cut.stop - 1)
+            for cut, length in zip((*block[2:], samples), size, strict=True)
+        )
+        periods = [in_steps(period, dt) for period in points.refractory_periods[chosen]]
+        counts = engine.simulate_points(
+            network,
+            jax.tree.map(lambda values: place(values, "points"), points.chosen(chosen)),
+            place(np.array(periods, np.int32), "points") if job.counts_refractory_steps else None,
+            place(_factors(grid.values("max_rate"), dt, points.network)[rates].astype(number)),
+            place(keys[np.ix_(seeds, images)], None, "images"),
+            Labelled(
+                place(pixels[images], "images"),
+                place(job.labels[images], "images"),
+                place(np.arange(size.images) < samples.stop - samples.start, "images"),
+            ),
+            weights,
+            place(np.array(grid.steps(dt), np.int32)),
+            padded_steps=padded_steps(job),
+            segment=segment(job),
+            behaviour=job.behaviour(block.reset),
+            mesh=mesh,
+            formats=fastest_formats(points.network),
+        )
+        kept = *(slice(cut.stop - cut.start) for cut in block[2:]), slice(grid.steps(dt))
+        return Counts(*(np.asarray(array)[kept].astype(np.int64) for array in counts))
+
+    return count
+
+
+def _factors(rates: Sequence[float], dt: float, network: Executable) -> np.ndarray:
+    """max_rate·dt of each rate: the probabilities of pixels of value 1."""
+    one = np.ones(1)
+    return np.concatenate([np.asarray(network.probabilities(one, rate, dt)) for rate in rates])
+
+
+def _as_weights(fan_out: np.ndarray) -> np.ndarray:
+    """Fan-outs as integers, whose sums are exact, if no sum can overflow."""
+    small = fan_out.sum(dtype=np.float64) < 1 << 31
+    return fan_out.astype(np.int32 if small else np.float32)
+
+
+def _place(mesh: Mesh, array: np.ndarray, *axes: str | None) -> Array:
+    """The array on the devices of all processes, cut along axes of the mesh."""
+    sharding = NamedSharding(mesh, PartitionSpec(*axes))
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
 def _count_all(
-    job: Job,
+    job: SweepJob,
     plan: Plan,
-    run: Callable[[Block, slice], Counts],
+    count: Callable[[Block, slice], Counts],
     store: Store,
     progress: bool | None,
 ) -> Counts:
     """The counts of all points [reset, dt, seed, max_rate, points, T, ...]."""
-    blocks, pieces = plan.blocks(job), plan.pieces(job)
+    blocks, pieces = plan.blocks(job), plan.batches(job)
     parts, size = len(blocks) * len(pieces), len(job.grid)
     title = f"sweeping in {parts} piece{'s' * (parts > 1)}"
     _log.info("%s: %d points, %d images", title, size, len(job.images))
@@ -179,7 +294,7 @@ def _count_all(
                 if index < done:
                     skip(bar, work)
                     continue
-                found = run(block, piece)
+                found = count(block, piece)
                 sums = list(map(np.add, sums, found)) if index else list(found)
                 store.save(number, index + 1, sums)
                 bar.set_postfix_str(f"{size * (bar.n + work) // total}/{size} points", False)
@@ -189,19 +304,27 @@ def _count_all(
     return whole
 
 
-def _labelled(job: Job, points: Points, plan: Plan, counts: Counts, mesh: Mesh) -> xr.Dataset:
+def _labelled(job: SweepJob, points: Points, plan: Plan, counts: Counts, mesh: Mesh) -> xr.Dataset:
     """The dataset of all counts, and where it comes from."""
-    scores = partial(_relu_outputs, job.network)
-    relu_accuracy = training.accuracy(scores, Dataset(job.images, job.labels))
+    relu_accuracy = _relu_accuracy(job)
     devices = mesh.devices.ravel()
     return to_dataset(job, points, counts, relu_accuracy).assign_attrs(
         images=len(job.images),
-        pieces=len(plan.blocks(job)) * len(plan.pieces(job)),
+        pieces=len(plan.blocks(job)) * len(plan.batches(job)),
         jax=version("jax"),
         jaxsnn=version("jaxsnn-conversion"),
         devices=f"{len(devices)} x {devices[0].device_kind}",
         arithmetic="float" if job.arithmetic is None else str(job.arithmetic),
     )
+
+
+def _relu_accuracy(job: SweepJob) -> float:
+    """The fraction of images that the ReLU network classifies correctly."""
+    starts = range(0, len(job.images), _RELU_BATCH)
+    cuts = [slice(start, start + _RELU_BATCH) for start in starts]
+    scores = (np.asarray(_relu_outputs(job.network, job.images[cut])) for cut in cuts)
+    correct = sum((row.argmax(-1) == job.labels[cut]).sum() for row, cut in zip(scores, cuts))
+    return float(correct / len(job.images))
 
 
 _relu_outputs = jax.jit(lambda network, images: network(images))

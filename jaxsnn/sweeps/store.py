@@ -19,12 +19,12 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxsnn.digests import digest
-from jaxsnn.errors import check_writable, explained
+from jaxsnn.support.digests import digest
+from jaxsnn.support.errors import check_writable, explained
+from jaxsnn.support.typed import typed
 from jaxsnn.sweeps.files import verify_checksum, write_with_checksum
 from jaxsnn.sweeps.plan import Plan
 from jaxsnn.sweeps.results import load_sweep
-from jaxsnn.typed import typed
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -1,0 +1,371 @@
+"""From scale factors to a spiking network: normalised weights or balanced thresholds.
+
+The two are views of one thing. Dividing the weights of a layer by its λ and multiplying them by the
+λ before it, with thresholds of 1, gives the same spikes as leaving the weights alone, setting the
+threshold to λ and letting a spike weigh the λ of the layer that sends it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array
+
+from jaxsnn import neurons
+from jaxsnn.network import INPUT, Network, per_layer
+from jaxsnn.support.arrays import (
+    AnyArray,
+    all_known,
+    all_true,
+    cached,
+    is_known,
+    numbers_of,
+    share_cache,
+    static_field,
+)
+from jaxsnn.support.typed import Entries, Numbers, typed
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class SpikingNetwork:
+    """A network of integrate-and-fire neurons, one in the place of each ReLU.
+
+    Attributes:
+        network: the linear operations and their weights.
+        thresholds: for each layer the firing threshold: a scalar, or an array that broadcasts to
+            the layer's neurons.
+        amplitudes: for each layer what a spike weighs on each of its connections: a scalar, or an
+            array that broadcasts to the neurons of the source. In place of the lists of
+            connections, there may be one value for each layer: what its spikes weigh everywhere.
+        initial_potentials: for each layer the membrane potential at the start, likewise in the
+            units of the thresholds; by default 0.
+        reset: what becomes of the membrane potential after a spike.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxsnn
+        >>> network = jaxsnn.read_network(lambda x: jax.nn.relu(2 * x), jnp.zeros((1, 1)))
+        >>> snn = jaxsnn.balance_thresholds(network, jaxsnn.model_based_scales(network))
+        >>> [float(threshold) for threshold in snn.thresholds]
+        [2.0]
+    """
+
+    network: Network
+    thresholds: list[AnyArray]
+    amplitudes: list[Any]
+    initial_potentials: list[AnyArray] | None = None
+    reset: neurons.Reset = static_field(default=neurons.reset_to_zero)
+
+    def __post_init__(self):
+        entries = self.amplitudes
+        if (
+            isinstance(self.network, Network)
+            and isinstance(entries, list | tuple)
+            and len(entries) == len(self.network.layers)
+            and not any(isinstance(entry, list) for entry in entries)
+        ):
+            object.__setattr__(self, "amplitudes", _by_connection(self.network, entries))
+
+    @property
+    def dtype(self) -> Any:
+        """The type of potentials and spikes."""
+        return self.network.dtype
+
+    @property
+    def step_sizes(self) -> list[AnyArray | None]:
+        """For each layer what a potential of 1 stands for in the units of the thresholds: 1."""
+        return [None] * len(self.network.layers)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The fields in which networks may differ that share their weights."""
+        return {"thresholds": self.thresholds, "amplitudes": self.amplitudes}
+
+    @property
+    def scale_factors(self) -> list[Any]:
+        """For each layer the activation that one spike in every step stands for."""
+        return cached(
+            self,
+            "scale_factors",
+            lambda snn: activation_scales(snn.network, snn.thresholds, snn.amplitudes),
+        )
+
+    def with_neurons(self, initial_potential: Numbers | None, reset: neurons.Reset | None) -> Any:
+        """The network with other initial potentials, in the units of the thresholds, or reset."""
+        changes: dict[str, Any] = {} if reset is None else {"reset": reset}
+        if initial_potential is not None:
+            potentials = checked_potentials(self.network, initial_potential)
+            changes["initial_potentials"] = [v.astype(self.dtype) for v in potentials]
+        return share_cache(self, replace(self, **changes)) if changes else self
+
+    def start(self) -> list[AnyArray]:
+        """For each layer the membrane potential at the start, in the type of the potentials."""
+        if self.initial_potentials is None:
+            return [np.zeros((), self.dtype)] * len(self.network.layers)  # type: ignore[list-item]
+        return [jnp.asarray(value, self.dtype) for value in self.initial_potentials]
+
+    def probabilities(self, images: AnyArray, max_rate: ArrayLike, dt: float) -> AnyArray:
+        """For each input the probability of a spike in a step `[B, ...]`."""
+        return images * (max_rate * dt)
+
+    def check(self) -> None:
+        """Raise ValueError where the network cannot be simulated, and say why."""
+        cached(self, "checked", _check)
+        if self.initial_potentials is not None:
+            checked_potentials(self.network, self.initial_potentials)
+
+    def check_run(self, steps: int, encode: Any, spike: Any) -> None:
+        """Raise ValueError where a run is not possible in this arithmetic: all are."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def __str__(self) -> str:
+        first, *lines = str(self.network).splitlines()
+        described = [
+            f"{line}, receives spikes of {', '.join(map(_short, row))}, threshold {_short(theta)}"
+            for line, theta, row in zip(lines, self.thresholds, self.amplitudes, strict=True)
+        ]
+        return "\n".join([f"Spiking{first}", *described])
+
+
+def _by_connection(network: Network, sent: Sequence[Any]) -> list[list[Any]]:
+    """What a spike weighs on each connection, from what the spikes of each layer weigh."""
+    of_source = {INPUT: np.ones((), np.float32), **dict(enumerate(sent))}
+    return [
+        [of_source[connection.source] for connection in layer.connections]  # type: ignore[index]
+        for layer in network.layers
+    ]
+
+
+@typed
+def balance_thresholds(
+    network: Network,
+    scales: Numbers,
+    *,
+    initial_potential: Numbers = 0.0,
+    reset: neurons.Reset = neurons.reset_to_zero,
+) -> SpikingNetwork:
+    """Thresholds λ, spikes that weigh the λ of the layer that sends them, weights as they are.
+
+    All points of a sweep over thresholds then share one set of weights.
+
+    A layer without weights, such as an average pooling, gets spikes that weigh 1 and the threshold
+    λ/λ(previous), which is 1 under every scale rule, as in the network with normalised weights: its
+    potentials are small fractions, and meet its threshold exactly where a multiple of λ would be
+    rounded. (With an array for the layer before, its spikes weigh λ and the threshold is λ.)
+
+    Args:
+        network: the ReLU network.
+        scales: one λ for each layer, or one for all: 1.0 gives thresholds of 1 everywhere, the
+            network without normalisation. An entry may be an array that broadcasts to the layer's
+            neurons, for a factor for each channel.
+        initial_potential: membrane potential at the start as a fraction of the threshold, for all
+            layers, or one for each; 0.5 rounds rates to the nearest, and lets deep networks spike
+            soonest.
+        reset: `reset_to_zero`, `reset_by_subtraction` or a function of yours.
+
+    Returns:
+        The spiking network.
+
+    Raises:
+        ValueError: a scale factor is not positive and finite, or there are too few or too many.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxsnn
+        >>> network = jaxsnn.read_network(lambda x: jax.nn.relu(2 * x), jnp.zeros((1, 1)))
+        >>> snn = jaxsnn.balance_thresholds(network, 1.0)
+        >>> print(snn)
+        SpikingNetwork with inputs (1,)
+          layer 1: Multiply → (1,), receives spikes of 1, threshold 1
+    """
+    factors = _checked(network, scales)
+    thresholds, amplitudes = list(factors), []
+    for index, layer in enumerate(network.layers):
+        source = layer.connection.source
+        amplitude = jnp.ones(()) if source == INPUT else factors[source]
+        if not layer.weighted and amplitude.ndim == 0:
+            thresholds[index] = factors[index] / amplitude
+            amplitude = jnp.ones_like(amplitude)
+        amplitudes.append([amplitude])
+    start = _at_fraction(network, thresholds, initial_potential)
+    return SpikingNetwork(network, thresholds, amplitudes, start, reset)
+
+
+@typed
+def normalize_weights(
+    network: Network,
+    scales: Numbers,
+    *,
+    initial_potential: Numbers = 0.0,
+    reset: neurons.Reset = neurons.reset_to_zero,
+) -> SpikingNetwork:
+    """Weights W·λ(previous)/λ, thresholds of 1 and spikes that weigh 1.
+
+    A layer without weights, such as an average pooling, has the threshold λ/λ(previous) instead,
+    which is 1 under every scale rule.
+
+    Source: Diehl et al. 2015, Algorithms 1 and 2.
+
+    Args:
+        network: the ReLU network.
+        scales: one λ for each layer, or one for all.
+        initial_potential: as a fraction of the threshold, as in `balance_thresholds`.
+        reset: `reset_to_zero`, `reset_by_subtraction` or a function of yours.
+
+    Returns:
+        The spiking network.
+
+    Raises:
+        ValueError: as `balance_thresholds`, or a factor is not one number for its layer.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxsnn
+        >>> network = jaxsnn.read_network(lambda x: jax.nn.relu(2 * x), jnp.zeros((1, 1)))
+        >>> snn = jaxsnn.normalize_weights(network, 4.0)
+        >>> snn.network.layers[0].weights[0].item()
+        0.5
+    """
+    factors = _checked(network, scales)
+    for index, scale in enumerate(factors):
+        if scale.ndim:
+            raise ValueError(
+                f"{network.name(index)}: a scale factor of shape {scale.shape}, but normalised "
+                "weights take one number for a layer; balance_thresholds takes arrays."
+            )
+    one = jnp.ones((), factors[0].dtype)
+    layers, thresholds = [], []
+    for layer, scale in zip(network.layers, factors, strict=True):
+        source = layer.connection.source
+        before = one if source == INPUT else factors[source]
+        layers.append(layer.times(before / scale))
+        thresholds.append(one if layer.weighted else scale / before)
+    start = _at_fraction(network, thresholds, initial_potential)
+    normalized = Network(tuple(layers), network.input_shape)
+    return SpikingNetwork(normalized, thresholds, [one] * len(layers), start, reset)
+
+
+def _at_fraction(
+    network: Network, thresholds: Sequence[AnyArray], fraction: Numbers
+) -> list[Array] | None:
+    """Initial potentials at a fraction of the thresholds; None stands for 0 everywhere."""
+    if isinstance(fraction, int | float) and fraction == 0:
+        return None
+    fractions = checked_potentials(network, fraction)
+    return [part * jnp.asarray(theta) for part, theta in zip(fractions, thresholds, strict=True)]
+
+
+def checked_potentials(network: Network, potential: Numbers) -> list[Array]:
+    """One finite number, or an array of them for its neurons, for each layer; or ValueError."""
+    with jax.ensure_compile_time_eval() if all_known(potential) else nullcontext():
+        potentials = per_layer(network, potential, "initial_potential")
+    for index, values in enumerate(potentials):
+        if not all_true(jnp.isfinite, values):
+            raise ValueError(
+                f"initial_potential: {network.name(index)} would start at {values}; it must be "
+                "finite."
+            )
+    return potentials
+
+
+def activation_scales(
+    network: Network, thresholds: Sequence[AnyArray], amplitudes: Sequence[Sequence[AnyArray]]
+) -> list[Any]:
+    """For each layer the ReLU activation that one spike in every step stands for: λ in effect.
+
+        c = θ / g,   g = a / c(source),   c(input) = 1
+
+    with the threshold θ and the amplitude a, for inputs that spike in every step where a pixel
+    is 1: a layer at the rate r has the activation r·c, and sends r·a = g·(r·c). For
+    `balance_thresholds` that is λ, also where a layer without weights receives spikes of 1.
+
+    Args:
+        network: the network, for the sources of connections.
+        thresholds: of each layer.
+        amplitudes: of each connection of each layer.
+
+    Returns:
+        For each layer a number or an array of its neurons; nan where the amplitudes are no multiple
+        of what the spikes stand for, so that there is no such activation.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxsnn
+        >>> from jaxsnn.conversion.balancing import activation_scales
+        >>> def model(x):
+        ...     return jax.nn.relu(2 * jax.nn.relu(2 * x))
+        >>> network = jaxsnn.read_network(model, jnp.zeros((1, 1)))
+        >>> [float(scale) for scale in activation_scales(network, [2.0, 4.0], [[1.0], [2.0]])]
+        [2.0, 4.0]
+        >>> [float(scale) for scale in activation_scales(network, [2.0, 1.0], [[1.0], [1.0]])]
+        [2.0, 2.0]
+    """
+    numbers = numbers_of((thresholds, amplitudes))
+    scales: dict[Any, Any] = {INPUT: numbers.ones(())}
+    for index, (layer, theta, row) in enumerate(zip(network.layers, thresholds, amplitudes)):
+        ratio = numbers.asarray(row[0]) / scales[layer.connection.source]
+        same = numbers.ptp(ratio) <= 1e-5 * numbers.max(ratio)
+        scales[index] = numbers.asarray(theta) / numbers.where(same, numbers.max(ratio), np.nan)
+    return list(scales.values())[1:]
+
+
+def _fields(network: Network, thresholds: Entries, amplitudes: Entries) -> None:
+    """The fields of a spiking network, which JAX may fill with anything while it transforms it."""
+
+
+_fields.__qualname__ = "SpikingNetwork"  # for messages
+_check_types = typed(_fields)
+
+
+def _check(network: SpikingNetwork) -> None:
+    _check_types(network.network, network.thresholds, network.amplitudes)
+    relus = network.network
+    thresholds = per_layer(relus, network.thresholds, "thresholds")
+    amplitudes = per_layer(relus, _sent(network), "amplitudes")
+    shape = relus.shapes[-1]
+    if len(shape) != 1:
+        raise ValueError(
+            f"the output layer has neurons of shape {shape}; classes need one axis, so flatten the "
+            "model's outputs."
+        )
+    for index, layer in enumerate(relus.layers):
+        name, row = relus.name(index), network.amplitudes[index]
+        if layer.connection.source == INPUT and not all_true(lambda number: number == 1, row[0]):
+            raise ValueError(f"{name}: its amplitude is {row[0]}, but that of the input is 1.")
+        for what, value in (("thresholds", thresholds[index]), ("amplitudes", amplitudes[index])):
+            if not all_true(lambda number: (number > 0) & (number < jnp.inf), value):
+                raise ValueError(f"{name}: its {what} must be positive and finite, not {value}.")
+        if not all(all_true(jnp.isfinite, weights) for weights in layer.weights):
+            raise ValueError(f"{name}: its weights are not all finite; train it again.")
+
+
+def _sent(network: SpikingNetwork) -> Sequence[Any]:
+    """For each layer what its spikes weigh; fields that were not understood are left as they are."""
+    rows, layers = network.amplitudes, network.network.layers
+    if not all(isinstance(row, list) and len(row) == 1 for row in rows):
+        return rows
+    sent = {layer.connection.source: row[0] for layer, row in zip(layers, rows)}
+    return [sent.get(index, 1.0) for index in range(len(rows))]
+
+
+def _checked(network: Network, scales: Numbers) -> list[Array]:
+    values = per_layer(network, scales, "scale factors")
+    for index, value in enumerate(values):
+        if not all_true(lambda scale: (scale > 0) & jnp.isfinite(scale), value):
+            raise ValueError(
+                f"{network.name(index)}: scale factor {_short(value)}; it must be positive and "
+                "finite."
+            )
+    return values
+
+
+def _short(value: AnyArray) -> str:
+    if jnp.ndim(value):
+        return f"of shape {jnp.shape(value)}"
+    return f"{float(value):.4g}" if is_known(value) else "traced"

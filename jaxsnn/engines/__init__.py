@@ -1,0 +1,102 @@
+"""Engines: what simulates a run, and the choice among them.
+
+    base     what an engine is, what it is given, and what it returns
+    checks   what a run requires of its arguments
+    scan     the compiled loop over time, for all devices
+    events   the event-driven engine, for fixed-point networks on CPUs
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Annotated
+
+from jaxsnn.engines.base import Counts, Engine, Executable, Run, State, Step, Trajectory
+from jaxsnn.engines.events import Events
+from jaxsnn.engines.scan import Scan
+from jaxsnn.support.warn import warn
+
+__all__ = [
+    "Counts",
+    "Engine",
+    "EngineChoice",
+    "Events",
+    "Executable",
+    "Run",
+    "Scan",
+    "State",
+    "Step",
+    "Trajectory",
+    "choose",
+    "register",
+]
+
+EngineChoice = Annotated[
+    str | Engine, "the name of an engine or an engine, such as jaxsnn.engines.Scan(batch_size=100)"
+]
+_ENGINES: dict[str, Engine] = {}
+
+
+def register(engine: Engine) -> None:
+    """Let `simulate` and `sweep` know an engine by its name.
+
+    Args:
+        engine: an engine, with its default options.
+
+    Raises:
+        ValueError: another engine has this name.
+
+    Example:
+        >>> import jaxsnn
+        >>> class Fast(jaxsnn.engines.Scan):
+        ...     name = "scan"
+        >>> jaxsnn.engines.register(Fast())
+        Traceback (most recent call last):
+        ...
+        ValueError: there is an engine of the name 'scan'; choose another name.
+    """
+    if engine.name == "auto" or engine.name in _ENGINES:
+        raise ValueError(f"there is an engine of the name {engine.name!r}; choose another name.")
+    _ENGINES[engine.name] = engine
+
+
+for _engine in (Scan(), Events()):
+    register(_engine)
+
+
+def choose(engine: EngineChoice, run: Run, *, scan: Scan | None = None) -> Engine:
+    """The engine of a name, or the best for a run.
+
+    Args:
+        engine: an engine, its name, or "auto": the events where they support the run, else the
+            scan.
+        run: what it has to simulate.
+        scan: the options of the scan, where it is chosen by its name.
+
+    Raises:
+        ValueError: there is no such engine, or it does not support the run.
+    """
+    chosen = engine
+    if isinstance(engine, str):
+        if engine != "auto" and engine not in _ENGINES:
+            raise ValueError(f"engine={engine!r}; there are {', '.join(['auto', *_ENGINES])}.")
+        chosen = _ENGINES["scan" if engine == "auto" else engine]
+        if engine == "auto":
+            events = _ENGINES["events"]
+            reason = events.unsupported(run)
+            if reason is None:
+                return events
+            if "Numba" in reason:
+                _warn_once(f"the scan simulates fixed-point networks many times slower: {reason}.")
+        if scan is not None and isinstance(chosen, Scan):
+            chosen = scan
+    assert isinstance(chosen, Engine)
+    reason = chosen.unsupported(run)
+    if reason is not None:
+        raise ValueError(f'engine="{chosen.name}" does not support this run: {reason}.')
+    return chosen
+
+
+@lru_cache
+def _warn_once(text: str) -> None:
+    warn(text)

@@ -1,0 +1,396 @@
+"""The event-driven engine: a run in, the state and predictions at its end out, on all cores."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
+from math import ceil, prod
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array
+
+from jaxsnn import neurons, readout, stopping
+from jaxsnn.conversion.fixed_point import FixedPointNetwork
+from jaxsnn.engines.base import Run, State, Trajectory, arithmetic_of, output_seen, segments
+from jaxsnn.engines.events import kinds
+from jaxsnn.engines.events.layout import Layout, lay_out, with_thresholds
+from jaxsnn.support.arrays import cached
+
+_RESETS: dict[neurons.Reset, int] = {
+    neurons.reset_to_zero: kinds.TO_ZERO,
+    neurons.reset_by_subtraction: kinds.BY_SUBTRACTION,
+}
+# Images that a thread takes at a time: few enough to share the work evenly.
+_IMAGES_AT_ONCE = 8
+_PARTS_PER_CORE = 4
+# Steps that are written down at a time: what a progress bar waits for, too.
+_STEPS_AT_ONCE = 200
+_STEPS_BETWEEN_EXITS = 50
+_BYTES_OF_RESULTS = 1 << 26
+
+
+class Settings(NamedTuple):
+    """The settings of a run for the kernels, as integers."""
+
+    first_step: int
+    steps: int
+    refractory_steps: int
+    reset: int
+    stop: int
+    stop_spikes: int
+    stop_every: int
+
+
+class Inputs(NamedTuple):
+    """What is drawn: an input spikes if its draw of 16 bits is below `wanted`.
+
+    ======  ===========  ===============================
+    field   shape        meaning
+    ======  ===========  ===============================
+    wanted  [B, inputs]  65536 times the probability
+    keys    [B, 2]       the words of each sample's key
+    ======  ===========  ===============================
+    """
+
+    wanted: np.ndarray
+    keys: np.ndarray
+
+
+class Arrays(NamedTuple):
+    """The state of a batch for the kernels; P neurons, filled up and in the order of the layout.
+
+    ============  ============  ==================================================
+    field         shape         meaning
+    ============  ============  ==================================================
+    potentials    [B, P]        membrane potentials
+    counts        [B, P]        spikes of each neuron
+    free_from     [B, P or 0]   step from which a refractory neuron receives again
+    input_counts  [B, inputs]   spikes of each input
+    first_class   [B]           output neuron that spiked first, or -1
+    first_step    [B]           steps until then
+    exit_step     [B]           steps until the stop rule, or 0
+    ============  ============  ==================================================
+    """
+
+    potentials: Any
+    counts: Any
+    free_from: Any
+    input_counts: Any
+    first_class: Any
+    first_step: Any
+    exit_step: Any
+
+
+class Results(NamedTuple):
+    """What the kernels write down of every step.
+
+    ==========  ================  ==================================================
+    field       shape             meaning
+    ==========  ================  ==================================================
+    output      [B, T, classes]   spikes of the output neurons
+    potentials  [B, T, classes]   their potentials
+    totals      [B, T, 1 + L]     spikes of the input and of each layer
+    operations  [B, T]            synaptic operations
+    ==========  ================  ==================================================
+    """
+
+    output: np.ndarray
+    potentials: np.ndarray
+    totals: np.ndarray
+    operations: np.ndarray
+
+
+class Segment(NamedTuple):
+    """Some steps of a run: what happened in each, and the class after each `[T, B]`."""
+
+    results: Results
+    predictions: Array
+
+
+def simulate_events(run: Run, advance: Callable[[int], Any]) -> Trajectory:
+    """Simulate a run that the engine supports.
+
+    Args:
+        run: the run.
+        advance: called with the number of sample-steps that were done.
+
+    Returns:
+        The trajectory, without records.
+    """
+    network = run.network
+    assert isinstance(network, FixedPointNetwork)
+    layout = cached(network, "layout", layout_of)
+    arrays = _start(run, layout)
+    parts: list[Any] = []
+    spikes, operations = [], []
+    for segment in _steps(run, layout, arrays, advance):
+        parts.append(segment.predictions)
+        if run.per_step:
+            spikes.append(segment.results.totals)
+            operations.append(segment.results.operations)
+    left = run.steps - sum(map(len, parts))
+    if left:  # a stop rule has ended all samples
+        parts.append(np.full((left, len(run.images)), -1, parts[0].dtype))
+        advance(left * len(run.images))
+    # By NumPy, which compiles nothing for each number of segments.
+    predictions = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    found = Trajectory(_state(run, layout, arrays), cast(Array, predictions))
+    if not run.per_step:
+        return found
+    return found._replace(
+        spikes=np.concatenate(spikes, 1).swapaxes(0, 1),
+        operations=np.concatenate(operations, 1).swapaxes(0, 1),
+    )
+
+
+def layout_of(network: FixedPointNetwork) -> Layout:
+    """The arrays of a network; the points of a sweep share all but the thresholds."""
+    shared = cached(network.network, "layout", lambda _: lay_out(network))
+    return with_thresholds(shared, network)
+
+
+def _steps(
+    run: Run, layout: Layout, arrays: Arrays, advance: Callable[[int], Any]
+) -> Iterator[Segment]:
+    """Bring the arrays forward by the run's steps, in segments, so that no memory grows with them.
+
+    It ends before the last step if a stop rule has ended all samples.
+    """
+    inputs, done = _inputs(run), run.steps_done
+    layout = layout._replace(tables=_fitting_kinds(run, layout, arrays))
+    for steps in segments(run.steps, _fitting_steps(run)):
+        counts, first_class = arrays.counts[:, _output(layout)], arrays.first_class.copy()
+        settings = _settings(run, done, steps)
+        results = _run_kernels(layout, settings, inputs, arrays, advance)
+        if not layout.in_order[-1]:
+            results = _in_order(layout, arrays, results, first_class < 0, done)
+        predictions = _read(
+            results.output,
+            results.potentials,
+            counts,
+            np.where(first_class < 0, arrays.first_step, 0),
+            arrays.first_class,
+            done,
+            run.network.step_sizes[-1],
+            run.network.thresholds[-1],
+            read=run.behaviour.read,
+        )
+        # The next steps write to what is read here, and results must not pile up.
+        yield Segment(results, jax.block_until_ready(predictions))
+        done += steps
+        if np.all(arrays.exit_step > 0):
+            return
+
+
+def _fitting_steps(run: Run) -> int:
+    """How many steps to write down at a time."""
+    network = run.network.network
+    bytes_of_step = 5 * prod(network.shapes[-1]) + 4 * (1 + len(network.layers)) + 8
+    fitting = _BYTES_OF_RESULTS // (bytes_of_step * len(run.images))
+    return max(1, min(fitting, _STEPS_AT_ONCE if run.stop is None else _STEPS_BETWEEN_EXITS))
+
+
+def _in_order(
+    layout: Layout, arrays: Arrays, results: Results, silent: np.ndarray, done: int
+) -> Results:
+    """The output neurons in their own order, of which the lowest comes first in a tie."""
+    order = layout.orders[-1]
+    output, potentials = results.output[..., order], results.potentials[..., order]
+    new = np.flatnonzero(silent & (arrays.first_class >= 0))
+    steps = arrays.first_step[new] - 1 - done
+    arrays.first_class[new] = output[new, steps].argmax(-1)
+    return results._replace(output=output, potentials=potentials)
+
+
+def _run_kernels(
+    layout: Layout, settings: Settings, inputs: Inputs, arrays: Arrays, advance: Callable[[int], Any]
+) -> Results:
+    """Bring the arrays forward by some steps, on all cores, and write down the results."""
+    from jaxsnn.engines.events.kernels import simulate_images
+
+    batch, steps = len(inputs.keys), settings.steps
+    classes, layers = layout.orders[-1].size, len(layout.orders)
+    results = Results(
+        np.zeros((batch, steps, classes), np.uint8),
+        np.zeros((batch, steps, classes), np.int32),
+        np.zeros((batch, steps, 1 + layers), np.int32),
+        np.zeros((batch, steps), np.int64),
+    )
+
+    def work(images: np.ndarray) -> int:
+        simulate_images(images, layout.tables, settings, inputs, arrays, results)
+        return len(images)
+
+    for done in _on_all_cores(work, batch):
+        advance(done * steps)
+    return results
+
+
+def _on_all_cores(work: Any, batch: int) -> Iterator[int]:
+    """Work on the images of a batch, a few at a time."""
+    at_once = min(_IMAGES_AT_ONCE, ceil(batch / (_PARTS_PER_CORE * _cores())))
+    parts = [np.arange(start, min(start + at_once, batch)) for start in range(0, batch, at_once)]
+    if len(parts) == 1:
+        return iter([work(parts[0])])
+    return _threads().map(work, parts)
+
+
+@lru_cache
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@lru_cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_cores(), "jaxsnn-events")
+
+
+# -- Into the kernels ------------------------------------------------------------------------------
+
+
+def _settings(run: Run, first_step: int, steps: int) -> Settings:
+    stop = run.stop
+    found = kinds.NO_STOP, 0, 0
+    if stop is stopping.first_spike:
+        found = kinds.FIRST_SPIKE, 0, 0
+    elif isinstance(stop, stopping.Margin):
+        found = kinds.MARGIN, stop.spikes, stop.every
+    reset = _RESETS[run.behaviour.reset]
+    return Settings(first_step, steps, run.refractory_steps, reset, *found)
+
+
+def _inputs(run: Run) -> Inputs:
+    # To the nearest, as `encoding.poisson` does.
+    probabilities = np.asarray(run.probabilities).reshape(len(run.images), -1)
+    wanted = np.rint(probabilities * np.float32(1 << 16)).astype(np.uint32)
+    return Inputs(wanted, np.asarray(run.keys))
+
+
+def _fitting_kinds(run: Run, layout: Layout, arrays: Arrays) -> Any:
+    """The tables; a pooling neuron without input must never be at its threshold.
+
+    It could be if it started there, or if a reset by subtraction left it there. Then all neurons of
+    the layer have to be looked at in each step.
+    """
+    tables, found = layout.tables, layout.tables.kinds.copy()
+    for layer in np.flatnonzero(found == kinds.POOL):
+        places = slice(*tables.first[layer : layer + 2])
+        thresholds = tables.thresholds[places]
+        most = tables.gains[layer] * layout.window[layer]
+        left = run.behaviour.reset is neurons.reset_by_subtraction and most > thresholds.min()
+        if left or np.any(arrays.potentials[:, places] >= thresholds):
+            found[layer] = kinds.SCATTER
+    return tables._replace(kinds=found)
+
+
+def _start(run: Run, layout: Layout) -> Arrays:
+    """The state in which a run begins, in the order of the layout."""
+    batch, network = len(run.images), run.network.network
+    first = layout.tables.first
+    inputs = int(np.prod(network.input_shape))
+    refractory = first[-1] if run.refractory_steps > 1 else 0
+    arrays = Arrays(
+        np.zeros((batch, first[-1]), np.int32),
+        np.zeros((batch, first[-1]), np.int32),
+        np.zeros((batch, refractory), np.int32),
+        np.zeros((batch, inputs), np.int32),
+        np.full(batch, -1, np.int32),
+        np.zeros(batch, np.int32),
+        np.zeros(batch, np.int32),
+    )
+    state, starts = run.state, run.network.start()
+    for layer, (order, start) in enumerate(zip(layout.orders, first, strict=False)):
+        places = start + order.reshape(-1)
+        values = starts[layer] if state is None else state.neurons[layer].potential
+        if state is None and not np.any(values):
+            continue
+        values = np.broadcast_to(np.asarray(values), (batch, *order.shape)).reshape(batch, -1)
+        arrays.potentials[:, places] = values
+        if state is not None:
+            arrays.counts[:, places] = np.asarray(state.spike_counts[layer]).reshape(batch, -1)
+            waiting = state.neurons[layer].refractory
+            if waiting is not None:
+                arrays.free_from[:, places] = state.step + np.asarray(waiting).reshape(batch, -1)
+    if state is not None:
+        arrays.input_counts[:] = np.asarray(state.input_spike_counts).reshape(batch, -1)
+        arrays.first_class[:] = state.first_spike_class
+        arrays.first_step[:] = state.first_spike_step
+    return arrays
+
+
+# -- And out again ---------------------------------------------------------------------------------
+
+
+def _in_shape(values: np.ndarray, layout: Layout, layer: int) -> Any:
+    """Values [B, P] of the neurons of a layer in their own shape; a view where that is possible."""
+    start, order = layout.tables.first[layer], layout.orders[layer]
+    if layout.in_order[layer]:
+        part = values[:, start : start + order.size]
+        return part.reshape(len(values), *order.shape)
+    return values[:, start + order]
+
+
+def _state(run: Run, layout: Layout, arrays: Arrays) -> State:
+    step = np.asarray(run.steps_done + run.steps, np.int32)
+    for array in arrays:  # what a run has counted is also part of its state
+        array.flags.writeable = False
+    layers = range(len(layout.orders))
+
+    def waiting(layer: int) -> Any:
+        if arrays.free_from.shape[1] == 0:
+            return None
+        return np.maximum(_in_shape(arrays.free_from, layout, layer) - step, 0)
+
+    return State(
+        step=cast(Array, step),
+        neurons=[
+            neurons.NeuronState(_in_shape(arrays.potentials, layout, layer), waiting(layer))
+            for layer in layers
+        ],
+        input_spike_counts=arrays.input_counts.reshape(np.shape(run.images)),
+        spike_counts=[_in_shape(arrays.counts, layout, layer) for layer in layers],
+        first_spike_class=arrays.first_class,
+        first_spike_step=arrays.first_step,
+        exit_step=arrays.exit_step,
+        samples=run.samples,
+        dt=cast(Array, np.float32(run.dt)),
+        refractory_steps=cast(Array, np.asarray(run.refractory_steps, np.int32)),
+        arithmetic=arithmetic_of(run.network),
+        origin=run.origin,
+    )
+
+
+def _output(layout: Layout) -> np.ndarray:
+    """The output neurons among all, in their own order."""
+    return layout.tables.first[-2] + layout.orders[-1]
+
+
+@partial(jax.jit, static_argnames="read")
+def _read(
+    output: Array,
+    potentials: Array,
+    counts: Array,
+    first_step: Array,
+    first_class: Array,
+    done: ArrayLike,
+    unit: Array,
+    threshold: Array,
+    *,
+    read: readout.Readout,
+) -> Array:
+    """What the network says after every step [T, B]."""
+    output, potentials = output.swapaxes(0, 1), potentials.swapaxes(0, 1)
+    so_far = counts + output.cumsum(0, dtype=counts.dtype)
+    ends = jnp.asarray(done) + 1 + jnp.arange(len(output))
+
+    def at(end: Array, so_far: Array, potential: Array) -> Array:
+        known = jnp.where(first_step <= end, first_class, -1)
+        return read(output_seen(so_far, potential, threshold, unit, known))
+
+    return jax.vmap(at)(ends, so_far, potentials)

@@ -1,0 +1,307 @@
+"""The scan: a compiled loop over time in JAX, for all devices and both arithmetics.
+
+    compiled   a network as functions from spikes to currents
+    integers   number formats for exact products
+    patches    convolutions as products
+    loop       the loop over time, with observers
+    points     the loop for all points of a sweep, on a mesh of devices
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from math import prod
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from jaxsnn import neurons, stopping
+from jaxsnn.engines.base import (
+    Behaviour,
+    Engine,
+    Run,
+    State,
+    Trajectory,
+    initial_state,
+    no_progress,
+    segments,
+    take_samples,
+)
+from jaxsnn.engines.scan.compiled import compiled, fastest_formats, is_compiled
+from jaxsnn.engines.scan.loop import recorder, scan_steps
+from jaxsnn.engines.scan.points import simulate_points
+from jaxsnn.support.arrays import AnyArray, is_known
+from jaxsnn.support.typed import Count, typed
+
+# Potentials, counters and spikes of a batch; small batches stay in a CPU's caches.
+_BYTES_PER_BATCH = {"cpu": 5 << 22}
+_BYTES_PER_BATCH_OF_ACCELERATORS = 1 << 30
+# Steps of one compiled scan, at most: what a progress bar waits for.
+_STEPS_PER_SEGMENT = 100
+# Steps between which decided samples leave the batch.
+_STEPS_BETWEEN_EXITS = 5
+# On a CPU a layer goes through several steps at a time: until what it computes is as much as the
+# weights that are read for it, and where neurons are too few to keep the cores busy.
+_NEURONS_AT_ONCE = 1 << 19
+_LONGEST_CHUNK = 100
+_CHUNK_OF_ACCELERATORS = 8  # by the cost model of the TPU's compiler, not by measurement
+# Programs of so many sets of functions are kept: a new `record=lambda ...` in each call makes a new
+# program each time, of several megabytes.
+_PROGRAMS = 16
+
+
+@typed
+@dataclass(frozen=True)
+class Scan(Engine):
+    """The compiled loop over time: any device, both arithmetics, differentiable.
+
+    Attributes:
+        batch_size: how many samples to compute at a time; by default as many as fit the caches of
+            a CPU, or the memory of another device.
+        chunk: for how many steps the currents of a layer are computed as one product; by default
+            more than one where neurons are few beside the weights, which are then read less often.
+
+    Raises:
+        ValueError: a size below 1.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxsnn
+        >>> network = jaxsnn.read_network(lambda x: jax.nn.relu(0.5 * x), jnp.zeros((1, 2)))
+        >>> snn = jaxsnn.balance_thresholds(network, 1.0)
+        >>> run = jaxsnn.simulate(snn, jnp.ones((3, 2)), key=0, duration=0.004,
+        ...                       engine=jaxsnn.engines.Scan(batch_size=2))
+        >>> run.spike_counts[0].tolist()
+        [[2.0, 2.0], [2.0, 2.0], [2.0, 2.0]]
+    """
+
+    batch_size: Count | None = None
+    chunk: Count | None = None
+    name = "scan"
+
+    def __post_init__(self):
+        for name, size in (("batch_size", self.batch_size), ("chunk", self.chunk)):
+            if size is not None and size < 1:
+                raise ValueError(f"{name}={size}; it must be at least 1.")
+            object.__setattr__(self, name, None if size is None else int(size))
+
+    def unsupported(self, run: Run) -> str | None:
+        """Why the scan cannot simulate a run: an operation that it does not compute."""
+        for index, layer in enumerate(run.network.network.layers):
+            for operation in layer.operations:
+                if not is_compiled(operation):
+                    kind = type(operation).__name__
+                    return f"it does not compute {kind}, in {run.network.network.name(index)}"
+        return None
+
+    def samples_at_once(self, run: Run) -> int:
+        """How many samples a device takes at a time."""
+        if self.batch_size is not None:
+            return self.batch_size
+        network = run.network.network
+        numbers = sum(map(prod, (network.input_shape, *network.shapes)))
+        budget = _BYTES_PER_BATCH.get(jax.default_backend(), _BYTES_PER_BATCH_OF_ACCELERATORS)
+        return max(1, budget // (4 * 3 * numbers))
+
+    def simulate(self, run: Run, advance: Callable[[int], Any]) -> Trajectory:
+        """Simulate a run in segments of one compiled program."""
+        state = _spoiled_if_invalid(run, initial_state(run))
+        chunk = self.chunk or _fitting_chunk(run)
+        if run.stop is not None and not run.traced:
+            found = _to_exits(run, state, chunk, advance)
+        else:
+            found = _to_the_end(run, state, chunk, advance)
+        if run.stop is None or found.records is None:
+            return found
+        return found._replace(records=_silent_after_exits(found, run.steps))
+
+    simulate_points = staticmethod(simulate_points)
+
+
+def _spoiled_if_invalid(run: Run, state: State) -> State:
+    """The state with counts of nan where traced settings are out of range, which no check can see.
+
+    Potentials of nan never reach a threshold, so that all samples stay undecided.
+    """
+    network = run.network
+    settings = jax.tree.leaves((network.thresholds, network.amplitudes))
+    valid = [value > 0 for value in settings if not is_known(value)]
+    if not is_known(run.max_rate):
+        valid += [run.max_rate >= 0, run.max_rate * run.dt <= 1 + 1e-6]
+    if not valid or jnp.issubdtype(network.dtype, jnp.integer):  # there, the input is cut off
+        return state
+    nan = jnp.where(jnp.stack([jnp.all(value) for value in valid]).all(), 0.0, jnp.nan)
+    spoiled = [replace(layer, potential=layer.potential + nan) for layer in state.neurons]
+    return replace(
+        state,
+        neurons=spoiled,
+        input_spike_counts=state.input_spike_counts + nan,
+        spike_counts=[counts + nan for counts in state.spike_counts],
+    )
+
+
+def _fitting_chunk(run: Run) -> int:
+    """For how many steps the currents of a layer are computed as one product."""
+    images = run.images
+    if isinstance(images, jax.Array) and is_known(images) and len(images.sharding.device_set) > 1:
+        return 1  # several steps and samples as one axis would be gathered on every device
+    if jax.default_backend() != "cpu":
+        return min(_CHUNK_OF_ACCELERATORS, run.steps)
+    network = run.network.network
+    neurons = len(images) * sum(map(prod, network.shapes))
+    weights = sum(np.size(leaf) for leaf in jax.tree.leaves(network))
+    fitting = max(_NEURONS_AT_ONCE, weights) // neurons
+    return max(1, min(_LONGEST_CHUNK, fitting, run.steps))
+
+
+def _to_the_end(run: Run, state: State, chunk: int, advance: Callable[[int], Any]) -> Trajectory:
+    """All steps of all samples."""
+    outputs, scan = [], scanner(run, chunk)
+    for steps in segments(run.steps, _STEPS_PER_SEGMENT):
+        state, output = scan(state, steps)
+        outputs.append(output)
+        if advance is not no_progress:  # nobody waits for the device unless someone watches
+            jax.block_until_ready(state)
+            advance(steps * len(run.images))
+    return Trajectory(state, *_concatenate(outputs))
+
+
+def _concatenate(outputs: list[Any]) -> Any:
+    if len(outputs) == 1:
+        return outputs[0]
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *outputs)
+
+
+def scanner(run: Run, chunk: int) -> Callable[[State, int], tuple[State, tuple[Array, PyTree]]]:
+    """A function from a state and a number of steps to what the compiled loop makes of them."""
+    probabilities, stop = run.probabilities, stopping.as_argument(run.stop)
+    advance = program(run.behaviour)
+    # The reset is among the functions of the program, and potentials are in the state.
+    network = bare(run.network)
+    formats = fastest_formats(network)
+
+    def scan(state: State, steps: int) -> tuple[State, tuple[Array, PyTree]]:
+        options = {"steps": steps, "chunk": min(chunk, steps), "formats": formats}
+        return advance(network, probabilities, run.keys, state, stop, **options)
+
+    return scan
+
+
+def bare(network: Any) -> Any:
+    """A network without what is not its own in a program: the reset, and potentials at the start.
+
+    Networks that differ in nothing else share compiled programs.
+    """
+    return replace(network, initial_potentials=None, reset=neurons.reset_to_zero)
+
+
+@lru_cache(maxsize=_PROGRAMS)
+def program(behaviour: Behaviour) -> Any:
+    """`loop.scan_steps` for one set of functions, as a function that JAX compiles."""
+
+    @partial(jax.jit, static_argnames=("steps", "chunk", "formats"))
+    def advance(network, probabilities, keys, state, stop, *, steps, chunk, formats):
+        layers = compiled(network, formats)
+        return scan_steps(
+            layers,
+            behaviour,
+            probabilities.astype(network.network.dtype),
+            keys,
+            state,
+            stop,
+            steps=steps,
+            chunk=chunk,
+            observe=recorder(behaviour.record),
+        )
+
+    return advance
+
+
+# -- Early exits -----------------------------------------------------------------------------------
+
+
+def _to_exits(run: Run, state: State, chunk: int, advance: Callable[[int], Any]) -> Trajectory:
+    """As `_to_the_end`; samples that a stop rule has ended leave the batch.
+
+    The batch is halved as soon as half of it is decided, so that few programs are compiled.
+    """
+    scan, samples, total = scanner(run, chunk), len(run.images), run.steps * len(run.images)
+    running, part, done, worked = np.arange(samples), run, 0, 0
+    whole: Any = None
+    for steps in segments(run.steps, _STEPS_BETWEEN_EXITS):
+        state, output = scan(state, steps)
+        if whole is None:
+            whole = Trajectory(jax.tree.map(np.array, state), *_of_all_steps(output, run.steps))
+        whole = whole._replace(state=jax.tree.map(_put(running), whole.state, state))
+        now = slice(done, done + steps)
+        jax.tree.map(_put_at(now, running), (whole.predictions, whole.records), output)
+        done += steps
+        worked += steps * len(running)
+        advance(steps * len(running))
+        left = np.flatnonzero(np.asarray(state.exit_step) == 0)
+        if len(left) == 0:
+            break
+        if len(left) <= len(running) // 2:
+            kept = _padded(left, len(running) // 2)
+            running, state, part = running[kept], take_samples(state, kept), part.of_samples(kept)
+            scan = scanner(part, chunk)
+    advance(total - worked)
+    step = np.asarray(whole.state.step) - done + run.steps
+    return whole._replace(state=replace(whole.state, step=step))
+
+
+def _of_all_steps(output: tuple[Array, PyTree], steps: int) -> tuple[np.ndarray, PyTree]:
+    """Arrays for the predictions and records of all steps: -1 and 0 where nothing is written."""
+    predictions, records = output
+    return (
+        np.full((steps, *predictions.shape[1:]), -1, np.int32),
+        jax.tree.map(lambda leaf: np.zeros((steps, *leaf.shape[1:]), leaf.dtype), records),
+    )
+
+
+def _padded(left: np.ndarray, size: int) -> np.ndarray:
+    """The samples that are left, some of them repeated: half as many as before, or a quarter, …"""
+    while size // 2 >= len(left) and size > 1:
+        size //= 2
+    return np.resize(left, size)
+
+
+def _put(places: np.ndarray) -> Callable[[np.ndarray, Array], np.ndarray]:
+    """A function that writes the values of some samples into those of all."""
+
+    def write(whole: np.ndarray, part: Array) -> np.ndarray:
+        if whole.ndim == 0:
+            return np.asarray(part)
+        whole[places] = part
+        return whole
+
+    return write
+
+
+def _put_at(steps: slice, places: np.ndarray) -> Callable[[np.ndarray, Array], None]:
+    """As `_put`, at some steps of predictions and records."""
+
+    def write(whole: np.ndarray, part: Array) -> None:
+        whole[steps, places] = part
+
+    return write
+
+
+def _silent_after_exits(found: Trajectory, steps: int) -> PyTree:
+    """Records [T, B, ...] with nothing of a sample after the step that decided it."""
+    state = found.state
+    done = state.step - steps + jnp.arange(steps)
+    after = (done[:, None] >= state.exit_step) & (state.exit_step > 0)
+
+    def silenced(kept: AnyArray) -> AnyArray:
+        if isinstance(kept, np.ndarray):
+            kept[np.asarray(after)] = 0
+            return kept
+        there = after.reshape(*after.shape, *[1] * (kept.ndim - 2))
+        return jnp.where(there, jnp.zeros((), kept.dtype), kept)
+
+    return jax.tree.map(silenced, found.records)

@@ -1,0 +1,178 @@
+"""What the neurons of each layer receive: functions from spikes to currents, in either arithmetic.
+
+The loop over time knows no more of a network than this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial, singledispatch
+from itertools import takewhile
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from jaxsnn.conversion.fixed_point import FixedPointNetwork
+from jaxsnn.engines.base import Executable
+from jaxsnn.engines.scan.integers import FLOAT32, Format, fastest_format, integer_product, planes
+from jaxsnn.engines.scan.patches import Patches, as_patches
+from jaxsnn.network import (
+    INPUT,
+    AveragePooling,
+    Connection,
+    Convolution,
+    Dense,
+    Multiply,
+    Network,
+    Operation,
+    Reshape,
+    Shape,
+    Transpose,
+)
+
+# The number format of each kind of operation with weights; empty in floating point.
+Formats = tuple[tuple[type[Operation], Format], ...]
+
+
+@singledispatch
+def compiled_operation(operation: Operation, shape: Shape) -> Operation:
+    """The operation in the form that the scan computes fastest.
+
+    Register a function for each kind of operation; `as_it_is` leaves it to JAX.
+
+    Args:
+        operation: an operation of a connection.
+        shape: shape of its inputs, without the batch axis.
+
+    Returns:
+        The same linear map.
+    """
+    raise TypeError(f"the scan does not compute {type(operation).__name__}.")
+
+
+def as_it_is(operation: Operation, shape: Shape) -> Operation:
+    """The operation itself."""
+    del shape
+    return operation
+
+
+for _kind in (Dense, Multiply, AveragePooling, Reshape, Transpose):
+    compiled_operation.register(_kind, as_it_is)
+
+
+@compiled_operation.register
+def _(operation: Convolution, shape: Shape) -> Operation:
+    if jax.default_backend() != "cpu":
+        return operation
+    return as_patches(operation, operation.output_shape(shape)[-2]) or operation
+
+
+def is_compiled(operation: Operation) -> bool:
+    """Whether the scan computes operations of this kind."""
+    dispatch = compiled_operation.dispatch
+    return dispatch(type(operation)) is not dispatch(object)
+
+
+class Compiled(NamedTuple):
+    """The layers as the neurons see them.
+
+    Attributes:
+        currents: for each layer a function from the spikes it receives `[N, ...]` to currents.
+        sources: for each layer the index of the layer whose spikes it receives, or `INPUT`.
+        thresholds: for each layer the firing thresholds, in the type of the potentials.
+        step_sizes: for each layer what a potential of 1 stands for; None where that is 1.
+        dtype: type of potentials and spikes.
+    """
+
+    currents: list[Callable[[Array], Array]]
+    sources: list[int]
+    thresholds: Sequence[Array]
+    step_sizes: Sequence[Array | None]
+    dtype: Any
+
+    def in_units(self, index: int, potential: Array) -> Array:
+        """Potentials of a layer in the units of the original thresholds."""
+        step_size = self.step_sizes[index]
+        return potential if step_size is None else potential * step_size
+
+
+def compiled(network: Executable, formats: Formats) -> Compiled:
+    """The currents and thresholds of a network; call it once, outside of the loop over time.
+
+    Args:
+        network: a spiking network, of floating-point numbers or of integers.
+        formats: what computes products of integers, from `fastest_formats`.
+
+    Returns:
+        Its layers as the neurons see them.
+    """
+    integers = isinstance(network, FixedPointNetwork)
+    connections = _connections(network.network)
+    rows = zip(connections, network.amplitudes, strict=True)
+    current = partial(_of_integers, formats=dict(formats)) if integers else _of_floats
+    return Compiled(
+        [current(connection, row[0], network.dtype) for connection, row in rows],
+        [connection.source for connection in connections],  # type: ignore[misc]
+        [threshold.astype(network.dtype) for threshold in network.thresholds],
+        network.step_sizes,
+        network.dtype,
+    )
+
+
+def fastest_formats(network: Executable) -> Formats:
+    """The number formats for the layers of a network on this backend; none in floating point."""
+    if not isinstance(network, FixedPointNetwork):
+        return ()
+    kinds = (Dense, Patches, Convolution)
+    return tuple((kind, fastest_format(kind, jax.default_backend())) for kind in kinds)
+
+
+def _connections(network: Network) -> list[Connection]:
+    """The connection of each layer, with the fastest form of each operation."""
+    shapes = {INPUT: network.input_shape, **dict(enumerate(network.shapes))}
+    found = []
+    for layer in network.layers:
+        shape, operations = shapes[layer.connection.source], []
+        for operation in layer.operations:
+            operations.append(compiled_operation(operation, shape))
+            shape = operation.output_shape(shape)
+        found.append(Connection(tuple(operations), layer.connection.source))
+    return found
+
+
+def _of_floats(connection: Connection, amplitude: Any, dtype: Any) -> Callable[[Array], Array]:
+    if connection.source == INPUT:
+        return connection
+    return lambda spikes: connection(spikes * amplitude.astype(dtype))
+
+
+def _of_integers(
+    connection: Connection, amplitude: int, dtype: Any, formats: dict[type[Operation], Format]
+) -> Callable[[Array], Array]:
+    # Sums over windows may be too large for the terms of narrow formats.
+    before_weights = takewhile(lambda operation: not operation.weighted, connection.operations)
+    sums_first = not all(operation.permutes for operation in before_weights)
+    steps = []
+    for operation in connection.operations:
+        if operation.weighted:
+            kind = FLOAT32 if sums_first else formats.get(type(operation), FLOAT32)
+            weights = planes(jax.tree.leaves(operation)[0], kind)
+            steps.append(partial(integer_product, operation, weights, number_format=kind))
+        else:
+            steps.append(operation if operation.permutes else partial(_sum, operation))
+    del dtype
+
+    def current(spikes: Array) -> Array:
+        x = spikes
+        for step in steps:
+            x = step(x)
+        return x * amplitude
+
+    return current
+
+
+def _sum(operation: Operation, x: Array) -> Array:
+    """Sums over windows: of float32 they are faster than of integers, and as exact."""
+    return operation.sum(x.astype(jnp.float32)).astype(jnp.int32)

@@ -1,0 +1,291 @@
+"""The loop over time: integrate-and-fire layers for a batch, chunk by chunk.
+
+There is no feedback, so a layer can be carried through all steps of a chunk before the next one
+begins: its currents are one product, for which its weights are read once, and its neurons then go
+through the steps one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import lru_cache, partial, reduce
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, PyTree
+
+from jaxsnn import encoding, neurons
+from jaxsnn.engines.base import Behaviour, State, Step, output_seen
+from jaxsnn.engines.scan.compiled import Compiled
+from jaxsnn.network import INPUT
+from jaxsnn.stopping import Stop
+
+
+class Chunk(NamedTuple):
+    """What happened in K steps, for an observer of the loop.
+
+    ===========  ============  ===================================================================
+    field        shape         meaning
+    ===========  ============  ===================================================================
+    inputs       [K, B, ...]   input of the first layer: spikes, or a current
+    spikes       layers        spikes of each layer `[K, B, ...]`
+    potentials   layers        membrane potentials after the reset `[K, B, ...]`, in the units of
+                               the thresholds
+    predictions  [K, B]        class read out after each step, or -1
+    first        [K, B]        whether the sample's first output spike is in this step
+    first_class  [B]           class of the first output spike so far, or -1
+    ===========  ============  ===================================================================
+    """
+
+    inputs: Array
+    spikes: list[Array]
+    potentials: list[Array]
+    predictions: Array
+    first: Array
+    first_class: Array
+
+
+# What is kept of a chunk, with leaves [K, ...].
+Observer = Callable[[Chunk], PyTree]
+
+
+def nothing(chunk: Chunk) -> None:
+    """The observer that keeps nothing."""
+    del chunk
+
+
+def recorder(record: Callable[[Step], PyTree] | None) -> Observer:
+    """The observer that keeps what a function of a `Step` returns."""
+    if record is None:
+        return nothing
+
+    def observe(chunk: Chunk) -> PyTree:
+        fields = chunk.inputs, chunk.spikes, chunk.potentials, chunk.predictions
+        return jax.vmap(lambda *of_step: record(Step(*of_step)))(*fields)
+
+    return observe
+
+
+def scan_steps(
+    layers: Compiled,
+    behaviour: Behaviour,
+    probabilities: Array,
+    keys: Array,
+    state: State,
+    stop: Stop | None,
+    *,
+    steps: int,
+    chunk: int,
+    observe: Observer,
+) -> tuple[State, tuple[Array, PyTree]]:
+    """The next steps of a batch.
+
+    Args:
+        layers: the compiled network.
+        behaviour: the functions that make up the simulation.
+        probabilities: pixel·max_rate·dt of each input `[B, ...]`.
+        keys: the words of the key of each sample `[B, 2]`.
+        state: the state to resume from; counts of spikes that are None are not kept.
+        stop: when a sample is decided, by `stopping.as_argument`.
+        steps: how many steps.
+        chunk: how many of them a layer goes through at a time.
+        observe: what to keep of each chunk; only it sees more than the state.
+
+    Returns:
+        The new state, and of every step the predictions `[T, B]` and what was observed `[T, ...]`.
+    """
+    # An input that is the same in all steps has one current.
+    same = ignores_key(behaviour.encode, probabilities.shape[1:])
+    drive = _drive(layers, behaviour, keys, probabilities, state.step, 1) if same else None
+
+    def advance(length: int, state: State, _: None) -> tuple[State, tuple[Array, PyTree]]:
+        driven = drive or _drive(layers, behaviour, keys, probabilities, state.step, length)
+        return _advance(layers, behaviour, stop, driven, state, length, observe)
+
+    whole, rest = divmod(steps, chunk)
+    outputs = []
+    if whole:
+        state, output = lax.scan(partial(advance, chunk), state, None, length=whole)
+        outputs.append(jax.tree.map(lambda x: x.reshape(whole * chunk, *x.shape[2:]), output))
+    if rest:
+        state, output = advance(rest, state, None)
+        outputs.append(output)
+    return state, jax.tree.map(lambda *parts: _joined(parts), *outputs)
+
+
+def _joined(parts: Sequence[Array]) -> Array:
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
+
+
+class _Drive(NamedTuple):
+    """Inputs of the steps of a chunk [K, B, ...], and the currents of the first layer."""
+
+    inputs: Array
+    currents: Array
+
+
+def _drive(
+    layers: Compiled,
+    behaviour: Behaviour,
+    keys: Array,
+    probabilities: Array,
+    first: Array,
+    length: int,
+) -> _Drive:
+    keys = jax.random.wrap_key_data(keys, impl="threefry2x32")
+
+    def at(step: Array) -> Array:
+        step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
+        return jax.vmap(behaviour.encode)(step_keys, probabilities).astype(layers.dtype)
+
+    inputs = jax.vmap(at)(first + jnp.arange(length))
+    return _Drive(inputs, _at_once(layers.currents[0], inputs))
+
+
+def _at_once(current: Callable[[Array], Array], spikes: Array) -> Array:
+    """The currents of all steps [K, B, ...] as one product."""
+    flat = current(spikes.reshape(-1, *spikes.shape[2:]))
+    return flat.reshape(*spikes.shape[:2], *flat.shape[1:])
+
+
+def _advance(
+    layers: Compiled,
+    behaviour: Behaviour,
+    stop: Stop | None,
+    drive: _Drive,
+    state: State,
+    length: int,
+    observe: Observer,
+) -> tuple[State, tuple[Array, PyTree]]:
+    """One chunk of time: the layers one after the other, each through all steps."""
+    sent, potentials, new_neurons = {INPUT: drive.inputs}, [], []
+    last = len(layers.currents) - 1
+    for index, old in enumerate(state.neurons):
+        source = layers.sources[index]
+        currents = drive.currents
+        if source != INPUT:
+            currents = _at_once(layers.currents[index], sent[source])
+        keep = index == last or observe is not nothing
+        fire = partial(_fire, layers.thresholds[index], behaviour, state.refractory_steps, keep)
+        new, (sent[index], potential) = _through(fire, old, currents, length)
+        new_neurons.append(new)
+        potentials.append(potential)
+    spikes = [sent[index] for index in range(last + 1)]
+    after, predictions, active, first = _read(
+        layers, behaviour, stop, state, spikes[-1], potentials[-1]
+    )
+    inputs = drive.inputs
+    if len(inputs) < length:
+        inputs = jnp.broadcast_to(inputs, (length, *inputs.shape[1:]))
+    received = (inputs != 0).astype(layers.dtype)
+    after = replace(
+        after,
+        neurons=new_neurons,
+        input_spike_counts=_counted(state.input_spike_counts, received, active),
+        spike_counts=[
+            _counted(old, new, active)
+            for old, new in zip(state.spike_counts, spikes, strict=True)
+        ],
+    )
+    if observe is nothing:
+        return after, (predictions, None)
+    potentials = [layers.in_units(index, value) for index, value in enumerate(potentials)]
+    seen = Chunk(inputs, spikes, potentials, predictions, first, after.first_spike_class)
+    return after, (predictions, observe(seen))
+
+
+def _through(
+    step: Callable[[Any, Any], tuple[Any, Any]], start: Any, given: Any, length: int
+) -> tuple[Any, Any]:
+    """A scan over the steps of a chunk; what is given for one step only is that of all.
+
+    Accelerators get the steps as straight code, so that XLA can fuse them and keep potentials in
+    registers; a CPU keeps them in its caches anyhow.
+    """
+    one = jax.tree.map(lambda x: x[0], given)
+    if length == 1:
+        state, output = step(start, one)
+        return state, jax.tree.map(lambda x: x[None], output)
+    if all(len(leaf) == 1 for leaf in jax.tree.leaves(given)):
+        return lax.scan(lambda state, _: step(state, one), start, None, length=length)
+    unroll = 1 if jax.default_backend() == "cpu" else length
+    return lax.scan(step, start, given, unroll=unroll)
+
+
+def _fire(
+    threshold: Array,
+    behaviour: Behaviour,
+    refractory_steps: Array,
+    keep: bool,
+    state: neurons.NeuronState,
+    current: Array,
+) -> tuple[neurons.NeuronState, tuple[Array, Array | None]]:
+    """One step of a layer; the potentials are returned where they are looked at."""
+    state, spikes = neurons.integrate_and_fire(
+        state,
+        current,
+        threshold,
+        reset=behaviour.reset,
+        spike=behaviour.spike,
+        refractory_steps=refractory_steps,
+    )
+    return state, (spikes, state.potential if keep else None)
+
+
+def _read(
+    layers: Compiled,
+    behaviour: Behaviour,
+    stop: Stop | None,
+    state: State,
+    spikes: Array,
+    potentials: Array,
+) -> tuple[State, Array, Array | None, Array]:
+    """The predictions of a chunk, which samples are running, and whose first spike is when."""
+    ends = state.step + 1 + jnp.arange(len(spikes))
+    counts = state.spike_counts[-1] + spikes.cumsum(0, dtype=spikes.dtype)
+    fired = (spikes > 0).any(-1)
+    now = fired.argmax(0)  # the first step of the chunk with an output spike, if there is one
+    first = jnp.take_along_axis(spikes, now[None, :, None], 0)[0].argmax(-1).astype(jnp.int32)
+    new = (state.first_spike_class < 0) & fired.any(0)
+
+    def seen(end: Array, counts: Array, potential: Array) -> Any:
+        known = jnp.where(new & (ends[now] <= end), first, state.first_spike_class)
+        return output_seen(counts, potential, layers.thresholds[-1], layers.step_sizes[-1], known)
+
+    outputs = jax.vmap(seen)(ends, counts, potentials)
+    active = None
+    if stop is not None:
+        running = state.exit_step == 0
+        decided = jax.vmap(stop)(outputs, ends) & running
+        exits = jnp.where(decided.any(0), ends[decided.argmax(0)], state.exit_step)
+        active = running & ((exits == 0) | (ends[:, None] <= exits))
+        new = new & jnp.take_along_axis(active, now[None], 0)[0]
+        state = replace(state, exit_step=exits.astype(jnp.int32))
+    state = replace(
+        state,
+        step=state.step + len(spikes),
+        first_spike_class=jnp.where(new, first, state.first_spike_class),
+        first_spike_step=jnp.where(new, ends[now], state.first_spike_step).astype(jnp.int32),
+    )
+    in_step = new & (jnp.arange(len(spikes))[:, None] == now)
+    return state, jax.vmap(behaviour.read)(outputs), active, in_step
+
+
+def _counted(so_far: Array | None, spikes: Array, active: Array | None) -> Array | None:
+    """The counts with the spikes [K, B, ...] of all steps, but those after a sample's exit."""
+    if so_far is None:
+        return None
+    if active is not None:
+        spikes = spikes * active.reshape(*active.shape, *[1] * (spikes.ndim - 2))
+    return so_far + reduce(jnp.add, list(spikes))  # on CPUs many times faster than a sum
+
+
+@lru_cache
+def ignores_key(encode: encoding.Encoding, shape: tuple[int, ...]) -> bool:
+    """Whether an encoding draws nothing, so that its input is the same in all steps."""
+    traced = jax.make_jaxpr(encode)(jax.random.key(0), jnp.zeros(shape)).jaxpr
+    used = [*traced.outvars, *(var for equation in traced.eqns for var in equation.invars)]
+    return all(var is not traced.invars[0] for var in used)

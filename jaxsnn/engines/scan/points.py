@@ -1,0 +1,199 @@
+"""The loop over time for a block of points of a sweep, as one compiled program on all devices.
+
+All points share one set of weights, since scale factors and multipliers are thresholds and
+amplitudes. A point is a function of its settings, mapped with `jax.vmap` over seeds, rates and
+thresholds; what does not depend on an axis is computed once for all of it: the random draws for
+all rates, the input spikes and the current of the first layer for all thresholds.
+
+The devices form a mesh with the axes "points" and "images". Each simulates its part of a batch
+alone and counts in integers, whose sums do not depend on how the work was laid out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array
+
+from jaxsnn import neurons
+from jaxsnn.engines.base import Behaviour, Counts, Executable, State
+from jaxsnn.engines.scan.compiled import Formats, compiled
+from jaxsnn.engines.scan.loop import Chunk, Observer, scan_steps
+from jaxsnn.network import Network
+from jaxsnn.support.arrays import AnyArray
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Labelled:
+    """Images on the devices: `images` [B, ...], `labels` [B], and which are not padding [B]."""
+
+    images: AnyArray
+    labels: AnyArray
+    valid: AnyArray
+
+
+@partial(jax.jit, static_argnames=("padded_steps", "segment", "behaviour", "mesh", "formats"))
+def simulate_points(
+    network: Executable,
+    settings: dict[str, Any],
+    refractory_steps: Array | None,
+    factors: Array,
+    keys: Array,
+    images: Labelled,
+    fan_outs: list[Array | None],
+    steps: Array,
+    *,
+    padded_steps: int,
+    segment: int,
+    behaviour: Behaviour,
+    mesh: Mesh,
+    formats: Formats,
+) -> Counts:
+    """Simulate S seeds, R rates and P points on B images, and count in each step.
+
+    Args:
+        network: the network of any point.
+        settings: the fields of the network in which points differ, with leaves [P, ...].
+        refractory_steps: refractory periods [P], or None if no point has any.
+        factors: max_rate·dt [R].
+        keys: the words of the key of each sample [S, B, 2].
+        images: the images.
+        fan_outs: for the input and each layer but the last the synapses of each neuron; None where
+            all have as many.
+        steps: how many steps; it is data, so that runs of several lengths share a program.
+        padded_steps: the steps that there is memory for.
+        segment: a number of steps that divides all of these.
+        behaviour: the functions that make up the simulation.
+        mesh: the devices.
+        formats: what computes products of integers.
+
+    Returns:
+        Counts [S, R, P, padded steps, ...]. Nothing else crosses from device to device.
+    """
+
+    def on_a_device(network, settings, refractory_steps, factors, keys, images, *others):
+        def point(settings, refractory_steps, factor, keys):
+            chosen = replace(network, **settings)
+            options = padded_steps, segment, behaviour, formats
+            return _count(chosen, refractory_steps, factor, keys, images, *others, *options)
+
+        over_points = jax.vmap(point, (0, 0, None, None))
+        over_rates = jax.vmap(over_points, (None, None, 0, None))
+        over_seeds = jax.vmap(over_rates, (None, None, None, 0))
+        counts = over_seeds(settings, refractory_steps, factors, keys)
+        counts = lax.psum(counts, "images")
+        return lax.all_gather(counts, "points", axis=2, tiled=True)
+
+    points, samples = PartitionSpec("points"), PartitionSpec("images")
+    everywhere = PartitionSpec()
+    of_arguments = (
+        *(everywhere, points, points, everywhere),
+        *(PartitionSpec(None, "images"), samples, everywhere, everywhere),
+    )
+    mapped = jax.shard_map(
+        on_a_device, mesh=mesh, in_specs=of_arguments, out_specs=everywhere, check_vma=False
+    )
+    return mapped(network, settings, refractory_steps, factors, keys, images, fan_outs, steps)
+
+
+def _count(
+    network: Executable,
+    refractory_steps: Array | None,
+    factor: Array,
+    keys: Array,
+    images: Labelled,
+    fan_outs: list[Array | None],
+    steps: Array,
+    padded_steps: int,
+    segment: int,
+    behaviour: Behaviour,
+    formats: Formats,
+) -> Counts:
+    """Simulate one point on B images, and count in each step [padded steps, ...]."""
+    layers = compiled(network, formats)
+    probabilities = (images.images * factor).astype(network.network.dtype)
+    state = _start(network, len(images.labels), refractory_steps)
+
+    def advance(index: Array, carry: tuple[State, Counts]) -> tuple[State, Counts]:
+        state, counts = carry
+        state, (_, now) = scan_steps(
+            layers,
+            behaviour,
+            probabilities,
+            keys,
+            state,
+            None,
+            steps=segment,
+            chunk=1,
+            observe=counter(images, fan_outs),
+        )
+        write = partial(lax.dynamic_update_slice_in_dim, start_index=index * segment, axis=0)
+        return state, jax.tree.map(write, counts, now)
+
+    shapes = Counts.shapes(len(state.neurons))
+    counts = Counts(*(jnp.zeros((padded_steps, *shape), jnp.int32) for shape in shapes))
+    return lax.fori_loop(0, steps // segment, advance, (state, counts))[1]
+
+
+def _start(network: Executable, batch: int, refractory_steps: Array | None) -> State:
+    """The state of neurons at rest, without the counts that no point needs."""
+    relus: Network = network.network
+    layers = [
+        neurons.initial_state((batch, *shape), potential, refractory_steps is not None)
+        for shape, potential in zip(relus.shapes, network.start(), strict=True)
+    ]
+    zero = jnp.zeros((), jnp.int32)
+    return State(
+        step=zero,
+        neurons=layers,
+        input_spike_counts=None,
+        spike_counts=[None] * (len(layers) - 1) + [jnp.zeros_like(layers[-1].potential)],
+        first_spike_class=jnp.full(batch, -1, jnp.int32),
+        first_spike_step=jnp.zeros(batch, jnp.int32),
+        exit_step=jnp.zeros(batch, jnp.int32),
+        samples=zero,
+        dt=zero,
+        refractory_steps=zero if refractory_steps is None else refractory_steps,
+        arithmetic=zero,
+    )
+
+
+def counter(images: Labelled, fan_outs: list[Array | None]) -> Observer:
+    """The observer that counts what happens in each step, summed over the images."""
+
+    def total(values: Array) -> Array:
+        return jnp.where(images.valid, values, 0).sum(-1, dtype=jnp.int32)
+
+    def observe(chunk: Chunk) -> Counts:
+        predictions, senders = chunk.predictions, [chunk.inputs, *chunk.spikes]
+        per_image = [_per_image((sent != 0).astype(jnp.int32)) for sent in senders]
+        halves = [
+            jnp.divmod(_per_image((sent != 0) * fan_out), 1 << 16)
+            for sent, fan_out in zip(senders, fan_outs)
+            if fan_out is not None
+        ]
+        none = jnp.zeros(predictions.shape, jnp.int32)
+        high = sum((half.astype(jnp.int32) for half, _ in halves), none)
+        low = sum((half.astype(jnp.int32) for _, half in halves), none)
+        return Counts(
+            correct=total((predictions == images.labels) & (predictions >= 0)),
+            undecided=total(predictions < 0),
+            first=total(chunk.first),
+            first_correct=total(chunk.first & (chunk.first_class == images.labels)),
+            spikes=jnp.stack([total(counts) for counts in per_image], -1),
+            operations=jnp.stack([total(high + (low >> 16)), total(low & 0xFFFF)], -1),
+        )
+
+    return observe
+
+
+def _per_image(values: Array) -> Array:
+    """Sums of values [K, B, ...] over all but the first two axes."""
+    return values.sum(range(2, values.ndim), dtype=values.dtype)

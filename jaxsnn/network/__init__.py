@@ -1,0 +1,41 @@
+"""Networks: linear operations, and layers of neurons that they connect."""
+
+from jaxsnn.network.graph import (
+    INPUT,
+    Connection,
+    Layer,
+    Network,
+    check_range,
+    per_layer,
+)
+from jaxsnn.network.operations import (
+    AveragePooling,
+    Channels,
+    Convolution,
+    Dense,
+    Multiply,
+    Operation,
+    Reshape,
+    Transpose,
+)
+from jaxsnn.support.arrays import AnyArray, Shape, is_known
+
+__all__ = [
+    "INPUT",
+    "AnyArray",
+    "AveragePooling",
+    "Channels",
+    "Connection",
+    "Convolution",
+    "Dense",
+    "Layer",
+    "Multiply",
+    "Network",
+    "Operation",
+    "Reshape",
+    "Shape",
+    "Transpose",
+    "check_range",
+    "is_known",
+    "per_layer",
+]

@@ -1,0 +1,340 @@
+"""The network that every stage shares: layers of ReLUs, and the linear operations between them.
+
+A `Network` is what the reader makes of a trained model, what the scale rules measure and what the
+engines simulate. It is an immutable pytree whose leaves are the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from jaxsnn.network.operations import Operation
+from jaxsnn.support.arrays import AnyArray, Shape, all_true, static_field
+from jaxsnn.support.typed import Images, Numbers, described, typed
+
+INPUT = -1  # the source of a connection from the images
+_ROUNDING = 1e-6  # of pixels that are to be at most 1
+
+Activation = Callable[[Array], Array]
+
+
+def relu(x: Array) -> Array:
+    """max(x, 0)."""
+    return jnp.maximum(x, 0)
+
+
+class Name(str):
+    """Where a layer stands in the user's model; it does not tell compiled programs apart."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Name)
+
+    def __hash__(self) -> int:
+        return hash(Name)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Connection:
+    """What leads from one layer to another: a chain of linear operations.
+
+    Attributes:
+        operations: the operations, in order.
+        source: the index of the layer that sends, or `INPUT`; None stands for the layer before.
+    """
+
+    operations: tuple[Operation, ...]
+    source: int | None = static_field(default=None)
+
+    def __call__(self, x: Array) -> Array:
+        for operation in self.operations:
+            x = operation(x)
+        return x
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One layer of ReLUs or of spiking neurons, and what leads into it.
+
+    Attributes:
+        connections: its connections, so far exactly one; operations alone stand for one from the
+            layer before.
+        bias: so far None.
+        activation: so far `relu`.
+        name: where the layer stands in the user's model, if that is known.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsnn.network import Dense, Layer
+        >>> layer = Layer((Dense(jnp.array([[1.0], [2.0]])),))
+        >>> layer(jnp.array([[1.0, 1.0]])).tolist(), layer.weighted, str(layer)
+        ([[3.0]], True, 'Dense 2 → 1')
+    """
+
+    connections: tuple[Connection, ...]
+    bias: AnyArray | None = None
+    activation: Activation = static_field(default=relu)
+    name: str = static_field(default=Name(""))
+
+    def __post_init__(self):
+        if not any(isinstance(part, Connection) for part in self.connections):
+            object.__setattr__(self, "connections", (Connection(tuple(self.connections)),))
+        object.__setattr__(self, "name", Name(self.name))
+
+    def __call__(self, x: Array) -> Array:
+        """The linear part of the layer, for the values that its source sends."""
+        return self.connection(x)
+
+    @property
+    def connection(self) -> Connection:
+        """The only connection of the layer."""
+        (connection,) = self.connections
+        return connection
+
+    @property
+    def operations(self) -> tuple[Operation, ...]:
+        """The operations of the only connection."""
+        return self.connection.operations
+
+    @property
+    def weighted(self) -> bool:
+        """Whether the layer has weights; average poolings and reshapes alone have none."""
+        return any(operation.weighted for operation in self.operations)
+
+    @property
+    def weights(self) -> list[Array]:
+        """The weights of the layer's operations, in order."""
+        return jax.tree.leaves(self.connections)
+
+    def with_operations(self, operations: Sequence[Operation]) -> Layer:
+        """The layer with other operations on its only connection."""
+        connection = Connection(tuple(operations), self.connection.source)
+        return Layer((connection,), self.bias, self.activation, self.name)
+
+    def times(self, factor: ArrayLike) -> Layer:
+        """The layer with its first weights multiplied by a factor; without weights, as it is."""
+        operations = list(self.operations)
+        for index, operation in enumerate(operations):
+            if operation.weighted:
+                operations[index] = jax.tree.map(lambda w: (w * factor).astype(w.dtype), operation)
+                break
+        return self.with_operations(operations)
+
+    @property
+    def kind(self) -> str:
+        """The first operation that does more than permute: "Dense 784 → 1200"."""
+        named = [str(operation) for operation in self.operations if not operation.permutes]
+        return named[0] if named else str(self)
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.operations))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A bias-free ReLU network: layers of linear operations, each followed by a ReLU.
+
+    Attributes:
+        layers: the layers, in the order of the data.
+        input_shape: shape of one image, such as (28, 28, 1).
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxsnn
+        >>> weights = jnp.array([[1.0, -1.0], [0.5, 2.0]])
+        >>> network = jaxsnn.read_network(lambda x: jax.nn.relu(x @ weights), jnp.zeros((1, 2)))
+        >>> network(jnp.array([[1.0, 0.25]])).tolist()
+        [[1.125, 0.0]]
+        >>> print(network)
+        Network with inputs (2,)
+          layer 1: Dense 2 → 2 → (2,)
+    """
+
+    layers: tuple[Layer, ...]
+    input_shape: Shape = static_field()
+
+    def __post_init__(self):
+        # While JAX transforms a network, its fields may be anything.
+        if isinstance(self.layers, tuple) and all(isinstance(part, Layer) for part in self.layers):
+            layers = tuple(_placed(layer, index) for index, layer in enumerate(self.layers))
+            object.__setattr__(self, "layers", layers)
+
+    @typed
+    def __call__(self, images: Images) -> Float[Array, "batch ..."]:
+        """The outputs of the last ReLU, for a batch of images."""
+        return self.activations(images)[-1]
+
+    @typed
+    def activations(self, images: Images) -> list[Float[Array, "batch ..."]]:
+        """The outputs of every ReLU, one array for each layer."""
+        values = {INPUT: jnp.asarray(self.check_images(images)).astype(self.dtype)}
+        for index, layer in enumerate(self.layers):
+            values[index] = layer.activation(layer(values[cast(int, layer.connection.source)]))
+        return list(values.values())[1:]
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """The floating-point type of the weights."""
+        return jnp.result_type(jnp.float32, *jax.tree.leaves(self))
+
+    @cached_property
+    def shapes(self) -> list[Shape]:
+        """Shape of the neurons of each layer, without the batch axis."""
+        one, network = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), self.dtype),
+            (np.zeros((1, *self.input_shape)), self),
+        )
+        return [a.shape[1:] for a in jax.eval_shape(lambda n, x: n.activations(x), network, one)]
+
+    def check_images(self, images: ArrayLike) -> AnyArray:
+        """Return the images as an array, or raise ValueError where their shape or type is wrong."""
+        shape, dtype = np.shape(images), jnp.result_type(images)
+        if not shape or shape[1:] != self.input_shape:
+            raise ValueError(
+                f"images have shape {shape}, but this network takes a batch of images of shape "
+                f"{self.input_shape}: [B, {', '.join(map(str, self.input_shape))}]. "
+                + _shape_advice(shape, self.input_shape)
+            )
+        if not jnp.issubdtype(dtype, jnp.floating):
+            eight_bits = jnp.issubdtype(dtype, jnp.integer)
+            advice = "divide 8-bit pixels by 255" if eight_bits else "images.astype(np.float32)"
+            raise ValueError(
+                f"images have dtype {dtype}, but pixels are floats in [0, 1]: {advice}."
+            )
+        return cast(AnyArray, images if isinstance(images, np.ndarray) else jnp.asarray(images))
+
+    def check_pixels(self, images: ArrayLike) -> AnyArray:
+        """As `check_images`; there must also be images, and pixels be numbers in [0, 1]."""
+        checked = self.check_images(images)
+        if len(checked) == 0:
+            raise ValueError("there are no images; give at least one.")
+        check_range(images)
+        return checked
+
+    def name(self, index: int) -> str:
+        """What error messages call a layer: its number, counted from 1, and its operations."""
+        return f"layer {index + 1} of {len(self.layers)} ({self.layers[index]})"
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def __str__(self) -> str:
+        lines = [f"Network with inputs {self.input_shape}"]
+        for number, (layer, shape) in enumerate(zip(self.layers, self.shapes, strict=True), 1):
+            lines.append(f"  layer {number}: {layer} → {shape}")
+        return "\n".join(lines)
+
+
+def _placed(layer: Layer, index: int) -> Layer:
+    """The layer with the source of its connection filled in, or ValueError for what is to come."""
+    before = index - 1 if index else INPUT
+    sources = [connection.source for connection in layer.connections]
+    if layer.bias is None and layer.activation is relu and sources == [before]:
+        return layer
+    if layer.bias is not None or layer.activation is not relu or sources != [None]:
+        raise ValueError(
+            f"layer {index + 1} ({layer.connections}) has the sources {sources}, the activation "
+            f"{layer.activation.__name__} and {'no' if layer.bias is None else 'a'} bias; a layer "
+            "must have one connection, from the layer before, no bias, and a ReLU."
+        )
+    connection = Connection(layer.operations, before)
+    return Layer((connection,), None, relu, layer.name)
+
+
+def _shape_advice(shape: Shape, expected: Shape) -> str:
+    """The likely cause of images of another shape than the network takes, and its remedy."""
+    batch, found = shape[:1], shape[1:]
+    if shape == expected:
+        return "A single image needs a batch axis: images[None]."
+    if expected[-1:] == (1,) and found == expected[:-1]:
+        return "The axis of the channel is missing: images[..., None]."
+    if expected[-1:] == (1,) and shape == expected[:-1]:
+        return "A single image needs a batch axis and a channel: images[None, ..., None]."
+    if len(found) == len(expected) > 1 and found == (expected[-1], *expected[:-1]):
+        return "The channels come first here: np.moveaxis(images, 1, -1)."
+    if batch and prod(found) == prod(expected):
+        return f"They have as many pixels: images.reshape(-1, {', '.join(map(str, expected))})."
+    if len(found) != len(expected):
+        return f"They have {len(shape)} axes, not {len(expected) + 1}."
+    axes = [axis for axis, (a, b) in enumerate(zip(found, expected), 1) if a != b]
+    differing = ", ".join(f"axis {a} has {shape[a]} entries, not {expected[a - 1]}" for a in axes)
+    advice = "resize or crop the images"
+    if axes == [len(expected)] and len(expected) > 1:
+        advice = "convert colour images to grey: images.mean(-1, keepdims=True)"
+        if expected[-1] > 1:
+            advice = f"the network takes {expected[-1]} channels"
+    return f"{differing}: {advice}."
+
+
+def check_range(images: ArrayLike) -> None:
+    """Raise ValueError unless all pixels are in [0, 1], or exceed 1 by the rounding of float32."""
+    if not all_true(lambda pixels: (pixels >= 0) & (pixels <= 1 + _ROUNDING), images):
+        raise ValueError(_range_advice(float(np.min(images)), float(np.max(images))))
+
+
+def _range_advice(low: float, high: float) -> str:
+    """What to do about pixels from `low` to `high`."""
+    text = (
+        f"pixels range from {low:.9g} to {high:.9g}; they must be numbers in [0, 1], since they "
+        "stand for firing probabilities. "
+    )
+    if np.isnan(low):
+        return "some pixels are nan; " + text.partition("; ")[2] + "Find out where nan comes from."
+    if low < 0:
+        return text + "Do not subtract a mean: (images - images.min()) / np.ptp(images)."
+    return text + (
+        f"Divide them by {255 if high <= 255 else high:g}; a model that divides its input itself "
+        "must not do so twice: read_network(lambda x: model(255 * x), example)."
+    )
+
+
+def per_layer(network: Network, values: Numbers, what: str) -> list[Array]:
+    """One value for each layer: a scalar is that of all layers, a sequence has one entry for each.
+
+    Raises:
+        ValueError: the sequence has another length than the network has layers, or an entry is no
+            real number, or an array that does not broadcast to its layer's neurons.
+    """
+    layers = len(network.layers)
+    one_for_all = not isinstance(values, Sequence) and np.ndim(values) == 0
+    entries: list[Any] = [values] * layers if one_for_all else list(cast(Any, values))
+    if len(entries) != layers:
+        raise ValueError(
+            f"{what}: {len(entries)} values for {layers} layers; give one value for all layers, or "
+            "one for each."
+        )
+    arrays = [_real(entry, what) for entry in entries]
+    for index, (array, shape) in enumerate(zip(arrays, network.shapes, strict=True)):
+        fits = len(array.shape) <= len(shape) and all(
+            size in (1, neurons)
+            for size, neurons in zip(array.shape[::-1], shape[::-1], strict=False)
+        )
+        if not fits:
+            raise ValueError(
+                f"{what}: {network.name(index)} has neurons of shape {shape}, to which a value of "
+                f"shape {array.shape} does not broadcast."
+            )
+    return arrays
+
+
+def _real(value: Any, what: str) -> Array:
+    """A number or array as an array of floats."""
+    unfit = isinstance(value, Sequence | np.ma.MaskedArray)
+    dtype = np.dtype(object) if unfit else getattr(value, "dtype", None) or np.asarray(value).dtype
+    if not any(jnp.issubdtype(dtype, kind) for kind in (jnp.floating, jnp.integer)):
+        raise ValueError(
+            f"{what}: {described(value)}; it must be a real number, or an array of them for the "
+            "neurons of a layer."
+        )
+    return jnp.asarray(value, jnp.result_type(float, value))

@@ -1,0 +1,70 @@
+"""Arrays of the host, of devices, and those that JAX traces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import MISSING, field
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.typing import ArrayLike
+from jaxtyping import Array
+
+Shape = tuple[int, ...]
+if TYPE_CHECKING:
+    AnyArray = Array
+else:
+    # A field of a pytree holds arrays of a device or of the host, and while JAX transforms it
+    # whatever JAX puts there.
+    AnyArray = Any
+
+
+def static_field(default: Any = MISSING):
+    """A field that belongs to the structure of the pytree and not to its leaves."""
+    return field(default=default, metadata={"static": True})
+
+
+def is_known(value: object) -> bool:
+    """Whether a value can be looked at: under `jit`, `vmap` or `grad` it may be a tracer."""
+    return not isinstance(value, Tracer)
+
+
+def all_known(tree: Any) -> bool:
+    """Whether all leaves of a pytree can be looked at."""
+    return all(map(is_known, jax.tree.leaves(tree)))
+
+
+def numbers_of(tree: Any) -> Any:
+    """NumPy for what is known, since it compiles nothing, and `jax.numpy` for what is traced."""
+    return np if all_known(tree) else jnp
+
+
+def cached(thing: Any, name: str, function: Callable[[Any], Any]) -> Any:
+    """The value of a function of something immutable, computed once if its arrays are known."""
+    cache = thing.__dict__.setdefault("_cache", {})
+    if name in cache:
+        return cache[name]
+    if not all_known(thing):
+        return function(thing)
+    with jax.ensure_compile_time_eval():
+        cache[name] = function(thing)
+    return cache[name]
+
+
+def share_cache(original: Any, changed: Any) -> Any:
+    """`changed`, which differs from `original` in nothing that cached values depend on."""
+    changed.__dict__["_cache"] = original.__dict__.setdefault("_cache", {})
+    return changed
+
+
+def all_true(condition: Callable[[Any], Any], value: ArrayLike) -> bool:
+    """Whether a condition holds everywhere; a tracer passes, since nothing is known of it."""
+    if not is_known(value):
+        return True
+    if isinstance(value, np.ndarray | np.generic | float | int):
+        return bool(np.all(condition(value)))
+    with jax.ensure_compile_time_eval():  # under jit, operations on known arrays are traced too
+        return bool(jnp.all(condition(value)))
