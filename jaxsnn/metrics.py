@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxsnn.network import INPUT, Layer, Network
+from jaxsnn.network import Layer, Network
 from jaxsnn.support.arrays import AnyArray, all_true, cached, is_known
 from jaxsnn.support.typed import Count, Numbers, Real, described, typed
 
@@ -214,8 +214,7 @@ def fan_out(network: Network) -> list[Float[Array, "..."]]:
 
 @jax.jit
 def _fan_out(network: Network) -> list[Array]:
-    shapes = {INPUT: network.input_shape, **dict(enumerate(network.shapes))}
-    return [_synapses(layer, shapes[layer.connection.source]) for layer in network.layers]
+    return list(map(_synapses, network.layers, network.source_shapes))
 
 
 def _synapses(layer: Layer, shape: tuple[int, ...]) -> Array:

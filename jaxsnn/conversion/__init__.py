@@ -1,0 +1,1 @@
+"""From a ReLU network to a spiking one: scale factors, thresholds, fixed point."""

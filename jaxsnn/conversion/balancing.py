@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -19,6 +19,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from jaxsnn import neurons
+from jaxsnn.conversion.executable import Executable
 from jaxsnn.network import INPUT, Network, per_layer
 from jaxsnn.support.arrays import (
     AnyArray,
@@ -27,7 +28,6 @@ from jaxsnn.support.arrays import (
     cached,
     is_known,
     numbers_of,
-    share_cache,
     static_field,
 )
 from jaxsnn.support.typed import Entries, Numbers, typed
@@ -35,7 +35,7 @@ from jaxsnn.support.typed import Entries, Numbers, typed
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
-class SpikingNetwork:
+class SpikingNetwork(Executable):
     """A network of integrate-and-fire neurons, one in the place of each ReLU.
 
     Attributes:
@@ -75,57 +75,29 @@ class SpikingNetwork:
 
     @property
     def dtype(self) -> Any:
-        """The type of potentials and spikes."""
         return self.network.dtype
 
     @property
-    def step_sizes(self) -> list[AnyArray | None]:
-        """For each layer what a potential of 1 stands for in the units of the thresholds: 1."""
+    def step_sizes(self) -> list[None]:
         return [None] * len(self.network.layers)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The fields in which networks may differ that share their weights."""
         return {"thresholds": self.thresholds, "amplitudes": self.amplitudes}
 
     @property
     def scale_factors(self) -> list[Any]:
-        """For each layer the activation that one spike in every step stands for."""
-        return cached(
-            self,
-            "scale_factors",
-            lambda snn: activation_scales(snn.network, snn.thresholds, snn.amplitudes),
-        )
+        return cached(self, "scale_factors", activation_scales)
 
-    def with_neurons(self, initial_potential: Numbers | None, reset: neurons.Reset | None) -> Any:
-        """The network with other initial potentials, in the units of the thresholds, or reset."""
-        changes: dict[str, Any] = {} if reset is None else {"reset": reset}
-        if initial_potential is not None:
-            potentials = checked_potentials(self.network, initial_potential)
-            changes["initial_potentials"] = [v.astype(self.dtype) for v in potentials]
-        return share_cache(self, replace(self, **changes)) if changes else self
+    def potentials(self, initial_potential: Numbers) -> list[Array]:
+        checked = checked_potentials(self.network, initial_potential)
+        return [values.astype(self.dtype) for values in checked]
 
-    def start(self) -> list[AnyArray]:
-        """For each layer the membrane potential at the start, in the type of the potentials."""
-        if self.initial_potentials is None:
-            return [np.zeros((), self.dtype)] * len(self.network.layers)  # type: ignore[list-item]
-        return [jnp.asarray(value, self.dtype) for value in self.initial_potentials]
-
-    def probabilities(self, images: AnyArray, max_rate: ArrayLike, dt: float) -> AnyArray:
-        """For each input the probability of a spike in a step `[B, ...]`."""
+    def probabilities(self, images: Any, max_rate: ArrayLike, dt: float) -> Any:
         return images * (max_rate * dt)
 
     def check(self) -> None:
-        """Raise ValueError where the network cannot be simulated, and say why."""
         cached(self, "checked", _check)
-        if self.initial_potentials is not None:
-            checked_potentials(self.network, self.initial_potentials)
-
-    def check_run(self, steps: int, encode: Any, spike: Any) -> None:
-        """Raise ValueError where a run is not possible in this arithmetic: all are."""
-
-    def __repr__(self) -> str:
-        return str(self)
 
     def __str__(self) -> str:
         first, *lines = str(self.network).splitlines()
@@ -275,9 +247,7 @@ def checked_potentials(network: Network, potential: Numbers) -> list[Array]:
     return potentials
 
 
-def activation_scales(
-    network: Network, thresholds: Sequence[AnyArray], amplitudes: Sequence[Sequence[AnyArray]]
-) -> list[Any]:
+def activation_scales(snn: SpikingNetwork) -> list[Any]:
     """For each layer the ReLU activation that one spike in every step stands for: λ in effect.
 
         c = θ / g,   g = a / c(source),   c(input) = 1
@@ -286,11 +256,6 @@ def activation_scales(
     is 1: a layer at the rate r has the activation r·c, and sends r·a = g·(r·c). For
     `balance_thresholds` that is λ, also where a layer without weights receives spikes of 1.
 
-    Args:
-        network: the network, for the sources of connections.
-        thresholds: of each layer.
-        amplitudes: of each connection of each layer.
-
     Returns:
         For each layer a number or an array of its neurons; nan where the amplitudes are no multiple
         of what the spikes stand for, so that there is no such activation.
@@ -298,17 +263,14 @@ def activation_scales(
     Example:
         >>> import jax, jax.numpy as jnp, jaxsnn
         >>> from jaxsnn.conversion.balancing import activation_scales
-        >>> def model(x):
-        ...     return jax.nn.relu(2 * jax.nn.relu(2 * x))
-        >>> network = jaxsnn.read_network(model, jnp.zeros((1, 1)))
-        >>> [float(scale) for scale in activation_scales(network, [2.0, 4.0], [[1.0], [2.0]])]
-        [2.0, 4.0]
-        >>> [float(scale) for scale in activation_scales(network, [2.0, 1.0], [[1.0], [1.0]])]
-        [2.0, 2.0]
+        >>> network = jaxsnn.read_network(lambda x: jax.nn.relu(2 * x), jnp.zeros((1, 1)))
+        >>> activation_scales(jaxsnn.balance_thresholds(network, 4.0))[0].item()
+        4.0
     """
-    numbers = numbers_of((thresholds, amplitudes))
+    numbers = numbers_of(snn.settings)
     scales: dict[Any, Any] = {INPUT: numbers.ones(())}
-    for index, (layer, theta, row) in enumerate(zip(network.layers, thresholds, amplitudes)):
+    rows = zip(snn.network.layers, snn.thresholds, snn.amplitudes, strict=True)
+    for index, (layer, theta, row) in enumerate(rows):
         ratio = numbers.asarray(row[0]) / scales[layer.connection.source]
         same = numbers.ptp(ratio) <= 1e-5 * numbers.max(ratio)
         scales[index] = numbers.asarray(theta) / numbers.where(same, numbers.max(ratio), np.nan)
@@ -325,6 +287,8 @@ _check_types = typed(_fields)
 
 def _check(network: SpikingNetwork) -> None:
     _check_types(network.network, network.thresholds, network.amplitudes)
+    if network.initial_potentials is not None:
+        checked_potentials(network.network, network.initial_potentials)
     relus = network.network
     thresholds = per_layer(relus, network.thresholds, "thresholds")
     amplitudes = per_layer(relus, _sent(network), "amplitudes")
@@ -346,7 +310,7 @@ def _check(network: SpikingNetwork) -> None:
 
 
 def _sent(network: SpikingNetwork) -> Sequence[Any]:
-    """For each layer what its spikes weigh; fields that were not understood are left as they are."""
+    """For each layer what its spikes weigh; what was not understood is left as it is."""
     rows, layers = network.amplitudes, network.network.layers
     if not all(isinstance(row, list) and len(row) == 1 for row in rows):
         return rows

@@ -10,7 +10,7 @@ device.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal, NamedTuple
 
@@ -22,14 +22,14 @@ from jax.typing import ArrayLike
 
 from jaxsnn import encoding, neurons
 from jaxsnn.conversion.balancing import SpikingNetwork, checked_potentials
-from jaxsnn.network import INPUT, AveragePooling, Layer, Network, Operation
+from jaxsnn.conversion.executable import Executable
+from jaxsnn.network import AveragePooling, Layer, Network, Operation
 from jaxsnn.support.arrays import (
     AnyArray,
     Shape,
     all_known,
     all_true,
     is_known,
-    share_cache,
     static_field,
 )
 from jaxsnn.support.typed import Count, Entries, Numbers, typed
@@ -134,7 +134,7 @@ def quantize(
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
-class FixedPointNetwork:
+class FixedPointNetwork(Executable):
     """A spiking network of integers; `quantize` makes it.
 
     Attributes:
@@ -183,59 +183,35 @@ class FixedPointNetwork:
 
     @property
     def dtype(self) -> Any:
-        """The type of potentials and spikes."""
         return np.dtype(np.int32)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The fields in which networks may differ that share their weights."""
         return {"thresholds": self.thresholds, "step_sizes": self.step_sizes}
 
-    def with_neurons(self, initial_potential: Numbers | None, reset: neurons.Reset | None) -> Any:
-        """The network with other initial potentials, in the units of the thresholds, or reset."""
-        changes: dict[str, Any] = {} if reset is None else {"reset": reset}
-        if initial_potential is not None:
-            if not all_known(initial_potential):
-                raise ValueError(
-                    "initial_potential is traced, but fixed-point arithmetic requires known "
-                    "values: keep it out of the arguments of jit."
-                )
-            potentials = checked_potentials(self.network, initial_potential)
-            with jax.ensure_compile_time_eval():
-                changes["initial_potentials"] = list(
-                    map(_in_steps, potentials, self.step_sizes, map(self.network.name, range(len(potentials))))
-                )
-        return share_cache(self, replace(self, **changes)) if changes else self
+    def potentials(self, initial_potential: Numbers) -> list[AnyArray]:
+        if not all_known(initial_potential):
+            raise ValueError(
+                "initial_potential is traced, but fixed-point arithmetic requires known values: "
+                "keep it out of the arguments of jit."
+            )
+        values = enumerate(checked_potentials(self.network, initial_potential))
+        with jax.ensure_compile_time_eval():
+            return [_in_steps(value, self, index) for index, value in values]
 
-    def start(self) -> list[AnyArray]:
-        """For each layer the membrane potential at the start."""
-        return self.initial_potentials or [np.zeros((), np.int32)] * len(self.thresholds)  # type: ignore[return-value]
-
-    def probabilities(self, images: AnyArray, max_rate: ArrayLike, dt: float) -> AnyArray:
-        """For each input the probability of a spike in a step `[B, ...]`.
-
-        It is one product of float32 numbers, so that it is the same everywhere.
-        """
+    def probabilities(self, images: Any, max_rate: ArrayLike, dt: float) -> Any:
+        # One product of float32 numbers, so that it is the same everywhere.
         numbers = np if is_known(max_rate) else jnp
         rate: Any = numbers.asarray(max_rate, np.float32)
         if numbers is jnp:  # a traced rate that is out of range gives no input, not any
             rate = jnp.where((rate >= 0) & (rate * dt <= 1 + 1e-6), rate, 0)
         return images.astype(np.float32) * (rate * np.float32(dt))
 
-    def check(self) -> None:
-        """Raise ValueError where the network cannot be simulated; `quantize` has checked it."""
-
-    def check_run(
-        self, steps: int, encode: encoding.Encoding, spike: neurons.Spike | None = None
-    ) -> None:
-        """Raise ValueError where a run of so many steps in all has no exact form in integers."""
+    def check_run(self, steps: int, encode: encoding.Encoding, spike: Any = None) -> None:
         check_steps(steps, self.steps)
         check_exact(self.reset, encode, self.network.input_shape)
         if spike not in (None, neurons.heaviside):
             _check_spike(spike)
-
-    def __repr__(self) -> str:
-        return str(self)
 
     def __str__(self) -> str:
         first, *lines = str(self.network).splitlines()
@@ -247,13 +223,15 @@ class FixedPointNetwork:
         return "\n".join([f"FixedPoint{first}", *described])
 
 
-def _in_steps(potential: Any, step_size: Any, name: str) -> AnyArray:
-    """An initial potential in steps, or ValueError where it is too far from 0."""
-    integers = np.rint(np.asarray(potential, np.float64) / np.asarray(step_size, np.float64))
+def _in_steps(potential: Any, network: FixedPointNetwork, index: int) -> AnyArray:
+    """The initial potential of a layer in steps, or ValueError where it is too far from 0."""
+    step_size = np.asarray(network.step_sizes[index], np.float64)
+    integers = np.rint(np.asarray(potential, np.float64) / step_size)
     if not np.all(np.abs(integers) < LARGEST_POTENTIAL):
         raise ValueError(
-            f"initial_potential: {name} would start at {np.max(np.abs(integers)):.3g} steps of its "
-            f"grid; the limit is {LARGEST_POTENTIAL}. Use float32."
+            f"initial_potential: {network.network.name(index)} would start at "
+            f"{np.max(np.abs(integers)):.3g} steps of its grid; the limit is {LARGEST_POTENTIAL}. "
+            "Use float32."
         )
     return jnp.asarray(integers.astype(np.int32))
 
@@ -358,12 +336,12 @@ def integer_layers(snn: SpikingNetwork, arithmetic: FixedPoint) -> IntegerLayers
     if len(bits) != len(network.layers):
         raise ValueError(f"bits={each}: {len(bits)} numbers for {len(network.layers)} layers.")
     layers, parts, folded = [], [], []
-    shapes = {INPUT: network.input_shape, **dict(enumerate(network.shapes))}
-    for index, (layer, row) in enumerate(zip(network.layers, snn.amplitudes, strict=True)):
+    rows = zip(network.layers, snn.amplitudes, network.source_shapes, strict=True)
+    for index, (layer, row, shape) in enumerate(rows):
         grid = _Grid(
             bits[index], arithmetic.per, arithmetic.steps, network.name(index), _windows(layer)
         )
-        amplitude, shape = np.asarray(row[0], np.float64), shapes[layer.connection.source]
+        amplitude = np.asarray(row[0], np.float64)
         scale = np.broadcast_to(1 / amplitude, shape) if amplitude.ndim else np.ones(())
         part = _Part((), shape, scale, np.zeros(()), most=1, weighted=False, uneven="spikes")
         for operation in layer.operations:
@@ -445,7 +423,7 @@ def _windows(layer: Layer) -> int:
     for operation in reversed(layer.operations):
         if operation.weighted:
             return added
-        if not operation.permutes:
+        if isinstance(operation, AveragePooling):
             added *= prod(operation.window)
     return 1  # without weights
 
@@ -464,9 +442,7 @@ def _add(part: _Part, operation: Operation, grid: _Grid) -> _Part:
         raise ValueError(
             f"{grid.name}: fixed-point arithmetic has no {type(operation).__name__}; use float32."
         )
-    return part._replace(
-        scale=operation.permute(part.scale), error=operation.permute(part.error)
-    )
+    return part._replace(scale=operation.permute(part.scale), error=operation.permute(part.error))
 
 
 def _add_pooling(part: _Part, pooling: AveragePooling, shape: Shape, grid: _Grid) -> _Part:

@@ -1,9 +1,9 @@
 """Engines: what simulates a run, and the choice among them.
 
-    base     what an engine is, what it is given, and what it returns
-    checks   what a run requires of its arguments
-    scan     the compiled loop over time, for all devices
-    events   the event-driven engine, for fixed-point networks on CPUs
+base     what an engine is, what it is given, and what it returns
+checks   what a run requires of its arguments
+scan     the compiled loop over time, for all devices
+events   the event-driven engine, for fixed-point networks on CPUs
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Annotated
 
-from jaxsnn.engines.base import Counts, Engine, Executable, Run, State, Step, Trajectory
+from jaxsnn.conversion.executable import Executable
+from jaxsnn.engines.base import Counts, Engine, Run, State, Step, Trajectory
 from jaxsnn.engines.events import Events
 from jaxsnn.engines.scan import Scan
 from jaxsnn.support.warn import warn

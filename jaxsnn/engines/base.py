@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from math import prod
-from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -24,55 +24,10 @@ from jax.typing import ArrayLike
 from jaxtyping import PyTree
 
 from jaxsnn import encoding, neurons, readout, stopping
+from jaxsnn.conversion.executable import Executable
 from jaxsnn.network import Network
 from jaxsnn.support.arrays import AnyArray, Shape, all_known, cached, is_known, numbers_of
 from jaxsnn.support.digests import checksums, digest, fingerprint
-
-
-@runtime_checkable
-class Executable(Protocol):
-    """What engines simulate: a `SpikingNetwork`, or in fixed point a `FixedPointNetwork`."""
-
-    network: Network
-    thresholds: list[AnyArray]
-    amplitudes: Any  # for each layer what a spike weighs on each of its connections
-    reset: neurons.Reset
-
-    @property
-    def dtype(self) -> Any:
-        """The type of potentials and spikes."""
-        ...
-
-    @property
-    def step_sizes(self) -> list[Any]:
-        """For each layer what a potential of 1 stands for; None where that is 1."""
-        ...
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The fields in which networks may differ that share their weights."""
-        ...
-
-    @property
-    def scale_factors(self) -> list[Any]:
-        """For each layer the activation that one spike in every step stands for."""
-        ...
-
-    def start(self) -> list[AnyArray]:
-        """For each layer the membrane potential at the start."""
-        ...
-
-    def probabilities(self, images: AnyArray, max_rate: ArrayLike, dt: float) -> AnyArray:
-        """For each input the probability of a spike in a step `[B, ...]`."""
-        ...
-
-    def check(self) -> None:
-        """Raise ValueError where the network cannot be simulated."""
-        ...
-
-    def check_run(self, steps: int, encode: Any, spike: Any) -> None:
-        """Raise ValueError where a run of so many steps in all is impossible in its arithmetic."""
-        ...
 
 
 @jax.tree_util.register_dataclass
@@ -406,7 +361,11 @@ def take_samples(tree: Any, samples: np.ndarray) -> Any:
 
 
 def output_seen(
-    counts: AnyArray, potential: AnyArray, threshold: AnyArray, step_size: Any, first_class: AnyArray
+    counts: AnyArray,
+    potential: AnyArray,
+    threshold: AnyArray,
+    step_size: Any,
+    first_class: AnyArray,
 ) -> readout.Output:
     """The output layer as readouts and stop rules see it: numbers of floating point.
 

@@ -155,9 +155,7 @@ def check_state(run: Run) -> None:
 # -- Functions of the user -------------------------------------------------------------------------
 
 
-def check_behaviour(
-    behaviour: Behaviour, stop: stopping.Stop | None, network: Network
-) -> None:
+def check_behaviour(behaviour: Behaviour, stop: stopping.Stop | None, network: Network) -> None:
     """Raise ValueError where a function does not take or return what it has to."""
     for name, function in (*behaviour._asdict().items(), ("stop", stop)):
         if not isinstance(function, Hashable):

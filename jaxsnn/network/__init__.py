@@ -2,6 +2,7 @@
 
 from jaxsnn.network.graph import (
     INPUT,
+    LAYER_BEFORE,
     Connection,
     Layer,
     Network,
@@ -22,6 +23,7 @@ from jaxsnn.support.arrays import AnyArray, Shape, is_known
 
 __all__ = [
     "INPUT",
+    "LAYER_BEFORE",
     "AnyArray",
     "AveragePooling",
     "Channels",

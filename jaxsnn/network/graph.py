@@ -22,7 +22,9 @@ from jaxsnn.network.operations import Operation
 from jaxsnn.support.arrays import AnyArray, Shape, all_true, static_field
 from jaxsnn.support.typed import Images, Numbers, described, typed
 
-INPUT = -1  # the source of a connection from the images
+# Sources of connections that are not numbers of layers.
+INPUT = -1
+LAYER_BEFORE = -2
 _ROUNDING = 1e-6  # of pixels that are to be at most 1
 
 Activation = Callable[[Array], Array]
@@ -50,11 +52,11 @@ class Connection:
 
     Attributes:
         operations: the operations, in order.
-        source: the index of the layer that sends, or `INPUT`; None stands for the layer before.
+        source: the index of the layer that sends, `INPUT`, or `LAYER_BEFORE`.
     """
 
     operations: tuple[Operation, ...]
-    source: int | None = static_field(default=None)
+    source: int = static_field(default=LAYER_BEFORE)
 
     def __call__(self, x: Array) -> Array:
         for operation in self.operations:
@@ -82,14 +84,15 @@ class Layer:
         ([[3.0]], True, 'Dense 2 → 1')
     """
 
-    connections: tuple[Connection, ...]
+    connections: tuple[Connection, ...] | tuple[Operation, ...]
     bias: AnyArray | None = None
     activation: Activation = static_field(default=relu)
     name: str = static_field(default=Name(""))
 
     def __post_init__(self):
         if not any(isinstance(part, Connection) for part in self.connections):
-            object.__setattr__(self, "connections", (Connection(tuple(self.connections)),))
+            operations = cast(tuple[Operation, ...], tuple(self.connections))
+            object.__setattr__(self, "connections", (Connection(operations),))
         object.__setattr__(self, "name", Name(self.name))
 
     def __call__(self, x: Array) -> Array:
@@ -100,7 +103,7 @@ class Layer:
     def connection(self) -> Connection:
         """The only connection of the layer."""
         (connection,) = self.connections
-        return connection
+        return cast(Connection, connection)
 
     @property
     def operations(self) -> tuple[Operation, ...]:
@@ -180,8 +183,14 @@ class Network:
         """The outputs of every ReLU, one array for each layer."""
         values = {INPUT: jnp.asarray(self.check_images(images)).astype(self.dtype)}
         for index, layer in enumerate(self.layers):
-            values[index] = layer.activation(layer(values[cast(int, layer.connection.source)]))
+            values[index] = layer.activation(layer(values[layer.connection.source]))
         return list(values.values())[1:]
+
+    @property
+    def source_shapes(self) -> list[Shape]:
+        """For each layer the shape of what it receives, without the batch axis."""
+        shapes = {INPUT: self.input_shape, **dict(enumerate(self.shapes))}
+        return [shapes[layer.connection.source] for layer in self.layers]
 
     @property
     def dtype(self) -> jnp.dtype:
@@ -239,10 +248,10 @@ class Network:
 def _placed(layer: Layer, index: int) -> Layer:
     """The layer with the source of its connection filled in, or ValueError for what is to come."""
     before = index - 1 if index else INPUT
-    sources = [connection.source for connection in layer.connections]
+    sources = [cast(Connection, connection).source for connection in layer.connections]
     if layer.bias is None and layer.activation is relu and sources == [before]:
         return layer
-    if layer.bias is not None or layer.activation is not relu or sources != [None]:
+    if layer.bias is not None or layer.activation is not relu or sources != [LAYER_BEFORE]:
         raise ValueError(
             f"layer {index + 1} ({layer.connections}) has the sources {sources}, the activation "
             f"{layer.activation.__name__} and {'no' if layer.bias is None else 'a'} bias; a layer "

@@ -51,7 +51,11 @@ class Operation:
 
     weighted: ClassVar[bool] = False
     permutes: ClassVar[bool] = False
-    channels: Channels = Channels()
+
+    @property
+    def channels(self) -> Channels:
+        """The axes of its channels, for an operation with weights."""
+        return Channels()
 
     def __call__(self, x: Array) -> Array:
         """Return the operation's value for a batch."""
@@ -104,7 +108,10 @@ class Dense(Operation):
 
     kernel: AnyArray  # [in, out]
     weighted: ClassVar[bool] = True
-    channels: ClassVar[Channels] = Channels(weights_in=0, weights_out=1)
+
+    @property
+    def channels(self) -> Channels:
+        return Channels(weights_in=0, weights_out=1)
 
     def __call__(self, x: Array) -> Array:
         return self.product(x, self.kernel, **FULL_PRECISION)
@@ -137,9 +144,8 @@ class Convolution(Operation):
 
     @property
     def channels(self) -> Channels:
-        """The axes of the maps; with groups, the inputs of a map have no common weights."""
         image, kernel, out = self.dimension_numbers
-        shared = kernel[1] if self.groups == 1 else None
+        shared = kernel[1] if self.groups == 1 else None  # groups share no weights
         return Channels(shared, image[1] - 1, kernel[0], out[1] - 1)
 
     def __call__(self, x: Array) -> Array:

@@ -21,9 +21,8 @@ from jaxsnn import plotting
 from jaxsnn.conversion import scaling
 from jaxsnn.conversion.balancing import SpikingNetwork, balance_thresholds
 from jaxsnn.conversion.fixed_point import FixedPoint
-from jaxsnn.engines.events import Engine
 from jaxsnn.network import Network
-from jaxsnn.paper import training
+from jaxsnn.paper import EngineName, training
 from jaxsnn.paper.datasets import Dataset, load_dataset
 from jaxsnn.paper.pretrained import kept_in, trained_network
 from jaxsnn.simulation import Simulation, simulate
@@ -53,7 +52,7 @@ def reproduce(
     images: int = 10_000,
     seed: int = 0,
     bits: Literal[8, 16] | None = None,
-    engine: Engine = "auto",
+    engine: EngineName = "auto",
     output: Path = Path("reproduction"),
     cache: Path | None = None,
     data_dir: Path | None = None,

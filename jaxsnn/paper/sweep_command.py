@@ -11,7 +11,7 @@ import tyro
 from jaxsnn import neurons
 from jaxsnn.conversion import scaling
 from jaxsnn.conversion.fixed_point import FixedPoint
-from jaxsnn.engines.events import Engine
+from jaxsnn.paper import EngineName
 from jaxsnn.paper.datasets import load_dataset
 from jaxsnn.paper.pretrained import kept_in, trained_network
 from jaxsnn.support.errors import UsageError
@@ -45,7 +45,7 @@ def sweep_network(
     duration: float = 0.05,
     images: int = 1000,
     bits: Literal[8, 16] | None = None,
-    engine: Engine = "auto",
+    engine: EngineName = "auto",
     output: Path = Path("sweep.nc"),
     memory: int | None = None,
     cache: Path | None = None,

@@ -1,0 +1,1 @@
+"""What every part of the library needs: arrays, random bits, digests, types, files, progress."""

@@ -129,7 +129,9 @@ def _coordinates(network: Network, grid: Grid) -> dict[str, Any]:
 def no_counts(job: SweepJob) -> Counts:
     """Zeros for all points [reset, dt, seed, max_rate, points, T, ...]."""
     shape = *job.shape, job.most_steps
-    return Counts(*(np.zeros((*shape, *tail), np.int64) for tail in Counts.shapes(len(job.network.layers))))
+    return Counts(
+        *(np.zeros((*shape, *tail), np.int64) for tail in Counts.shapes(len(job.network.layers)))
+    )
 
 
 def fan_outs(network: Network) -> tuple[np.ndarray, list[np.ndarray | None]]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from inspect import Parameter, signature
 from itertools import product
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +17,10 @@ from jax.typing import ArrayLike
 
 from jaxsnn import encoding, metrics, neurons, readout
 from jaxsnn.conversion.balancing import SpikingNetwork, balance_thresholds
+from jaxsnn.conversion.executable import Executable
 from jaxsnn.conversion.fixed_point import FixedPoint, check_exact, check_steps, integer_layers
 from jaxsnn.conversion.fixed_point import with_thresholds as in_integers
-from jaxsnn.engines.base import Behaviour, Executable, Run
+from jaxsnn.engines.base import Behaviour, Run
 from jaxsnn.engines.checks import check_behaviour, in_steps
 from jaxsnn.network import Network, per_layer
 from jaxsnn.support.digests import digest, fingerprint
@@ -108,7 +109,7 @@ def run_of_point(
     behaviour = job.behaviour(reset)
     numbers = np.arange(samples.start, samples.stop, dtype=np.int32)
     return Run(
-        network=replace(points.network, **points.chosen(point), reset=behaviour.reset),
+        network=replace(cast(Any, points.network), **points.chosen(point), reset=behaviour.reset),
         images=job.images[samples],  # type: ignore[arg-type]
         keys=keys[seed][samples],  # type: ignore[arg-type]
         samples=numbers,  # type: ignore[arg-type]

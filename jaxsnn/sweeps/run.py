@@ -15,11 +15,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from jaxsnn import encoding, readout
+from jaxsnn.conversion.executable import Executable
 from jaxsnn.conversion.fixed_point import FixedPoint
 from jaxsnn.engines import Engine, EngineChoice, choose
-from jaxsnn.engines.base import Counts, Executable, Run, no_progress
+from jaxsnn.engines.base import Counts, Run, no_progress
 from jaxsnn.engines.checks import in_steps
-from jaxsnn.engines.scan import bare
 from jaxsnn.engines.scan.compiled import fastest_formats
 from jaxsnn.engines.scan.points import Labelled
 from jaxsnn.network import Network
@@ -209,8 +209,10 @@ def _counter_on_mesh(
 ) -> Callable[[Block, slice], Counts]:
     """A function that simulates the points of a block on some images at once, and counts."""
     grid, place = job.grid, partial(_place, mesh)
-    network = jax.tree.map(lambda leaf: place(np.asarray(leaf)), bare(points.network))
-    number = points.network.probabilities(job.images[:1], 1.0, 1.0).dtype  # of a product with a rate
+    network = jax.tree.map(lambda leaf: place(np.asarray(leaf)), points.network.bare())
+    number = points.network.probabilities(
+        job.images[:1], 1.0, 1.0
+    ).dtype  # of a product with a rate
     pixels = job.images.astype(number)
     _, varying = fan_outs(points.network.network)
     weights = [None if found is None else place(_as_weights(found)) for found in varying]

@@ -11,7 +11,7 @@ instructions. (An index like `first + j` could be negative, for all that it know
 # ruff: noqa: D103
 from __future__ import annotations
 
-from typing import no_type_check
+from typing import NamedTuple, no_type_check
 
 import numpy as np
 from numba import njit
@@ -27,7 +27,7 @@ _HALF = 1 << 15
 _EACH_BYTE = np.uint64(0x0101010101010101)
 
 
-# -- Random bits: `jaxsnn.draws` in the words of Numba, whose integers grow unless told otherwise
+# -- Random bits: `support.random` in Numba, whose integers grow unless told otherwise
 
 
 @njit(**BARE)
@@ -278,10 +278,10 @@ def _pool(potential, threshold, gain, senders, targets, free_from, step, found, 
 
 @njit(**BARE)
 @no_type_check
-def _decided(stop, spikes, every, counts, first_class, steps):
-    if stop == FIRST_SPIKE:
+def _decided(settings, counts, first_class, steps):
+    if settings.stop == FIRST_SPIKE:
         return first_class >= 0
-    if stop == NO_STOP:
+    if settings.stop == NO_STOP:
         return False
     largest, second = counts[0], 0
     for j in range(1, len(counts)):
@@ -289,66 +289,88 @@ def _decided(stop, spikes, every, counts, first_class, steps):
             largest, second = counts[j], largest
         elif counts[j] > second:
             second = counts[j]
-    asked = spikes - (steps // every if every > 0 else 0)
+    every = settings.stop_every
+    asked = settings.stop_spikes - (steps // every if every > 0 else 0)
     return largest - second >= max(asked, 1)
 
 
 # -- One image
 
 
+class Scratch(NamedTuple):
+    """Arrays that an image needs while it is simulated; those of whole steps start as zeros."""
+
+    current: np.ndarray  # [P] weighted spikes of a step
+    base: np.ndarray  # currents of the inputs that usually spike
+    flags: np.ndarray  # [P] who fires
+    words: np.ndarray  # the flags, eight in a word
+    seen: np.ndarray  # [P] of poolings, who fires
+    senders: np.ndarray
+    found: np.ndarray
+    some: np.ndarray
+    rest: np.ndarray
+
+
+class Draws(NamedTuple):
+    """The blocks of four draws that an image needs, for the inputs q·n + b of block b."""
+
+    blocks: np.ndarray
+    ones: np.ndarray
+    twos: np.ndarray
+    wanted: np.ndarray  # [4, blocks]
+    pixels: np.ndarray  # [4, blocks]
+    flags: np.ndarray  # [4, blocks] which inputs are exceptions
+    words: np.ndarray  # the flags, eight in a word
+
+
 @njit(**OPTIONS)
 @no_type_check
-def simulate_images(images, wiring, rules, inputs, state, results):
+def simulate_images(images, tables, settings, inputs, state, results):
     """Simulate some images of a batch, each through all steps.
 
     Args:
         images: their places in the batch.
-        wiring: `wiring.Wiring`, the network.
-        rules: `engine.Numbers`, the settings.
-        inputs: `engine.Inputs`, of the whole batch.
-        state: `engine.Arrays`, of the whole batch, brought forward.
-        results: `engine.Results`, of the whole batch, filled in.
+        tables: `layout.Tables`, the network.
+        settings: `run.Settings`.
+        inputs: `run.Inputs`, of the whole batch.
+        state: `run.Arrays`, of the whole batch, brought forward.
+        results: `run.Results`, of the whole batch, filled in.
     """
-    wanted_room = 4 * (len(inputs.wanted[0]) // 4 + 8)
-    width = len(wiring.thresholds)
-    current = np.zeros(width, wiring.currents.dtype)
-    base = np.zeros(wiring.first[1], wiring.currents.dtype)
-    flags = np.zeros(width, np.uint8)
-    words = flags.view(np.uint64)
-    seen = np.zeros(width, np.uint8)
-    senders = np.empty(max(width, wanted_room) + 2, np.int64)
-    found = np.empty(max(width, wanted_room) + 2, np.int64)
-    some = np.empty(max(width, wanted_room) // 8 + 1, np.int64)
     quarter = (len(inputs.wanted[0]) + 3) // 4
-    room = (quarter + 7) // 8 * 8
-    blocks, ones, twos = (
-        np.empty(room, np.uint32),
-        np.empty(room, np.uint32),
-        np.empty(room, np.uint32),
+    blocks = (quarter + 7) // 8 * 8
+    width = len(tables.thresholds)
+    longest = max(width, 4 * blocks + 32)
+    flags = np.zeros(width, np.uint8)
+    scratch = Scratch(
+        np.zeros(width, tables.currents.dtype),
+        np.zeros(tables.first[1], tables.currents.dtype),
+        flags,
+        flags.view(np.uint64),
+        np.zeros(width, np.uint8),
+        np.empty(longest + 2, np.int64),
+        np.empty(longest + 2, np.int64),
+        np.empty(longest // 8 + 1, np.int64),
+        np.empty(4 * blocks, np.int64),
     )
-    wanted = np.zeros((4, room), np.uint32)
-    pixels = np.zeros((4, room), np.int64)
-    input_flags = np.zeros((4, room), np.uint8)
-    input_words = input_flags.reshape(-1).view(np.uint64)
-    rest = np.empty(4 * room, np.int64)
+    input_flags = np.zeros((4, blocks), np.uint8)
+    draws = Draws(
+        np.empty(blocks, np.uint32),
+        np.empty(blocks, np.uint32),
+        np.empty(blocks, np.uint32),
+        np.zeros((4, blocks), np.uint32),
+        np.zeros((4, blocks), np.int64),
+        input_flags,
+        input_flags.reshape(-1).view(np.uint64),
+    )
     for image in images:
         if state.exit_step[image] == 0:
-            _simulate_image(
-                image,
-                wiring,
-                rules,
-                inputs,
-                state,
-                results,
-                (current, base, flags, words, seen, senders, found, some, rest),
-                (blocks, ones, twos, wanted, pixels, input_flags, input_words),
-            )
+            _simulate_image(image, tables, settings, inputs, state, results, scratch, draws)
 
 
 @njit(**BARE)
 @no_type_check
-def _blocks_of(image, blocks, wanted, pixels):
-    """The blocks of four draws that any input needs, and what these inputs are."""
+def _needed_blocks(image, draws):
+    """Fill in the blocks of four draws that any input needs, and what these inputs are."""
     quarter = (len(image) + 3) // 4
     count = 0
     for b in range(quarter):
@@ -356,149 +378,182 @@ def _blocks_of(image, blocks, wanted, pixels):
         for q in range(4):
             pixel = q * quarter + b
             value = image[pixel] if pixel < len(image) else np.uint32(0)
-            wanted[q, count] = value
-            pixels[q, count] = pixel
+            draws.wanted[q, count] = value
+            draws.pixels[q, count] = pixel
             needed = needed or value > 0
         if needed:
-            blocks[count] = b
+            draws.blocks[count] = b
             count += 1
     return count
 
 
 @njit(**BARE)
 @no_type_check
-def _simulate_image(image, wiring, rules, inputs, state, results, scratch, drawing):
-    current, base, flags, words, seen, senders, found, some, rest = scratch
-    blocks, ones, twos, wanted, pixels, input_flags, input_words = drawing
-    first, layers = wiring.first, len(wiring.kinds)
-    potentials, counts = state.potentials[image], state.counts[image]
-    free_from, input_counts = state.free_from[image], state.input_counts[image]
-    refractory = len(free_from) > 0
-    spikes_of, operations_of = results.totals[image], results.operations[image]
-    output, output_potentials = results.output[image], results.potentials[image]
-    classes = output.shape[1]
-    size = _blocks_of(inputs.wanted[image], blocks, wanted, pixels)
-    flat_wanted, flat_pixels = wanted.reshape(-1), pixels.reshape(-1)
-    one_current, one_kind = current[: first[1]], wiring.kinds[0]
-    one_weights = wiring.weights[: wiring.first_weight[1]]
-    # Inputs that spike more often than not are added once, and their exceptions taken away.
+def _usual_inputs(draws, size, senders):
+    """The inputs that spike more often than not, of which only the exceptions are drawn."""
     usual = 0
-    usual_operations = 0
     for q in range(4):
         for j in range(size):
-            if wanted[q, j] > _HALF:
-                senders[usual] = pixels[q, j]
+            if draws.wanted[q, j] > _HALF:
+                senders[usual] = draws.pixels[q, j]
                 usual += 1
-                usual_operations += wiring.input_synapses[pixels[q, j]]
-                input_counts[pixels[q, j]] += rules.steps
+    return usual
+
+
+@njit(**BARE)
+@no_type_check
+def _count_usual(draws, size, steps, input_counts):
+    for q in range(4):
+        for j in range(size):
+            if draws.wanted[q, j] > _HALF:
+                input_counts[draws.pixels[q, j]] += steps
+
+
+@njit(**BARE)
+@no_type_check
+def _draw(keys, step, draws, size, some, found):
+    """Draw the inputs of a step: the exceptions, as places among the draws."""
+    key_one, key_two = threefry(keys[0], keys[1], np.uint32(0), np.uint32(step))
+    ones, twos, wanted, flags = draws.ones[:size], draws.twos[:size], draws.wanted, draws.flags
+    _draw_blocks(key_one, key_two, draws.blocks[:size], ones, twos)
+    _exceptions_low(ones, wanted[0, :size], flags[0, :size])
+    _exceptions_high(ones, wanted[1, :size], flags[1, :size])
+    _exceptions_low(twos, wanted[2, :size], flags[2, :size])
+    _exceptions_high(twos, wanted[3, :size], flags[3, :size])
+    return flagged(draws.words, some, found)
+
+
+@njit(**BARE)
+@no_type_check
+def _sorted_exceptions(exceptions, draws, senders, rest, input_counts, fan_outs):
+    """The inputs that spike for once, and those that do not; and the operations of both."""
+    wanted, pixels = draws.wanted.reshape(-1), draws.pixels.reshape(-1)
+    more, less, operations = 0, 0, 0
+    for exception in exceptions:
+        pixel = pixels[exception]
+        missing = np.int64(wanted[exception] > _HALF)
+        rest[less], senders[more] = pixel, pixel
+        less += missing
+        more += 1 - missing
+        input_counts[pixel] += 1 - 2 * missing
+        operations += (1 - 2 * missing) * fan_outs[pixel]
+    return more, less, operations
+
+
+@njit(**BARE)
+@no_type_check
+def _fire(layer, tables, scratch, potential, free, step, senders, found):
+    """One step of one layer: the weights of the senders are added; returns how many fire."""
+    low, high = tables.first[layer], tables.first[layer + 1]
+    threshold = tables.thresholds[low:high]
+    if tables.kinds[layer] == POOL:
+        return _pool(
+            potential,
+            threshold,
+            tables.gains[layer],
+            senders,
+            tables.targets[tables.first_target[layer] :],
+            free,
+            step,
+            found,
+            scratch.seen[low:high],
+        )
+    now = scratch.current[low:high]
+    if layer > 0:
+        weights = tables.weights[tables.first_weight[layer] : tables.first_weight[layer + 1]]
+        starts = tables.starts[tables.first_start[layer] :]
+        _receive(tables.kinds[layer], now, weights, senders, starts, tables.runs)
+    fired = scratch.flags[low:high]
+    if len(free) > 0:
+        _integrate_ready(potential, now, threshold, free, step, fired)
+    else:
+        _integrate(potential, now, threshold, fired)
+    if layer == 0:
+        _copy(now, scratch.base)
+    else:
+        _clear(now)
+    return flagged(scratch.words[low >> 3 : high >> 3], scratch.some, found)
+
+
+@njit(**BARE)
+@no_type_check
+def _sum_at(values, places):
+    total = 0
+    for place in places:
+        total += values[place]
+    return total
+
+
+@njit(**BARE)
+@no_type_check
+def _write_output(fired, potentials, image, t, step, state, results):
+    """Write down what the output neurons do in a step."""
+    for neuron in fired:
+        results.output[image, t, neuron] = 1
+    if len(fired) > 0 and state.first_class[image] < 0:
+        lowest = fired[0]
+        for neuron in fired:
+            lowest = min(lowest, neuron)
+        state.first_class[image] = lowest
+        state.first_step[image] = step + 1
+    for j in range(results.output.shape[2]):
+        results.potentials[image, t, j] = potentials[j]
+
+
+@njit(**BARE)
+@no_type_check
+def _simulate_image(image, tables, settings, inputs, state, results, scratch, draws):
+    first, layers = tables.first, len(tables.kinds)
+    potentials, counts = state.potentials[image], state.counts[image]
+    free_from, input_counts = state.free_from[image], state.input_counts[image]
+    spikes, classes = results.totals[image], results.output.shape[2]
+    senders, found, rest = scratch.senders, scratch.found, scratch.rest
+    kind, current = tables.kinds[0], scratch.current[: first[1]]
+    weights = tables.weights[: tables.first_weight[1]]
+    size = _needed_blocks(inputs.wanted[image], draws)
+    usual = _usual_inputs(draws, size, senders)
+    usual_operations = _sum_at(tables.input_synapses, senders[:usual])
     _clear(current)
-    _receive(one_kind, one_current, one_weights, senders[:usual], wiring.starts, wiring.runs)
-    _copy(base, one_current)
-    _clear(input_flags.reshape(-1))
+    _receive(kind, current, weights, senders[:usual], tables.starts, tables.runs)
+    _copy(scratch.base, current)
+    _clear(draws.flags.reshape(-1))
     exit_step = 0
     done = 0
-    for t in range(rules.steps):
-        step = rules.first_step + t
-        key_one, key_two = threefry(
-            inputs.keys[image, 0], inputs.keys[image, 1], np.uint32(0), np.uint32(step)
+    for t in range(settings.steps):
+        step = settings.first_step + t
+        exceptions = _draw(inputs.keys[image], step, draws, size, scratch.some, found)
+        more, less, operations = _sorted_exceptions(
+            found[:exceptions], draws, senders, rest, input_counts, tables.input_synapses
         )
-        _draw_blocks(key_one, key_two, blocks[:size], ones, twos)
-        _exceptions_low(ones[:size], wanted[0, :size], input_flags[0, :size])
-        _exceptions_high(ones[:size], wanted[1, :size], input_flags[1, :size])
-        _exceptions_low(twos[:size], wanted[2, :size], input_flags[2, :size])
-        _exceptions_high(twos[:size], wanted[3, :size], input_flags[3, :size])
-        exceptions = flagged(input_words, some, found)
-        more, less = 0, 0
-        operations = usual_operations
-        for i in range(exceptions):
-            pixel = flat_pixels[found[i]]
-            missing = np.int64(flat_wanted[found[i]] > _HALF)
-            rest[less], senders[more] = pixel, pixel
-            less += missing
-            more += 1 - missing
-            input_counts[pixel] += 1 - 2 * missing
-            operations += (1 - 2 * missing) * wiring.input_synapses[pixel]
-        spikes_of[t, 0] = usual + more - less
-        _receive(one_kind, one_current, one_weights, senders[:more], wiring.starts, wiring.runs)
-        _take_away(one_kind, one_current, one_weights, rest[:less], wiring.starts, wiring.runs)
+        operations += usual_operations
+        spikes[t, 0] = usual + more - less
+        _receive(kind, current, weights, senders[:more], tables.starts, tables.runs)
+        _take_away(kind, current, weights, rest[:less], tables.starts, tables.runs)
         count = 0
         for layer in range(layers):
             low, high = first[layer], first[layer + 1]
-            potential, threshold = potentials[low:high], wiring.thresholds[low:high]
-            free = free_from[low:high] if refractory else free_from
-            starts = wiring.starts[wiring.first_start[layer] :]
-            if wiring.kinds[layer] == POOL:
-                count = _pool(
-                    potential,
-                    threshold,
-                    wiring.gains[layer],
-                    senders[:count],
-                    wiring.targets[wiring.first_target[layer] :],
-                    free,
-                    step,
-                    found,
-                    seen[low:high],
-                )
-            else:
-                now = current[low:high]
-                if layer > 0:
-                    weights = wiring.weights[
-                        wiring.first_weight[layer] : wiring.first_weight[layer + 1]
-                    ]
-                    _receive(
-                        wiring.kinds[layer], now, weights, senders[:count], starts, wiring.runs
-                    )
-                fired = flags[low:high]
-                if refractory:
-                    _integrate_ready(potential, now, threshold, free, step, fired)
-                else:
-                    _integrate(potential, now, threshold, fired)
-                if layer == 0:
-                    _copy(now, base)
-                else:
-                    _clear(now)
-                count = flagged(words[low >> 3 : high >> 3], some, found)
+            potential, free = potentials[low:high], free_from[low:high]
+            count = _fire(layer, tables, scratch, potential, free, step, senders[:count], found)
             _reset(
                 found[:count],
                 potential,
-                threshold,
+                tables.thresholds[low:high],
                 counts[low:high],
                 free,
-                rules.reset,
-                step + rules.refractory_steps,
+                settings.reset,
+                step + settings.refractory_steps,
             )
             senders, found = found, senders
-            spikes_of[t, layer + 1] = count
+            spikes[t, layer + 1] = count
             if layer + 1 < layers:
-                synapses = wiring.synapses[low:high]
-                for i in range(count):
-                    operations += synapses[senders[i]]
-        operations_of[t] = operations
+                operations += _sum_at(tables.synapses[low:high], senders[:count])
+        results.operations[image, t] = operations
         low = first[layers - 1]
-        for i in range(count):
-            output[t, senders[i]] = 1
-        if count > 0 and state.first_class[image] < 0:
-            lowest = senders[0]
-            for i in range(1, count):
-                lowest = min(lowest, senders[i])
-            state.first_class[image] = lowest
-            state.first_step[image] = step + 1
-        for j in range(classes):
-            output_potentials[t, j] = potentials[low + j]
+        _write_output(senders[:count], potentials[low:], image, t, step, state, results)
         done = t + 1
-        if _decided(
-            rules.stop,
-            rules.stop_spikes,
-            rules.stop_every,
-            counts[low : low + classes],
-            state.first_class[image],
-            step + 1,
-        ):
+        spiked = counts[low : low + classes]
+        if _decided(settings, spiked, state.first_class[image], step + 1):
             exit_step = step + 1
             break
-    if done < rules.steps:
-        for q in range(4):
-            for j in range(size):
-                if wanted[q, j] > _HALF:
-                    input_counts[pixels[q, j]] -= rules.steps - done
+    _count_usual(draws, size, done, input_counts)
     state.exit_step[image] = exit_step

@@ -209,7 +209,11 @@ def _in_order(
 
 
 def _run_kernels(
-    layout: Layout, settings: Settings, inputs: Inputs, arrays: Arrays, advance: Callable[[int], Any]
+    layout: Layout,
+    settings: Settings,
+    inputs: Inputs,
+    arrays: Arrays,
+    advance: Callable[[int], Any],
 ) -> Results:
     """Bring the arrays forward by some steps, on all cores, and write down the results."""
     from jaxsnn.engines.events.kernels import simulate_images

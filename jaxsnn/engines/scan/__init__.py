@@ -1,10 +1,10 @@
 """The scan: a compiled loop over time in JAX, for all devices and both arithmetics.
 
-    compiled   a network as functions from spikes to currents
-    integers   number formats for exact products
-    patches    convolutions as products
-    loop       the loop over time, with observers
-    points     the loop for all points of a sweep, on a mesh of devices
+compiled   a network as functions from spikes to currents
+integers   number formats for exact products
+patches    convolutions as products
+loop       the loop over time, with observers
+points     the loop for all points of a sweep, on a mesh of devices
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from jaxsnn import neurons, stopping
+from jaxsnn import stopping
 from jaxsnn.engines.base import (
     Behaviour,
     Engine,
@@ -90,7 +90,6 @@ class Scan(Engine):
             object.__setattr__(self, name, None if size is None else int(size))
 
     def unsupported(self, run: Run) -> str | None:
-        """Why the scan cannot simulate a run: an operation that it does not compute."""
         for index, layer in enumerate(run.network.network.layers):
             for operation in layer.operations:
                 if not is_compiled(operation):
@@ -99,7 +98,6 @@ class Scan(Engine):
         return None
 
     def samples_at_once(self, run: Run) -> int:
-        """How many samples a device takes at a time."""
         if self.batch_size is not None:
             return self.batch_size
         network = run.network.network
@@ -108,7 +106,6 @@ class Scan(Engine):
         return max(1, budget // (4 * 3 * numbers))
 
     def simulate(self, run: Run, advance: Callable[[int], Any]) -> Trajectory:
-        """Simulate a run in segments of one compiled program."""
         state = _spoiled_if_invalid(run, initial_state(run))
         chunk = self.chunk or _fitting_chunk(run)
         if run.stop is not None and not run.traced:
@@ -131,7 +128,8 @@ def _spoiled_if_invalid(run: Run, state: State) -> State:
     settings = jax.tree.leaves((network.thresholds, network.amplitudes))
     valid = [value > 0 for value in settings if not is_known(value)]
     if not is_known(run.max_rate):
-        valid += [run.max_rate >= 0, run.max_rate * run.dt <= 1 + 1e-6]
+        rate = jnp.asarray(run.max_rate)
+        valid.append((rate >= 0) & (rate * run.dt <= 1 + 1e-6))
     if not valid or jnp.issubdtype(network.dtype, jnp.integer):  # there, the input is cut off
         return state
     nan = jnp.where(jnp.stack([jnp.all(value) for value in valid]).all(), 0.0, jnp.nan)
@@ -181,7 +179,7 @@ def scanner(run: Run, chunk: int) -> Callable[[State, int], tuple[State, tuple[A
     probabilities, stop = run.probabilities, stopping.as_argument(run.stop)
     advance = program(run.behaviour)
     # The reset is among the functions of the program, and potentials are in the state.
-    network = bare(run.network)
+    network = run.network.bare()
     formats = fastest_formats(network)
 
     def scan(state: State, steps: int) -> tuple[State, tuple[Array, PyTree]]:
@@ -189,14 +187,6 @@ def scanner(run: Run, chunk: int) -> Callable[[State, int], tuple[State, tuple[A
         return advance(network, probabilities, run.keys, state, stop, **options)
 
     return scan
-
-
-def bare(network: Any) -> Any:
-    """A network without what is not its own in a program: the reset, and potentials at the start.
-
-    Networks that differ in nothing else share compiled programs.
-    """
-    return replace(network, initial_potentials=None, reset=neurons.reset_to_zero)
 
 
 @lru_cache(maxsize=_PROGRAMS)
@@ -254,7 +244,7 @@ def _to_exits(run: Run, state: State, chunk: int, advance: Callable[[int], Any])
     return whole._replace(state=replace(whole.state, step=step))
 
 
-def _of_all_steps(output: tuple[Array, PyTree], steps: int) -> tuple[np.ndarray, PyTree]:
+def _of_all_steps(output: tuple[Array, PyTree], steps: int) -> tuple[Any, PyTree]:
     """Arrays for the predictions and records of all steps: -1 and 0 where nothing is written."""
     predictions, records = output
     return (
@@ -264,7 +254,7 @@ def _of_all_steps(output: tuple[Array, PyTree], steps: int) -> tuple[np.ndarray,
 
 
 def _padded(left: np.ndarray, size: int) -> np.ndarray:
-    """The samples that are left, some of them repeated: half as many as before, or a quarter, …"""
+    """The samples that are left, some of them repeated: half as many as before, or fewer."""
     while size // 2 >= len(left) and size > 1:
         size //= 2
     return np.resize(left, size)

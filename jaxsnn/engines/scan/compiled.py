@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from jaxsnn.conversion.executable import Executable
 from jaxsnn.conversion.fixed_point import FixedPointNetwork
-from jaxsnn.engines.base import Executable
 from jaxsnn.engines.scan.integers import FLOAT32, Format, fastest_format, integer_product, planes
 from jaxsnn.engines.scan.patches import Patches, as_patches
 from jaxsnn.network import (
@@ -114,7 +114,7 @@ def compiled(network: Executable, formats: Formats) -> Compiled:
     current = partial(_of_integers, formats=dict(formats)) if integers else _of_floats
     return Compiled(
         [current(connection, row[0], network.dtype) for connection, row in rows],
-        [connection.source for connection in connections],  # type: ignore[misc]
+        [connection.source for connection in connections],
         [threshold.astype(network.dtype) for threshold in network.thresholds],
         network.step_sizes,
         network.dtype,
@@ -131,10 +131,9 @@ def fastest_formats(network: Executable) -> Formats:
 
 def _connections(network: Network) -> list[Connection]:
     """The connection of each layer, with the fastest form of each operation."""
-    shapes = {INPUT: network.input_shape, **dict(enumerate(network.shapes))}
     found = []
-    for layer in network.layers:
-        shape, operations = shapes[layer.connection.source], []
+    for layer, shape in zip(network.layers, network.source_shapes, strict=True):
+        operations = []
         for operation in layer.operations:
             operations.append(compiled_operation(operation, shape))
             shape = operation.output_shape(shape)

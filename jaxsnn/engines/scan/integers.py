@@ -29,7 +29,7 @@ class Format(NamedTuple):
 FLOAT32 = Format(jnp.float32, jnp.float32, 16)
 BFLOAT16 = Format(jnp.bfloat16, jnp.float32, 8)
 INT8 = Format(jnp.int8, jnp.int32, 8)
-# The fastest for each kind of operation on CPUs, by benchmarks/formats.py with jaxlib 0.10 and 0.12.
+# The fastest for each kind of operation on CPUs, as benchmarks/formats.py shows for jaxlib 0.10.
 # GPUs and TPUs have matrix units for bfloat16, which are faster by far than their float32.
 _FASTEST_ON_CPUS = {Dense: INT8, Patches: INT8, Convolution: INT8}
 FORMATS = {"float32": FLOAT32, "bfloat16": BFLOAT16, "int8": INT8}

@@ -186,8 +186,7 @@ def _advance(
         neurons=new_neurons,
         input_spike_counts=_counted(state.input_spike_counts, received, active),
         spike_counts=[
-            _counted(old, new, active)
-            for old, new in zip(state.spike_counts, spikes, strict=True)
+            _counted(old, new, active) for old, new in zip(state.spike_counts, spikes, strict=True)
         ],
     )
     if observe is nothing:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,8 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array
 
 from jaxsnn import neurons
-from jaxsnn.engines.base import Behaviour, Counts, Executable, State
+from jaxsnn.conversion.executable import Executable
+from jaxsnn.engines.base import Behaviour, Counts, State
 from jaxsnn.engines.scan.compiled import Formats, compiled
 from jaxsnn.engines.scan.loop import Chunk, Observer, scan_steps
 from jaxsnn.network import Network
@@ -80,9 +81,19 @@ def simulate_points(
 
     def on_a_device(network, settings, refractory_steps, factors, keys, images, *others):
         def point(settings, refractory_steps, factor, keys):
-            chosen = replace(network, **settings)
-            options = padded_steps, segment, behaviour, formats
-            return _count(chosen, refractory_steps, factor, keys, images, *others, *options)
+            chosen: Any = replace(cast(Any, network), **settings)
+            return _count(
+                chosen,
+                refractory_steps,
+                factor,
+                keys,
+                images,
+                *others,
+                padded_steps=padded_steps,
+                segment=segment,
+                behaviour=behaviour,
+                formats=formats,
+            )
 
         over_points = jax.vmap(point, (0, 0, None, None))
         over_rates = jax.vmap(over_points, (None, None, 0, None))
@@ -111,6 +122,7 @@ def _count(
     images: Labelled,
     fan_outs: list[Array | None],
     steps: Array,
+    *,
     padded_steps: int,
     segment: int,
     behaviour: Behaviour,
