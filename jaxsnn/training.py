@@ -1,16 +1,14 @@
-"""Training of the paper's networks, by the name under which it is documented."""
+"""Training of ReLU networks, by the name under which it is documented."""
 
-from jaxsnn.paper.training import (
+from jaxsnn.paper.recipes import (
     RECIPES,
-    LabelledImages,
     Recipe,
-    accuracy,
     cross_entropy,
-    fit,
     one_sided_squared_error,
     random_warp,
     squared_error,
 )
+from jaxsnn.paper.training import LabelledImages, accuracy, fit
 
 __all__ = [
     "RECIPES",

@@ -43,7 +43,7 @@ from jax import lax
 import jaxsnn
 from jaxsnn import metrics, neurons, plotting, readout, stopping, sweeps
 from jaxsnn.paper import networks
-from jaxsnn.paper import training
+from jaxsnn import training
 
 LONGEST_MESSAGE = 1200
 LONGEST_TIME = 20  # seconds for one case

@@ -12,7 +12,7 @@ import jaxsnn
 from jaxsnn.paper import sweep_command as commands
 from jaxsnn.support import errors
 from jaxsnn.paper import reproduce
-from jaxsnn.paper import training
+from jaxsnn import training
 from jaxsnn.__main__ import main
 from jaxsnn.paper.pretrained import trained_network
 

@@ -28,7 +28,7 @@ def test_readme_examples_run(tmp_path, monkeypatch, capsys):
     """All blocks in order, as a reader would type them, with short trainings."""
     from dataclasses import replace
 
-    from jaxsnn.paper import training
+    from jaxsnn import training
 
     monkeypatch.chdir(tmp_path)
     for name, recipe in training.RECIPES.items():

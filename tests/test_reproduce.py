@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jaxsnn.paper import training
+from jaxsnn import training
 from jaxsnn.__main__ import main
 
 

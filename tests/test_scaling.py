@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import jaxsnn
 from jaxsnn.conversion import scaling
-from jaxsnn.paper.training import RECIPES
+from jaxsnn.training import RECIPES
 
 import models
 

@@ -19,9 +19,9 @@ import optax
 import pytest
 from flax import nnx
 
-from jaxsnn.paper import training
+from jaxsnn.paper import checkpoints, training
 from jaxsnn.paper.networks import ConvNet, FullyConnected
-from jaxsnn.paper.training import (
+from jaxsnn.training import (
     RECIPES,
     Recipe,
     accuracy,
@@ -210,11 +210,11 @@ def test_a_changed_file_of_a_checkpoint_is_never_read(tmp_path):
             with pytest.raises(
                 ValueError, match=f"{changed}/4 cannot be used.*delete .*train again"
             ):
-                training._Store(changed).load(state, identity)
+                checkpoints.Checkpoints(changed).load(state, identity)
     shutil.copytree(kept, changed, dirs_exist_ok=True)
     (changed / "4" / "more").write_text("x")
     with pytest.raises(ValueError, match="its file more has changed"):
-        training._Store(changed).load(state, identity)
+        checkpoints.Checkpoints(changed).load(state, identity)
 
 
 def test_fit_refuses_a_damaged_checkpoint_and_leaves_it_alone(tmp_path):
@@ -293,7 +293,7 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_training(tmp_path, 
     def refuse(**_):
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(training.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(checkpoints.tempfile, "TemporaryFile", refuse)
     monkeypatch.setattr(training, "_row", None)  # an epoch needs it
     with pytest.raises(PermissionError, match=f"Permission denied: .*{tmp_path}.*another folder"):
         trained(checkpoint=tmp_path)

@@ -11,6 +11,7 @@ from flax import nnx
 
 from jaxsnn.network import Network
 from jaxsnn.paper import training
+from jaxsnn.paper.recipes import RECIPES
 from jaxsnn.reading import read_network
 from jaxsnn.support.errors import explained
 from jaxsnn.support.random import check_seed
@@ -66,13 +67,13 @@ def trained_network(
         ...
         KeyError: "no recipe 'fc-best'; there are fc-authors, fc-modern, conv-authors, conv-modern"
     """
-    if name not in training.RECIPES:
-        raise KeyError(f"no recipe {name!r}; there are {', '.join(training.RECIPES)}")
+    if name not in RECIPES:
+        raise KeyError(f"no recipe {name!r}; there are {', '.join(RECIPES)}")
     check_seed(seed, "seed")
     folder = kept_in(name, seed, cache)
     with explained(folder, kept="The argument cache=... names the folder of trained networks."):
         folder.mkdir(parents=True, exist_ok=True)
-    recipe = training.RECIPES[name]
+    recipe = RECIPES[name]
     model = recipe.model(rngs=nnx.Rngs(seed))
     training.fit(model, train, recipe=recipe, seed=seed, checkpoint=folder)
     return read_network(model, train.images[:1])

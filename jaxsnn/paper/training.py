@@ -14,41 +14,24 @@ before the last ReLU, and convert the model with the ReLU.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
-import os
-import re
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from os import PathLike
-from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import orbax.checkpoint as ocp
 from flax import nnx
 from jax import Array
-from jax.scipy.ndimage import map_coordinates
-from jax.typing import ArrayLike
 from tqdm import tqdm
 
 from jaxsnn.metrics import checked_labels, real_numbers
-from jaxsnn.paper.networks import ConvNet, FullyConnected, symmetric_uniform
+from jaxsnn.paper.checkpoints import Checkpoints, History
+from jaxsnn.paper.recipes import Recipe
 from jaxsnn.support.digests import digest
-from jaxsnn.support.typed import Count, Images, Numbers, Real, described, typed
-
-Loss = Callable[[Any, Array, Array], tuple[Array, Array]]
-Augmentation = Callable[[Array, Array], Array]
-Optimizer = Callable[[int], optax.GradientTransformation]
-History = list[dict[str, float]]
+from jaxsnn.support.typed import Count, described, typed
 
 
 @runtime_checkable
@@ -64,200 +47,6 @@ class LabelledImages(Protocol):
     def labels(self) -> Any:
         """Classes."""
         ...
-
-
-@typed
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """All that decides how a network is trained, but for the images and the seed.
-
-    Attributes:
-        name: what messages call it.
-        model: builds the network that the recipe was made for, as `recipe.model(rngs=...)`. `fit`
-            trains the model it is given, which may be another.
-        epochs: passes over the training set, at least 1.
-        batch_size: images per step. An epoch's last, incomplete batch is left out.
-        optimizer: Optax optimizer for a given number of steps in the whole training.
-        loss: (model, images, labels) ↦ (loss, scores `[B, classes]`), such as `cross_entropy` or
-            `one_sided_squared_error`, which look at what enters the last ReLU: a loss on its
-            outputs may lose classes for good (see the top of this module).
-        augment: (key, images) ↦ images, applied in every step.
-
-    Raises:
-        ValueError: there are less than one epoch or image per step.
-
-    Example:
-        >>> import dataclasses
-        >>> dataclasses.replace(RECIPES["fc-modern"], epochs=3).epochs
-        3
-    """
-
-    name: str
-    model: Callable[..., nnx.Module]
-    epochs: Count
-    batch_size: Count
-    optimizer: Optimizer
-    loss: Loss
-    augment: Augmentation = lambda key, images: images
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}; a recipe needs at least 1.")
-
-
-@typed
-def squared_error(
-    model: Callable[..., Any], images: Images, labels: Numbers
-) -> tuple[Array, Array]:
-    """Return half the squared distance of the ReLU outputs to the one-hot labels, and the outputs.
-
-    A class whose output neuron falls silent on all of its images is lost for good; where this
-    happens, take `one_sided_squared_error`.
-
-    The half and the sum over classes, with a mean over the batch, are those of the paper's code:
-    its learning rate of 1 belongs to this loss.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> loss, _ = squared_error(lambda x: x, jnp.array([[0.0, 0.5]]), jnp.array([1]))
-        >>> float(loss)
-        0.125
-    """
-    outputs = model(images)
-    labels = _one_for_each(outputs, labels)
-    errors = outputs - jax.nn.one_hot(labels, outputs.shape[-1])
-    return (errors**2).sum(-1).mean() / 2, outputs
-
-
-@typed
-def one_sided_squared_error(model: Any, images: Images, labels: Numbers) -> tuple[Array, Array]:
-    """Return `squared_error`, but with a gradient for the right class where its ReLU is silent.
-
-    The squared error of ReLU outputs has none there, and a class whose output neuron falls silent
-    on all of its images is lost for good. Here the right class is measured before the ReLU.
-
-    Args:
-        model: what has a method `logits` from images to the input of its last ReLU.
-        images: images `[B, ...]`.
-        labels: their classes `[B]`.
-
-    Example:
-        >>> model = FullyConnected((4, 10), kernel_init=jax.nn.initializers.zeros, rngs=nnx.Rngs(0))
-        >>> loss, _ = one_sided_squared_error(model, jnp.ones((3, 4)), jnp.array([0, 1, 2]))
-        >>> float(loss)
-        0.5
-    """
-    logits = _logits(model, images)
-    labels = _one_for_each(logits, labels)
-    right = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
-    errors = jnp.where(right, 1 - logits, nnx.relu(logits))
-    return (errors**2).sum(-1).mean() / 2, logits
-
-
-@typed
-def cross_entropy(model: Any, images: Images, labels: Numbers) -> tuple[Array, Array]:
-    """Return the mean cross-entropy of the softmax of `model.logits`, and these logits.
-
-    The logits are what enters the last ReLU. Cross-entropy of the outputs of that ReLU has no
-    gradient for a class that is silent, and classes may never be predicted.
-
-    Args:
-        model: what has a method `logits` from images to the input of its last ReLU.
-        images: images `[B, ...]`.
-        labels: their classes `[B]`.
-
-    Example:
-        >>> import jax
-        >>> model = FullyConnected((4, 10), kernel_init=jax.nn.initializers.zeros, rngs=nnx.Rngs(0))
-        >>> loss, _ = cross_entropy(model, jnp.ones((3, 4)), jnp.array([0, 1, 2]))
-        >>> round(float(loss), 3)  # log 10
-        2.303
-    """
-    logits = _logits(model, images)
-    labels = _one_for_each(logits, labels)
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), logits
-
-
-def _logits(model: Any, images: ArrayLike) -> Array:
-    """What enters the last ReLU of a model."""
-    if not callable(getattr(model, "logits", None)):
-        raise TypeError(
-            f"the model, {described(model)}, has no method `logits`, and this loss needs what "
-            "enters its last ReLU. Give its class a method logits(images) that returns this, with "
-            "nnx.relu(self.logits(images)) as the value of a call, or write a loss of your own."
-        )
-    return model.logits(images)
-
-
-def _one_for_each(scores: Array, labels: Numbers) -> Array:
-    """Labels as an array, or ValueError where there is not one for each row of scores."""
-    if jnp.ndim(scores) != 2:
-        raise ValueError(
-            f"the model returns {described(scores)}; it must return scores [B, classes]"
-        )
-    found = jnp.asarray(checked_labels(labels, classes=scores.shape[1]))
-    if found.shape != scores.shape[:1]:
-        raise ValueError(
-            f"labels have shape {found.shape} and the model's scores {scores.shape}; there must be "
-            "one label for each image"
-        )
-    return found
-
-
-@typed
-def random_warp(
-    *, shift: Real = 2.0, distortion: Real = 0.15, elastic: Real = 0.0, cells: Count = 4
-) -> Augmentation:
-    """Return an augmentation that warps every image `[H, W, C]` of a batch on its own.
-
-    An output pixel at position p, measured from the centre, is read by linear interpolation at
-    (1 + D) p + s + e(p); outside the image is 0.
-
-    Args:
-        shift: largest absolute s in either direction, in pixels.
-        distortion: largest absolute entry of D, which rotates, scales and shears.
-        elastic: standard deviation of e in pixels, at the knots of a coarse grid between which it
-            is interpolated.
-        cells: knots of that grid per side.
-
-    Raises:
-        ValueError: an argument is negative or not finite, or there are no knots.
-
-    Example:
-        >>> import jax, jax.numpy as jnp
-        >>> images = jnp.ones((2, 8, 8, 1))
-        >>> warp = random_warp(shift=1.0)
-        >>> warp(jax.random.key(0), images).shape
-        (2, 8, 8, 1)
-    """
-    for name, value in {"shift": shift, "distortion": distortion, "elastic": elastic}.items():
-        if not 0 <= value < np.inf:
-            raise ValueError(f"{name}={value:g}; it must be a finite number, not negative.")
-    if cells < 1:
-        raise ValueError(f"cells={cells}; there must be at least 1 knot per side.")
-
-    def augment(key: Array, images: Array) -> Array:
-        if images.ndim != 4:
-            raise ValueError(
-                f"random_warp takes images [B, height, width, channels], not {images.shape}"
-            )
-        batch, *size, _ = images.shape
-        shift_key, distortion_key, elastic_key = jax.random.split(key, 3)
-        uniform = partial(jax.random.uniform, minval=-1.0, maxval=1.0)
-        matrices = jnp.eye(2) + distortion * uniform(distortion_key, (batch, 2, 2))
-        offsets = shift * uniform(shift_key, (batch, 2, 1, 1))
-        centre = (jnp.array(size) - 1.0).reshape(2, 1, 1) / 2
-        positions = jnp.indices(size) - centre
-        sources = jnp.einsum("bij,jhw->bihw", matrices, positions) + centre + offsets
-        if elastic:
-            knots = elastic * jax.random.normal(elastic_key, (batch, 2, cells, cells))
-            sources += jax.image.resize(knots, (batch, 2, *size), "cubic")
-        read = partial(map_coordinates, order=1)
-        read_channels = jax.vmap(read, (-1, None), -1)
-        return jax.vmap(lambda image, source: read_channels(image, list(source)))(images, sources)
-
-    return augment
 
 
 @typed
@@ -358,6 +147,7 @@ def fit(
         >>> import numpy as np
         >>> labels = np.arange(60) % 3
         >>> data = SimpleNamespace(images=np.eye(3, dtype="float32")[labels], labels=labels)
+        >>> from jaxsnn.paper.recipes import RECIPES, FullyConnected
         >>> model = FullyConnected((3, 8, 3), rngs=nnx.Rngs(0))
         >>> recipe = replace(RECIPES["fc-authors"], batch_size=10, epochs=5)
         >>> history = fit(model, data, recipe=recipe, progress=False)
@@ -369,7 +159,7 @@ def fit(
     data = _check(model, train, "training set", at_least=recipe.batch_size)
     if test is not None:
         _check(model, test, "test set")
-    store = None if checkpoint is None else _Store(checkpoint)
+    store = None if checkpoint is None else Checkpoints(checkpoint)
     model.train()
     graph, params, rest = nnx.split(model, nnx.Param, ...)
     if not jax.tree.leaves(params):
@@ -570,212 +360,3 @@ def _identity(lowered, params, data, recipe: Recipe, seed: int) -> dict[str, Any
         "training set": digest(*data),
         "program": digest(lowered.as_text()),
     }
-
-
-class _Store:
-    """A folder with the state after the last finished epoch of one run.
-
-    A checkpoint is a folder named by its epoch: the state as Orbax writes it, the identity of the
-    run with its history, and a seal, which has the SHA-256 of each other file. It is written beside
-    the old one and renamed, and only then the old one is deleted: a kill at any moment leaves one
-    of the two whole. Nothing is read from files that are not those of the seal.
-    """
-
-    def __init__(self, folder: str | PathLike[str]):
-        if not os.fspath(folder):
-            raise ValueError("checkpoint is an empty path; name a folder")
-        self.folder = Path(folder).expanduser().resolve()
-        with self._naming_the_folder():
-            self.folder.mkdir(parents=True, exist_ok=True)
-
-    def check_writable(self) -> None:
-        """Raise before a training that could not be kept."""
-        with self._naming_the_folder():
-            tempfile.TemporaryFile(dir=self.folder).close()
-
-    def load(self, state: Any, identity: dict[str, Any]) -> tuple[Any, History]:
-        """Return the stored state and history; the given state and no history if none is stored."""
-        with self._naming_the_folder():
-            epochs = self._epochs()
-            if not epochs:
-                return state, []
-            path = self.folder / str(max(epochs))
-            self._check_seal(path)
-            run = json.loads((path / "run.json").read_text())
-        self._refuse_other(run["identity"], identity)
-        leaves = self._named_leaves(state)
-        try:
-            with _quiet_orbax(), _checkpointer() as checkpointer:
-                stored = checkpointer.restore(path / "state", args=ocp.args.StandardRestore(leaves))
-        except Exception as error:
-            raise self._damaged(path, f"this version of Orbax cannot read it ({error})") from error
-        return jax.tree.unflatten(jax.tree.structure(state), stored.values()), run["history"]
-
-    def save(self, state: Any, history: History, identity: dict[str, Any]) -> None:
-        """Store the state after an epoch."""
-        epoch, written = len(history), self.folder / ".unfinished-checkpoint"
-        lost = (
-            f" Epoch {epoch} was not stored: the model has its weights, and another call resumes "
-            "after the last epoch that was."
-        )
-        with self._naming_the_folder(lost), _deleted(written):
-            with _quiet_orbax(), _checkpointer() as checkpointer:
-                leaves = self._named_leaves(state)
-                checkpointer.save(written / "state", args=ocp.args.StandardSave(leaves))
-            run = {"identity": identity, "history": history}
-            (written / "run.json").write_text(json.dumps(run))
-            (written / _SEAL).write_text(json.dumps(_digests(written)))
-            written.rename(self.folder / str(epoch))
-            for other in self._epochs() - {epoch}:
-                shutil.rmtree(self.folder / str(other))
-
-    def _epochs(self) -> set[int]:
-        return {int(path.name) for path in self.folder.iterdir() if path.name.isdecimal()}
-
-    def _check_seal(self, path: Path) -> None:
-        try:
-            stored = json.loads((path / _SEAL).read_bytes())
-        except (FileNotFoundError, ValueError):
-            stored = None
-        if not isinstance(stored, dict):
-            raise self._damaged(
-                path, "it has no checksums, as if an earlier version had written it"
-            )
-        found = _digests(path)
-        wrong = sorted(name for name in stored | found if stored.get(name) != found.get(name))
-        if wrong:
-            raise self._damaged(path, f"its file {wrong[0]} has changed")
-
-    def _damaged(self, path: Path, how: str) -> ValueError:
-        return ValueError(
-            f"the checkpoint {path} cannot be used: {how}. Choose another folder, or delete "
-            f"{self.folder} and train again"
-        )
-
-    @contextmanager
-    def _naming_the_folder(self, consequence: str = "") -> Iterator[None]:
-        """Add to an error of the disk which folder it was, and what to do."""
-        try:
-            yield
-        except Exception as error:
-            code = re.search(r"os_error_code='(\d+)'", str(error))  # in what TensorStore raises
-            number = int(code[1]) if code else getattr(error, "errno", None)
-            if number is None:
-                raise
-            raise OSError(
-                number,
-                f"{os.strerror(number)}: the checkpoint folder {self.folder} cannot be read or "
-                f"written.{consequence} Make room there and allow writing, or name another folder "
-                "in checkpoint=...",
-            ) from error
-
-    def _refuse_other(self, stored: dict[str, Any], identity: dict[str, Any]) -> None:
-        differing = [name for name, value in identity.items() if stored.get(name) != value]
-        if differing:
-            name = differing[0]
-            raise ValueError(
-                f"{self.folder} holds the checkpoint of another run: its {name} is "
-                f"{stored.get(name)} and here it is {identity[name]}; choose another folder, "
-                f"or delete this one to train anew"
-            )
-
-    @staticmethod
-    def _named_leaves(state: Any) -> dict[str, Array]:
-        # Plain names, so that a file says nothing about the classes of Flax's and Optax's states.
-        return {f"{index:03}": leaf for index, leaf in enumerate(jax.tree.leaves(state))}
-
-
-_SEAL = "sha256.json"
-
-
-@contextmanager
-def _deleted(folder: Path) -> Iterator[None]:
-    """Delete a folder before, where a kill left it, and after, where an error did."""
-    shutil.rmtree(folder, ignore_errors=True)
-    try:
-        yield
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file of a folder but the seal."""
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.is_file() and name != _SEAL:
-            with path.open("rb") as file:
-                found[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
-
-
-def _checkpointer() -> ocp.Checkpointer:
-    return ocp.Checkpointer(ocp.StandardCheckpointHandler())
-
-
-@contextmanager
-def _quiet_orbax() -> Iterator[None]:
-    """Keep Orbax's notes on every save and load out of the log."""
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-def _cosine_adam(peak: float) -> Optimizer:
-    def optimizer(steps: int) -> optax.GradientTransformation:
-        warmup = max(1, steps // 20)
-        return optax.adam(
-            optax.warmup_cosine_decay_schedule(0.0, peak, warmup, max(steps, warmup + 1))
-        )
-
-    return optimizer
-
-
-# The authors' recipes are the paper's, but for the loss of the fully connected network: with
-# `squared_error` some of its classes fell silent in the first epochs. The modern ones were chosen
-# on the last 10,000 training images of MNIST, for the accuracy of the ReLU network and of the
-# spiking one.
-RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe
-    for recipe in (
-        Recipe(
-            name="fc-authors",
-            # With ten times these weights the learning rate of 1 silenced a whole layer for good.
-            model=partial(FullyConnected, dropout=0.5, kernel_init=symmetric_uniform(0.01)),
-            epochs=15,
-            batch_size=100,
-            optimizer=lambda steps: optax.sgd(1.0, momentum=0.5),
-            loss=one_sided_squared_error,
-        ),
-        Recipe(
-            name="fc-modern",
-            model=partial(FullyConnected, dropout=0.2),
-            epochs=10,
-            batch_size=100,
-            optimizer=_cosine_adam(1e-3),
-            loss=one_sided_squared_error,
-            augment=random_warp(shift=1.0, distortion=0.15),
-        ),
-        Recipe(
-            name="conv-authors",
-            model=partial(ConvNet, dropout=0.5, kernel_init=nnx.initializers.glorot_uniform()),
-            epochs=15,
-            batch_size=50,
-            optimizer=lambda steps: optax.sgd(1.0),
-            loss=squared_error,
-        ),
-        Recipe(
-            name="conv-modern",
-            model=partial(ConvNet, dropout=0.0),
-            epochs=8,
-            batch_size=100,
-            optimizer=_cosine_adam(3e-3),
-            loss=one_sided_squared_error,
-            augment=random_warp(shift=1.0, distortion=0.15),
-        ),
-    )
-}
