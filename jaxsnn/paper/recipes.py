@@ -9,14 +9,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax import Array
 from jax.scipy.ndimage import map_coordinates
 from jax.typing import ArrayLike
 
+from jaxsnn.metrics import checked_labels
 from jaxsnn.paper.networks import ConvNet, FullyConnected, symmetric_uniform
-from jaxsnn.support.typed import Count, Images, Numbers, Real, typed
+from jaxsnn.support.typed import Count, Images, Numbers, Real, described, typed
 
 Loss = Callable[[Any, Array, Array], tuple[Array, Array]]
 Augmentation = Callable[[Array, Array], Array]
