@@ -75,9 +75,14 @@ def simulate(
     refractory_steps=0,
     initial_potential=0.0,
 ):
-    """Spikes of every layer for one sample, from its inputs [T, ...]: a list of [T, ...]."""
+    """Spikes of every layer for one sample, from its inputs [T, ...]: a list of [T, ...].
+
+    The initial potential is a number, or a list with one for each layer.
+    """
     shapes = [a.shape for a in relu_activations(layers, inputs[0])]
-    potentials = [np.full(shape, initial_potential, np.float64) for shape in shapes]
+    starts = initial_potential
+    starts = starts if isinstance(starts, list) else [starts] * len(shapes)
+    potentials = [np.full(shape, v, np.float64) for shape, v in zip(shapes, starts, strict=True)]
     free_from = [np.zeros(shape, int) for shape in shapes]
     spikes = [np.zeros((len(inputs), *shape)) for shape in shapes]
     for t, x in enumerate(inputs):

@@ -29,6 +29,7 @@ __all__ = [
     "Step",
     "Trajectory",
     "choose",
+    "names",
     "register",
 ]
 
@@ -61,6 +62,17 @@ def register(engine: Engine) -> None:
     _ENGINES[engine.name] = engine
 
 
+def names() -> list[str]:
+    """The names of the engines.
+
+    Example:
+        >>> import jaxsnn
+        >>> jaxsnn.engines.names()[:2]
+        ['scan', 'events']
+    """
+    return list(_ENGINES)
+
+
 for _engine in (Scan(), Events()):
     register(_engine)
 
@@ -80,7 +92,7 @@ def choose(engine: EngineChoice, run: Run, *, scan: Scan | None = None) -> Engin
     chosen = engine
     if isinstance(engine, str):
         if engine != "auto" and engine not in _ENGINES:
-            raise ValueError(f"engine={engine!r}; there are {', '.join(['auto', *_ENGINES])}.")
+            raise ValueError(f"engine={engine!r}; there are {', '.join(['auto', *names()])}.")
         chosen = _ENGINES["scan" if engine == "auto" else engine]
         if engine == "auto":
             events = _ENGINES["events"]

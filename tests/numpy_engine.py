@@ -1,0 +1,107 @@
+"""A third engine, in NumPy from the equations: registering it is all that its tests need."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsnn import engines, neurons
+from jaxsnn.engines.base import initial_state, output_seen
+from jaxsnn.metrics import fan_out
+from jaxsnn.network import INPUT
+
+
+class NumpyEngine(engines.Engine):
+    name = "numpy"
+
+    def unsupported(self, run):
+        if run.traced:
+            return "it computes outside of JAX"
+        if run.stop is not None or run.behaviour.record is not None:
+            return "it has no stop rules and records nothing"
+        return None
+
+    def simulate(self, run, advance):
+        network, state = run.network, jax.tree.map(np.array, initial_state(run))
+        matrices = [matrix.astype(network.dtype) for matrix in matrices_of(network)]
+        sources = [layer.connection.source for layer in network.network.layers]
+        inputs, first = inputs_of(run), int(state.step)
+        fan_outs = [np.asarray(values, np.int64).ravel() for values in fan_out(network.network)]
+        predictions, totals, operations = [], [], []
+        for t, drive in enumerate(inputs):
+            sent, layers = {INPUT: drive.reshape(len(drive), -1).astype(network.dtype)}, []
+            for index, layer in enumerate(state.neurons):
+                current = (sent[sources[index]] @ matrices[index].T).reshape(layer.potential.shape)
+                layer, fired = self.fire(run, layer, current, np.asarray(network.thresholds[index]))
+                layers.append(layer)
+                sent[index] = fired.reshape(len(fired), -1)
+            state = self.counted(state, layers, drive, sent, first + t + 1)
+            step_size = network.step_sizes[-1]
+            seen = output_seen(
+                state.spike_counts[-1],
+                state.neurons[-1].potential,
+                network.thresholds[-1],
+                step_size,
+                state.first_spike_class,
+            )
+            predictions.append(np.asarray(run.behaviour.read(seen)))
+            ones = [(sent[source] != 0).astype(np.int64) for source in (INPUT, *range(len(layers)))]
+            totals.append(np.stack([one.sum(1) for one in ones], 1))
+            work = [one @ synapses for one, synapses in zip(ones, fan_outs, strict=False)]
+            operations.append(sum(work))
+            advance(len(drive))
+        state = replace(state, step=np.int32(first + run.steps))
+        kept = map(np.stack, (totals, operations))
+        return engines.Trajectory(state, np.stack(predictions), None, *kept)
+
+    @staticmethod
+    def fire(run, layer, current, threshold):
+        ready = True if layer.refractory is None else layer.refractory == 0
+        potential = layer.potential + np.where(ready, current, 0).astype(layer.potential.dtype)
+        fired = ((potential >= threshold) & ready).astype(potential.dtype)
+        waiting = layer.refractory
+        if waiting is not None:
+            waiting = np.maximum(np.where(fired > 0, run.refractory_steps, waiting) - 1, 0)
+        after = run.behaviour.reset(potential, fired, threshold)
+        return neurons.NeuronState(np.asarray(after, potential.dtype), waiting), fired
+
+    @staticmethod
+    def counted(state, layers, drive, sent, step):
+        output = sent[len(layers) - 1]
+        new = (state.first_spike_class < 0) & (output > 0).any(1)
+        return replace(
+            state,
+            neurons=layers,
+            input_spike_counts=state.input_spike_counts + (drive != 0),
+            spike_counts=[
+                counts + sent[index].reshape(counts.shape)
+                for index, counts in enumerate(state.spike_counts)
+            ],
+            first_spike_class=np.where(new, output.argmax(1), state.first_spike_class),
+            first_spike_step=np.where(new, step, state.first_spike_step),
+        )
+
+
+def inputs_of(run):
+    """The inputs of each step [T, B, ...]: keyed by seed, sample and step alone."""
+    keys = jax.random.wrap_key_data(np.asarray(run.keys), impl="threefry2x32")
+    first, drawn = run.steps_done, jax.jit(jax.vmap(run.behaviour.encode))
+    for step in range(first, first + run.steps):
+        step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
+        yield np.asarray(drawn(step_keys, run.probabilities))
+
+
+def matrices_of(network):
+    """For each layer the matrix [neurons, senders] of its connection, by its unit vectors."""
+    integers = np.issubdtype(network.dtype, np.integer)
+    found = []
+    for layer, row, shape in zip(
+        network.network.layers, network.amplitudes, network.network.source_shapes, strict=True
+    ):
+        x = jnp.eye(int(np.prod(shape))).reshape(-1, *shape)
+        for operation in layer.operations:
+            x = operation.sum(x) if integers and not operation.weighted else operation(x)
+        amplitude = np.broadcast_to(np.asarray(row[0]), shape).reshape(-1, 1)
+        found.append((np.asarray(x).reshape(len(x), -1) * amplitude).T)
+    return found

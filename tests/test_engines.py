@@ -1,0 +1,211 @@
+"""Every engine on every problem, against the oracle; and what a new engine or operation needs."""
+
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxsnn
+from jaxsnn import engines
+from jaxsnn.engines.scan.compiled import as_it_is, compiled_operation
+from jaxsnn.network import Dense, Layer, Network, Operation
+
+import models
+import reference
+from numpy_engine import NumpyEngine, matrices_of
+from problems import PROBLEMS
+
+if "numpy" not in engines.names():
+    engines.register(NumpyEngine())
+ENGINES = engines.names()
+each_problem = pytest.mark.parametrize("problem", PROBLEMS, ids=lambda problem: problem.name)
+each_engine = pytest.mark.parametrize("engine", ENGINES)
+
+
+def simulated(problem, snn, engine):
+    """The run, unless the engine says itself that it does not support it."""
+    try:
+        return problem.simulate(snn, engine)
+    except ValueError as error:
+        assert f'engine="{engine}" does not support this run' in str(error)
+        assert engine != "scan", "the scan supports everything"
+        pytest.skip(str(error))
+
+
+def check(run, inputs, spikes):
+    """Counts, predictions and first spikes are those of the spikes [T, B, ...]."""
+    np.testing.assert_array_equal(run.input_spike_counts, (inputs != 0).sum(0))
+    for counts, fired in zip(run.spike_counts, spikes, strict=True):
+        np.testing.assert_array_equal(counts, fired.sum(0).reshape(counts.shape))
+    output = spikes[-1]
+    steps = output.any(-1)
+    np.testing.assert_array_equal(run.first_spike_prediction >= 0, steps.any(0))
+    first = np.where(steps.any(0), (steps.argmax(0) + 1) * 1e-3, np.nan)
+    np.testing.assert_allclose(run.first_spike_time, first, rtol=1e-6)
+
+
+@each_engine
+@each_problem
+def test_floating_point(problem, engine):
+    inputs, spikes = problem.answer()
+    run = simulated(problem, problem.spiking_network(), engine)
+    check(run, inputs, spikes)
+    if "read" not in problem.options:
+        expected = np.stack([reference.predictions(one) for one in spikes[-1].swapaxes(0, 1)], 1)
+        np.testing.assert_array_equal(run.predictions, expected)
+
+
+@each_engine
+@pytest.mark.parametrize("bits", [8, 16])
+@each_problem
+def test_fixed_point(problem, engine, bits):
+    if problem.options.get("encode") is jaxsnn.constant:
+        pytest.skip("fixed point takes spikes only")
+    fixed = jaxsnn.quantize(problem.spiking_network(), bits=bits)
+    run = simulated(problem, fixed, engine)
+    rate = problem.options.get("max_rate", 1000.0)
+    inputs = problem.inputs(fixed.probabilities(problem.images(), rate, 1e-3))
+    thresholds = [
+        np.broadcast_to(theta, shape).ravel()
+        for theta, shape in zip(fixed.thresholds, fixed.network.shapes, strict=True)
+    ]
+    starts = [np.asarray(start).ravel() for start in fixed.start()]
+    spikes, potentials = reference.simulate_integers(
+        matrices_of(fixed),
+        inputs.reshape(*inputs.shape[:2], -1),
+        thresholds,
+        reset=problem.reset,
+        refractory_steps=problem.refractory_steps,
+        potentials=starts,
+    )
+    check(run, inputs, spikes)
+    for layer, potential in zip(run.state.neurons, potentials, strict=True):
+        np.testing.assert_array_equal(np.reshape(layer.potential, potential.shape), potential)
+
+
+@each_engine
+@each_problem
+def test_a_run_split_in_two_is_the_whole(problem, engine):
+    fixed = jaxsnn.quantize(problem.spiking_network())
+    if problem.options.get("encode") is jaxsnn.constant:
+        fixed = problem.spiking_network()
+    whole = simulated(problem, fixed, engine)
+    half = replace(problem, steps=problem.steps // 2)
+    first = simulated(half, fixed, engine)
+    rest = replace(half, options={**half.options, "state": first.state})
+    second = simulated(rest, fixed, engine)
+    for one, both in zip(second.spike_counts, whole.spike_counts, strict=True):
+        np.testing.assert_array_equal(one, both)
+    np.testing.assert_array_equal(
+        np.concatenate([first.predictions, second.predictions]), whole.predictions
+    )
+
+
+@each_engine
+@pytest.mark.parametrize("build", [models.dense_network, models.convolution_network])
+@pytest.mark.parametrize("arithmetic", [None, jaxsnn.FixedPoint(8)], ids=["float", "8 bits"])
+def test_a_sweep_on_any_engine(rng, build, arithmetic, engine):
+    """The same counts, mapped over points where the engine can, and point by point where not."""
+    network, _ = build(rng)
+    images = models.dyadic_images(rng, 4, *network.input_shape)
+    labels = rng.integers(0, network.shapes[-1][0], 4)
+    grid = jaxsnn.Grid(
+        scales={"one": 1.0, "rising": [2.0**n for n in range(len(network.layers))]},
+        threshold=[0.5, 1.0],
+        max_rate=[1000, 500],
+        refractory_period=[0.0, 0.002],
+        reset=[jaxsnn.reset_to_zero, jaxsnn.reset_by_subtraction],
+        dt=[1e-3, 5e-4],
+        duration=0.004,
+    )
+
+    def swept(name):
+        return jaxsnn.sweep(network, images, labels, grid, arithmetic=arithmetic, engine=name)
+
+    if engine == "events" and arithmetic is None:
+        with pytest.raises(ValueError, match="the network is not in fixed point"):
+            swept(engine)
+        return
+    found, expected = swept(engine), swept("scan")
+    for name in expected.data_vars:
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+
+
+# -- A new operation -------------------------------------------------------------------------------
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Neighbours(Operation):
+    """y[i] = x[i] · weights[i] + x[i + 1]: linear, and of none of the library's kinds."""
+
+    weights: jax.Array
+    weighted = True
+
+    def __call__(self, x):
+        return self.product(x, self.weights)
+
+    def product(self, x, weights, **how):
+        return x * weights + jnp.roll(x, -1, axis=-1)
+
+    def sum_inputs(self, weights):
+        return weights + 1
+
+
+def with_neighbours(rng):
+    weights, kernel = models.dyadic(rng, 6), models.dyadic(rng, 6, 3)
+    network = Network(
+        (Layer((Neighbours(jnp.asarray(weights)),)), Layer((Dense(jnp.asarray(kernel)),))), (6,)
+    )
+    layers = [[lambda x: x * weights + np.roll(x, -1)], [reference.dense(kernel)]]
+    return network, layers
+
+
+def test_an_operation_is_a_class_and_a_registration(rng):
+    network, layers = with_neighbours(rng)
+    snn = jaxsnn.balance_thresholds(network, 1.0)
+    images = models.dyadic_images(rng, 3, 6)
+    with pytest.raises(ValueError, match=r"it does not compute Neighbours, in layer 1 of 2"):
+        jaxsnn.simulate(snn, images, key=0, duration=0.01)
+    compiled_operation.register(Neighbours, as_it_is)
+    run = jaxsnn.simulate(snn, images, key=0, duration=0.01, record=lambda step: step.inputs)
+    for sample, inputs in enumerate(np.asarray(run.records).swapaxes(0, 1)):
+        spikes = reference.simulate(layers, inputs, [1.0, 1.0], [1.0, 1.0])
+        for counts, fired in zip(run.spike_counts, spikes, strict=True):
+            np.testing.assert_array_equal(counts[sample], fired.sum(0))
+    with pytest.raises(ValueError, match="it does not compute Neighbours, in layer 1 of 2"):
+        jaxsnn.simulate(jaxsnn.quantize(snn), images, key=0, duration=0.01, engine="events")
+
+
+# -- The choice ------------------------------------------------------------------------------------
+
+
+def test_an_engine_says_what_it_does_not_support(rng):
+    network, _ = models.dense_network(rng)
+    snn = jaxsnn.balance_thresholds(network, 1.0)
+    images = models.dyadic_images(rng, 2, 12)
+    with pytest.raises(
+        ValueError, match='engine="numpy" does not support this run: it has no stop'
+    ):
+        jaxsnn.simulate(snn, images, key=0, engine="numpy", stop=jaxsnn.stopping.first_spike)
+    with pytest.raises(ValueError, match="engine='none'; there are auto, scan, events, numpy"):
+        jaxsnn.simulate(snn, images, key=0, engine="none")
+
+
+def test_an_engine_need_not_be_registered(rng):
+    network, _ = models.dense_network(rng)
+    snn = jaxsnn.balance_thresholds(network, 1.0)
+    images = models.dyadic_images(rng, 5, 12)
+    options = {"key": 0, "duration": 0.01}
+    plain = jaxsnn.simulate(snn, images, **options)
+    for engine in (engines.Scan(batch_size=2, chunk=3), NumpyEngine()):
+        run = jaxsnn.simulate(snn, images, engine=engine, **options)
+        for one, other in zip(run.spike_counts, plain.spike_counts, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_a_name_is_taken_once():
+    with pytest.raises(ValueError, match="there is an engine of the name 'numpy'"):
+        engines.register(NumpyEngine())
