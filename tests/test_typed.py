@@ -56,7 +56,7 @@ def simulate(snn, **changes):
         ("state", 3, "3", "a State (from the run before: run.state)"),
         ("arithmetic", jaxsnn.FixedPoint, "the class FixedPoint", "jaxsnn.FixedPoint(bits=8)"),
         ("arithmetic", 8, "8", "a FixedPoint"),
-        ("engine", "gpu", "'gpu'", "'auto', 'scan', 'events'"),
+        ("engine", 3, "3", "the name of an engine or an engine, such as jaxsnn.engines.Scan("),
         ("reset", "subtract", "'subtract'", "not its name: jaxsnn.reset_by_subtraction."),
         ("reset", ["subtraction"], "a list of 1", "not its name: jaxsnn.reset_by_subtraction."),
         ("reset", "zero", "'zero'", "not its name: jaxsnn.reset_to_zero."),
@@ -75,6 +75,11 @@ def test_simulate_names_argument_value_and_type(snn, name, value, found, expecte
     assert name in message
     assert expected in message
     assert len(message) < 500
+
+
+def test_an_engine_that_does_not_exist(snn):
+    with pytest.raises(ValueError, match="engine='gpu'; there are auto, scan, events"):
+        simulate(snn, engine="gpu")
 
 
 @pytest.mark.parametrize("name", ["duration", "dt", "refractory_period", "batch_size", "chunk"])
@@ -101,10 +106,9 @@ def test_a_network_in_the_place_of_a_spiking_one(network, snn):
 
 
 CLASSES = """
-import jaxsnn, numpy as np
-from jaxsnn.support import typed
+import jax, jaxsnn, numpy as np
 images = np.zeros((1, 12), np.float32)
-network = jaxsnn.read_network(lambda x: jaxsnn.networks.nnx.relu(2 * x), images)
+network = jaxsnn.read_network(lambda x: jax.nn.relu(2 * x), images)
 for call in (
     lambda: jaxsnn.simulate(jaxsnn.SpikingNetwork(None, [1.0], [1.0]), images, key=0),
     lambda: jaxsnn.simulate(jaxsnn.SpikingNetwork(network, "high", [1.0]), images, key=0),
@@ -114,6 +118,8 @@ for call in (
     lambda: jaxsnn.quantize("network"),
     lambda: jaxsnn.fast_sigmoid("steep"),
     lambda: jaxsnn.step_function(3),
+    lambda: jaxsnn.engines.Scan(batch_size=1.5),
+    lambda: jaxsnn.engines.Scan(chunk=True),
 ):
     try:
         call()
@@ -136,6 +142,8 @@ def test_classes_without_the_checks_of_the_tests():
         "quantize(): network is 'network'",
         "fast_sigmoid(): slope is 'steep'",
         "step_function(): surrogate is 3",
+        "Scan(): batch_size is 1.5",
+        "Scan(): chunk is True",
     ]
 
 
@@ -162,7 +170,8 @@ def test_the_other_functions_check_their_types_too(call):
 def test_what_is_allowed(snn):
     for step in (0.001, np.float32(0.001), np.float64(0.001), jnp.array(0.001), np.array(0.001)):
         assert len(simulate(snn, duration=step, dt=step).times) == 1
-    assert simulate(snn, key=np.int64(3), max_rate=np.float32(500), chunk=np.int32(1)) is not None
+    scan = jaxsnn.engines.Scan(chunk=np.int32(1))
+    assert simulate(snn, key=np.int64(3), max_rate=np.float32(500), engine=scan) is not None
     assert simulate(snn, duration=1, dt=1, max_rate=1, refractory_period=0) is not None
 
 
