@@ -12,7 +12,7 @@ from jax import lax
 
 import jaxsnn
 from jaxsnn import readout, stopping
-from jaxsnn.engines.scan import loop as scan
+from jaxsnn.engines import scan
 
 import models
 
@@ -98,8 +98,9 @@ OTHERS = {
 @pytest.mark.parametrize("change", OTHERS)
 def test_a_state_of_another_run(snn, images, change, batch_size):
     what, others = OTHERS[change]
-    run = simulate(snn, images, batch_size=batch_size)
-    assert simulate(snn, images, state=run.state, batch_size=batch_size) is not None
+    engine = jaxsnn.engines.Scan(batch_size=batch_size)
+    run = simulate(snn, images, engine=engine)
+    assert simulate(snn, images, state=run.state, engine=engine) is not None
     network, pixels, options = others(snn, images)
     with pytest.raises(ValueError, match=f"comes from a run with other {what}; resume with the sa"):
         simulate(network, pixels, state=run.state, **options)
@@ -500,12 +501,11 @@ def test_activations_with_channels_and_other_thresholds(network, images):
 
 
 def test_activations_of_samples_that_ended_early(snn, images):
-    early = simulate(snn, images, duration=0.1, stop=stopping.margin(1), encode=jaxsnn.constant)
+    options = dict(duration=0.1, stop=stopping.margin(1), encode=jaxsnn.constant)
+    early = simulate(snn, images, **options)
     steps = np.rint(np.asarray(early.exit_time) / 1e-3)
     assert len(set(steps)) > 1
-    parts = simulate(
-        snn, images, duration=0.1, stop=stopping.margin(1), encode=jaxsnn.constant, batch_size=2
-    )
+    parts = simulate(snn, images, engine=jaxsnn.engines.Scan(batch_size=2), **options)
     np.testing.assert_array_equal(parts.state.origin.images, early.state.origin.images)
     expected = np.asarray(early.spike_counts[0]) / steps[:, None]
     np.testing.assert_allclose(early.activations()[0], expected, rtol=1e-6)

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxsnn
-from jaxsnn import readout, simulation
-from jaxsnn.engines.scan import loop as scan
+from jaxsnn import readout
+from jaxsnn.engines import Scan, scan
 
 import models
 import reference
@@ -182,7 +182,8 @@ def test_equal_to_the_oracle_spike_for_spike(rng, build, reset, refractory_steps
     images = models.dyadic_images(rng, 3, *network.input_shape)
     scales = [2.0 ** float(rng.integers(-1, 3)) for _ in network.layers]
     snn = jaxsnn.balance_thresholds(network, scales)
-    thresholds, amplitudes = map(list, (map(float, snn.thresholds), map(float, snn.amplitudes)))
+    thresholds = [float(threshold) for threshold in snn.thresholds]
+    amplitudes = [float(received) for (received,) in snn.amplitudes[1:]] + [1.0]
     run = jaxsnn.simulate(
         snn,
         images,
@@ -226,7 +227,28 @@ def test_the_batch_size_does_not_matter(rng, batch_size):
     options = dict(key=3, duration=0.02, record=everything)
     whole = jaxsnn.simulate(snn, images, **options)
     assert float(whole.spike_counts[-1].sum()) > 0
-    assert_equal_runs(whole, jaxsnn.simulate(snn, images, batch_size=batch_size, **options))
+    assert_equal_runs(whole, jaxsnn.simulate(snn, images, engine=Scan(batch_size=batch_size), **options))
+
+
+@pytest.mark.parametrize("sizes", [{"batch_size": 3}, {"chunk": 2}, {"batch_size": 2, "chunk": 7}])
+def test_sizes_in_their_old_form(rng, sizes):
+    network, _ = models.dense_network(rng)
+    snn = jaxsnn.balance_thresholds(network, 2.0)
+    images = models.dyadic_images(rng, 5, *network.input_shape)
+    options = dict(key=3, duration=0.02, record=everything)
+    new = ", ".join(f"{name}={size}" for name, size in sizes.items())
+    expected = rf"say engine=jaxsnn.engines.Scan\({new}\)"
+    with pytest.warns(DeprecationWarning, match=expected) as caught:
+        found = jaxsnn.simulate(snn, images, **sizes, **options)
+    assert [warning.filename for warning in caught] == [__file__]
+    assert_equal_runs(found, jaxsnn.simulate(snn, images, engine=Scan(**sizes), **options))
+
+
+@pytest.mark.parametrize("sizes", [{"batch_size": 0}, {"batch_size": -3}, {"chunk": 0}])
+def test_sizes_below_1(sizes):
+    ((name, size),) = sizes.items()
+    with pytest.raises(ValueError, match=f"{name}={size}; it must be at least 1"):
+        Scan(**sizes)
 
 
 def test_a_sample_does_not_depend_on_the_others(rng):
@@ -255,7 +277,12 @@ def test_a_run_in_two_parts_is_the_whole_run(rng, split, refractory_period):
     whole = jaxsnn.simulate(snn, images, duration=0.03, **options)
     first = jaxsnn.simulate(snn, images, duration=split * 1e-3, **options)
     second = jaxsnn.simulate(
-        snn, images, duration=(30 - split) * 1e-3, state=first.state, batch_size=2, **options
+        snn,
+        images,
+        duration=(30 - split) * 1e-3,
+        state=first.state,
+        engine=Scan(batch_size=2),
+        **options,
     )
     assert_equal_runs(whole.state, second.state)
     assert_equal_runs(whole.spike_counts, second.spike_counts)
@@ -273,7 +300,7 @@ def test_chunks_of_time_are_one_run(rng, monkeypatch):
     snn = jaxsnn.balance_thresholds(network, 2.0)
     images = models.dyadic_images(rng, 5, *network.input_shape)
     whole = jaxsnn.simulate(snn, images, key=3, duration=0.06, record=everything)
-    monkeypatch.setattr("jaxsnn.simulation._STEPS_PER_SCAN", 5)
+    monkeypatch.setattr(scan, "_STEPS_PER_SEGMENT", 5)
     assert_equal_runs(whole, jaxsnn.simulate(snn, images, key=3, duration=0.06, record=everything))
 
 
@@ -312,7 +339,7 @@ def test_vmap_over_thresholds_is_a_loop_over_them(rng):
 
 
 def compilations(caplog):
-    return [r.getMessage() for r in caplog.records if "Compiling jit(scan_steps)" in r.getMessage()]
+    return [r.getMessage() for r in caplog.records if "Compiling jit(advance)" in r.getMessage()]
 
 
 def test_nothing_compiles_twice(rng, caplog):
@@ -331,9 +358,9 @@ def test_nothing_compiles_twice(rng, caplog):
         run(spike=jaxsnn.step_function(jaxsnn.fast_sigmoid()))
         run(duration=0.5)  # five times the chunk of 0.1 s
         assert len(compilations(caplog)) == 1
-        run(batch_size=5)
+        run(engine=Scan(batch_size=5))
         assert len(compilations(caplog)) == 2
-        run(batch_size=5, max_rate=10.0)
+        run(engine=Scan(batch_size=5), max_rate=10.0)
         assert len(compilations(caplog)) == 2
 
 
@@ -342,16 +369,19 @@ def test_memory_does_not_grow_with_the_duration(rng, monkeypatch):
     network, _ = models.dense_network(rng)
     snn = jaxsnn.balance_thresholds(network, 1.0)
     images = models.dyadic_images(rng, 8, *network.input_shape)
-    scan_steps, programs = simulation.scan_steps, []
+    program, programs = scan.program, []
 
-    def compiled(*arguments, rules, **options):
-        lowered = scan.program(rules).lower(*arguments, **options)
-        programs.append(lowered.compile().memory_analysis())
-        return scan_steps(*arguments, rules=rules, **options)
+    def compiled(behaviour):
+        def advance(*arguments, **options):
+            lowered = program(behaviour).lower(*arguments, **options)
+            programs.append(lowered.compile().memory_analysis())
+            return program(behaviour)(*arguments, **options)
 
-    monkeypatch.setattr(simulation, "scan_steps", compiled)
+        return advance
+
+    monkeypatch.setattr(scan, "program", compiled)
     for steps in (10, 100):
-        run = jaxsnn.simulate(snn, images, key=0, duration=steps * 1e-3, chunk=5)
+        run = jaxsnn.simulate(snn, images, key=0, duration=steps * 1e-3, engine=Scan(chunk=5))
         assert run.records is None
         assert run.predictions.shape == (steps, 8)
     short, long = programs
@@ -471,7 +501,7 @@ def test_keys_of_generators_that_count_on_the_batch_are_safe(rng):
     key = jax.random.key(1, impl="rbg")
     assert_equal_runs(
         jaxsnn.simulate(snn, images, key=key, duration=0.01),
-        jaxsnn.simulate(snn, images, key=key, duration=0.01, batch_size=2),
+        jaxsnn.simulate(snn, images, key=key, duration=0.01, engine=Scan(batch_size=2)),
     )
 
 
@@ -522,7 +552,8 @@ def test_synaptic_operations_by_numpy(rng):
         ({"max_rate": 1001.0}, "at most once in a step"),
         ({"max_rate": 1000.0, "dt": 2e-3}, "max_rate <= 500"),
         ({"refractory_period": -1e-3}, "refractory_period"),
-        ({"batch_size": 0}, "batch_size=0"),
+        ({"batch_size": 0}, "batch_size=0; it must be at least 1"),
+        ({"chunk": 0}, "chunk=0; it must be at least 1"),
         ({"initial_potential": [0.0, 0.0]}, "2 values for 1 layers"),
         ({"initial_potential": [np.zeros(3)]}, "does not broadcast"),
         ({"samples": np.arange(4)}, "one integer for each of the 2 images"),
@@ -638,7 +669,7 @@ def test_labels_of_another_length(labels):
 
 
 def test_progress_is_shown_where_asked_for(capsys):
-    options = dict(key=0, duration=0.2, batch_size=1)
+    options = dict(key=0, duration=0.2, engine=Scan(batch_size=1))
     jaxsnn.simulate(neuron(), jnp.ones((2, 1)), progress=False, **options)
     jaxsnn.simulate(neuron(), jnp.ones((2, 1)), **options)
     assert capsys.readouterr().err == ""

@@ -7,6 +7,7 @@ import pytest
 
 import jaxsnn
 from jaxsnn import stopping
+from jaxsnn.engines import scan
 
 import models
 import reference
@@ -70,7 +71,7 @@ def run(arithmetic, images=IMAGES, **options):
 @pytest.fixture(scope="module")
 def full():
     """The spikes of all steps, by arithmetic."""
-    runs = {name: run(name, engine="scan", chunk=20, record=everything) for name in NETWORKS}
+    runs = {name: run(name, engine=jaxsnn.engines.Scan(chunk=20), record=everything) for name in NETWORKS}
     return {name: jax.tree.map(np.asarray, found.records) for name, found in runs.items()}
 
 
@@ -147,7 +148,7 @@ def test_records_are_zero_after_the_exit(full):
 def test_exits_do_not_depend_on_pieces_and_chunks(full, options):
     wanted, exit_step = expected(full["fixed point"], "margin over time")
     stop = RULES["margin over time"][0]
-    found = run("fixed point", stop=stop, engine="scan", **options)
+    found = run("fixed point", stop=stop, engine=jaxsnn.engines.Scan(**options))
     assert_stopped(found, wanted, exit_step)
 
 
@@ -208,13 +209,16 @@ def test_without_a_stop_rule_all_run_to_the_end():
 
 def test_a_decided_sample_costs_no_more_work(full, monkeypatch):
     """The scan goes on with the others: with half of the batch at most, as soon as half is left."""
-    sizes, scan = [], jaxsnn.simulation.scan_steps
+    sizes, program = [], scan.program
 
-    def counted(network, probabilities, *arguments, **options):
-        sizes.append(len(probabilities))
-        return scan(network, probabilities, *arguments, **options)
+    def counted(behaviour):
+        def advance(network, probabilities, *arguments, **options):
+            sizes.append(len(probabilities))
+            return program(behaviour)(network, probabilities, *arguments, **options)
 
-    monkeypatch.setattr("jaxsnn.simulation.scan_steps", counted)
+        return advance
+
+    monkeypatch.setattr(scan, "program", counted)
     run("float32", stop=third_step)
     assert sizes == [BATCH]  # of 5 steps
     sizes.clear()
