@@ -405,7 +405,8 @@ def origin_of(
 
 
 def _of_neurons(network: Executable) -> AnyArray:
-    amplitudes = jax.tree.map(np.float32, network.amplitudes)
+    numbers = numbers_of(network.amplitudes)
+    amplitudes = jax.tree.map(lambda a: numbers.asarray(a, np.float32), network.amplitudes)
     return _checksum([network.thresholds, amplitudes, network.step_sizes])
 
 
