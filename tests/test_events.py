@@ -1,4 +1,4 @@
-"""Engines: scan and events, whatever the pieces, chunks, units and devices, bit for bit."""
+"""Engines: scan and events, whatever the batches, chunks, formats and devices, bit for bit."""
 
 import logging
 import os
@@ -18,11 +18,14 @@ from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import jaxsnn
-from jaxsnn import readout, stopping
-from jaxsnn.engines import events
-from jaxsnn.engines.scan import integers as units
-from jaxsnn.engines.events import engine as events_engine
+from jaxsnn import engines, readout, stopping
+from jaxsnn.engines import Events, Scan, events
 from jaxsnn.engines.events import kernels
+from jaxsnn.engines.events import run as events_run
+from jaxsnn.engines.scan import compiled
+from jaxsnn.engines.scan.integers import FORMATS
+from jaxsnn.engines.scan.patches import Patches
+from jaxsnn.network import Convolution, Dense
 
 import models
 
@@ -69,6 +72,9 @@ DENSE = jaxsnn.quantize(dense_network(), bits=DENSE_BITS)
 CONVOLUTION = jaxsnn.quantize(convolution_network(), bits=CONVOLUTION_BITS)
 
 
+ENGINES = {"scan": Scan(chunk=5), "events": Events()}
+
+
 def run(network, images, **options):
     return jaxsnn.simulate(network, images, **{"key": 5, "duration": STEPS * 1e-3, **options})
 
@@ -97,13 +103,11 @@ def dense_run():
 
 
 @pytest.mark.parametrize(("batch_size", "chunk"), [(1, 20), (7, 5), (64, 1), (1000, 3)])
-def test_pieces_and_chunks_do_not_matter(dense_run, batch_size, chunk):
+def test_batches_and_chunks_do_not_matter(dense_run, batch_size, chunk):
     found = run(
         DENSE,
         images_of(70, DENSE),
-        engine="scan",
-        batch_size=batch_size,
-        chunk=chunk,
+        engine=Scan(batch_size=batch_size, chunk=chunk),
         read=readout.membrane_potential,
     )
     assert_equal_runs(found, dense_run)
@@ -112,7 +116,8 @@ def test_pieces_and_chunks_do_not_matter(dense_run, batch_size, chunk):
 @pytest.mark.parametrize("batch_size", [1, 7, 64, 1000])
 def test_the_events_do_not_depend_on_the_batch(dense_run, batch_size):
     images, options = images_of(70, DENSE), dict(read=readout.membrane_potential, engine="events")
-    assert_equal_runs(run(DENSE, images, batch_size=batch_size, **options), dense_run)
+    with pytest.warns(DeprecationWarning, match=f"Scan.batch_size={batch_size}"):  # nothing to them
+        assert_equal_runs(run(DENSE, images, batch_size=batch_size, **options), dense_run)
     some = np.arange(70)[:batch_size][::-1].copy()
     part = run(DENSE, images[some], samples=some, **options)
     np.testing.assert_array_equal(part.predictions, dense_run.predictions[:, some])
@@ -120,19 +125,19 @@ def test_the_events_do_not_depend_on_the_batch(dense_run, batch_size):
         np.testing.assert_array_equal(counts, whole[some])
 
 
-@pytest.mark.parametrize("name", ["STEPS_AT_ONCE", "_BYTES_OF_RESULTS"])
+@pytest.mark.parametrize("name", ["_STEPS_AT_ONCE", "_BYTES_OF_RESULTS"])
 def test_what_the_events_write_down_at_a_time_does_not_matter(dense_run, monkeypatch, name):
-    """A bound on the memory for results makes parts of time, here of one step."""
-    parts, run_kernels = [], events_engine._run_kernels
-    monkeypatch.setattr(events_engine, name, 1)
+    """A bound on the memory for results makes segments, here of one step."""
+    segments, run_kernels = [], events_run._run_kernels
+    monkeypatch.setattr(events_run, name, 1)
 
-    def watched(wired, numbers, *given):
-        parts.append(numbers.steps)
-        return run_kernels(wired, numbers, *given)
+    def watched(layout, settings, *given):
+        segments.append(settings.steps)
+        return run_kernels(layout, settings, *given)
 
-    monkeypatch.setattr(events_engine, "_run_kernels", watched)
+    monkeypatch.setattr(events_run, "_run_kernels", watched)
     found = run(DENSE, images_of(70, DENSE), engine="events", read=readout.membrane_potential)
-    assert parts == [1] * STEPS
+    assert segments == [1] * STEPS
     assert_equal_runs(found, dense_run)
 
 
@@ -152,24 +157,26 @@ def convolution_run():
     return found
 
 
-@pytest.mark.parametrize("name", units.UNITS)
-def test_every_unit_gives_the_same_spikes(convolution_run, monkeypatch, name):
-    asked = []
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_gives_the_same_spikes(convolution_run, monkeypatch, name):
+    used, product = [], compiled.integer_product
 
-    def unit_of(kind, backend):
-        asked.append(kind)
-        return units.UNITS[name]
+    def watched(operation, weights, x, *, number_format):
+        used.append((type(operation), number_format))
+        return product(operation, weights, x, number_format=number_format)
 
-    monkeypatch.setattr("jaxsnn.synapses.fastest_unit", unit_of)
-    found = run(CONVOLUTION, images_of(9, CONVOLUTION), engine="scan", batch_size=5, chunk=4)
+    monkeypatch.setattr(compiled, "fastest_format", lambda kind, backend: FORMATS[name])
+    monkeypatch.setattr(compiled, "integer_product", watched)
+    engine = Scan(batch_size=5, chunk=4)
+    found = run(CONVOLUTION, images_of(9, CONVOLUTION), engine=engine)
     assert_equal_runs(found, convolution_run)
-    assert len(set(asked)) == 2  # convolutions and dense layers
+    assert set(used) == {(kind, FORMATS[name]) for kind in (Patches, Convolution, Dense)}
 
 
 @pytest.mark.parametrize("name", ["bfloat16", "int8"])
-def test_every_unit_holds_the_sums_of_large_windows(monkeypatch, name):
+def test_every_format_holds_the_sums_of_large_windows(monkeypatch, name):
     """A mean over 17x17 spikes goes into products as a sum, up to 289: more than 8 bits."""
-    monkeypatch.setattr("jaxsnn.synapses.fastest_unit", lambda kind, backend: units.UNITS[name])
+    monkeypatch.setattr(compiled, "fastest_format", lambda kind, backend: FORMATS[name])
     kernel = np.float32([[1, 0.3], [-0.5, 1]])
     network = jaxsnn.read_network(
         lambda x: jax.nn.relu(window(x, 17).reshape(len(x), -1) @ kernel), np.zeros((1, 17, 17, 2))
@@ -191,13 +198,15 @@ def compare_with_another_process(path):
     assert jnp.zeros(()).dtype == np.float64
     expected = np.load(path)
     images = images_of(16, DENSE)
-    for engine in ("scan", "events"):
+    for engine in ENGINES.values():
         for devices, kind in product((1, 2, 8), (AxisType.Auto, AxisType.Explicit)):
-            found = run(DENSE, sharded(images, devices, kind), engine=engine, chunk=5)
+            found = run(DENSE, sharded(images, devices, kind), engine=engine)
             for name, values in essence(found).items():
                 np.testing.assert_array_equal(values, expected[name])
-    with pytest.raises(TypeError, match="engine is 'neurons', but must be 'auto', 'scan'"):
+    with pytest.raises(ValueError, match="engine='neurons'; there are auto, scan, events"):
         run(DENSE, images, engine="neurons")
+    with pytest.raises(TypeError, match="engine is 5, but must be the name of an engine or an eng"):
+        run(DENSE, images, engine=5)
 
 
 def essence(found):
@@ -208,7 +217,7 @@ def essence(found):
 
 
 def test_devices_and_numbers_of_64_bits_do_not_matter(tmp_path):
-    found = run(DENSE, images_of(16, DENSE), engine="scan", chunk=5)
+    found = run(DENSE, images_of(16, DENSE), engine=Scan(chunk=5))
     assert len(essence(found)) >= 13
     np.savez(tmp_path / "run.npz", **essence(found))
     call = f"here.compare_with_another_process({str(tmp_path / 'run.npz')!r})"
@@ -229,14 +238,14 @@ def test_devices_and_numbers_of_64_bits_do_not_matter(tmp_path):
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("engines", [["scan", "events", "scan"], ["events", "scan", "events"]])
-def test_a_run_goes_on_in_another_engine(engines):
+@pytest.mark.parametrize("names", [["scan", "events", "scan"], ["events", "scan", "events"]])
+def test_a_run_goes_on_in_another_engine(names):
     """With neurons that are refractory, or far above their threshold, when it is handed over."""
     images = images_of(3, CONVOLUTION)
     options = dict(refractory_period=3e-3, reset=jaxsnn.reset_by_subtraction, initial_potential=4.0)
     whole = run(CONVOLUTION, images, duration=0.03, engine="events", **options)
     parts, state = [], None
-    for engine in engines:
+    for name in names:
         if state is not None:
             options.pop("initial_potential", None)
             assert any(np.any(np.asarray(layer.refractory)) for layer in state.neurons)
@@ -244,9 +253,8 @@ def test_a_run_goes_on_in_another_engine(engines):
                 np.any(layer.potential > threshold)
                 for layer, threshold in zip(state.neurons, CONVOLUTION.thresholds, strict=True)
             )
-        parts.append(
-            run(CONVOLUTION, images, duration=0.01, engine=engine, state=state, chunk=5, **options)
-        )
+        engine = ENGINES[name]
+        parts.append(run(CONVOLUTION, images, duration=0.01, engine=engine, state=state, **options))
         state = parts[-1].state
     assert_equal_runs(parts[-1].state, whole.state)
     predictions = np.concatenate([part.predictions for part in parts])
@@ -266,7 +274,7 @@ def test_chunks_do_not_matter_to_dyadic_floats(rng):
         record=lambda step: (step.inputs, step.spikes, step.potentials, step.prediction),
         refractory_period=2e-3,
     )
-    one, *others = (run(snn, images, chunk=chunk, **options) for chunk in (1, 5, 20))
+    one, *others = (run(snn, images, engine=Scan(chunk=chunk), **options) for chunk in (1, 5, 20))
     assert_lively(one)
     for other in others:
         assert_equal_runs(other, one)
@@ -287,11 +295,11 @@ def test_an_input_that_is_the_same_in_all_steps_is_encoded_once(rng, draws, call
         known = probability + 0 * jax.random.uniform(key) if draws else probability
         return jax.pure_callback(seen, given, known, vmap_method="broadcast_all") / 2
 
-    found = run(snn, images, encode=encode, chunk=5)
+    found = run(snn, images, encode=encode, engine=Scan(chunk=5))
     jax.block_until_ready(found.spike_counts)
     assert called[0] == (12,)  # the trial of the function, before anything is compiled
     assert len(called) == 1 + calls
-    half = run(snn, images / 2, encode=jaxsnn.constant, chunk=1)
+    half = run(snn, images / 2, encode=jaxsnn.constant, engine=Scan(chunk=1))
     assert_equal_runs(found.spike_counts, half.spike_counts)
     np.testing.assert_array_equal(found.input_spike_counts, STEPS * (images != 0))
 
@@ -302,13 +310,13 @@ def test_an_input_that_is_the_same_in_all_steps_is_encoded_once(rng, draws, call
 @pytest.fixture
 def served(monkeypatch):
     """A list that grows by one for each run of the events."""
-    runs, simulate_events = [], events.run
+    runs, simulate_events = [], Events.simulate
 
     def counted(*arguments):
         runs.append(1)
         return simulate_events(*arguments)
 
-    monkeypatch.setattr(events, "run", counted)
+    monkeypatch.setattr(Events, "simulate", counted)
     return runs
 
 
@@ -350,14 +358,14 @@ def two_operations():
         (two_operations, {}, "layer 1 of 1.*several operations"),
     ],
 )
-def test_events_that_cannot_serve_say_why(make, options, message):
+def test_events_that_do_not_support_a_run_say_why(make, options, message):
     network = make()
-    with pytest.raises(ValueError, match=f"events.*cannot serve.*{message}"):
+    with pytest.raises(ValueError, match=f'engine="events" does not support this run: .*{message}'):
         run(network, images_of(2, network), engine="events", **options)
 
 
 def test_events_cannot_be_traced():
-    with pytest.raises(ValueError, match=r"events.*cannot serve.*trace"):
+    with pytest.raises(ValueError, match='engine="events" does not support this run: .*trace'):
         jax.jit(lambda x: run(DENSE, x, engine="events").spike_counts)(images_of(2, DENSE))
 
 
@@ -365,7 +373,7 @@ def test_without_numba_the_scan_serves_and_says_so_once(monkeypatch):
     images = images_of(2, DENSE)
     expected = run(DENSE, images, engine="events")
     monkeypatch.setattr(events, "find_spec", lambda name: None)
-    events._say_once.cache_clear()
+    engines._warn_once.cache_clear()
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         found = run(DENSE, images)
@@ -374,10 +382,10 @@ def test_without_numba_the_scan_serves_and_says_so_once(monkeypatch):
     assert "Numba is not installed: pip install" in str(warning.message)
     assert "[fast]" in str(warning.message)
     assert_equal_runs(found, expected)
-    with pytest.raises(ValueError, match=r"cannot serve: Numba is not installed: pip install"):
+    with pytest.raises(ValueError, match="not support this run: Numba is not installed: pip install"):
         run(DENSE, images, engine="events")
     with warnings.catch_warnings(action="error"):
-        events._say_once.cache_clear()
+        engines._warn_once.cache_clear()
         run(DENSE, images, engine="scan")
 
 
