@@ -598,7 +598,7 @@ def with_thresholds(layers: IntegerLayers, snn: SpikingNetwork) -> FixedPointNet
 
 
 def _integer_thresholds(
-    layers: IntegerLayers, index: int, theta: np.ndarray, exact: np.ndarray
+    layers: IntegerLayers, index: int, theta: np.ndarray, exact: Any
 ) -> AnyArray:
     """The thresholds of a layer, rounded to steps of its grid; or ValueError."""
     integers = np.rint(exact)
