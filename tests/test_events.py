@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import warnings
+from importlib import import_module
 from itertools import product
 from pathlib import Path
 
@@ -22,12 +23,13 @@ from jaxsnn import engines, readout, stopping
 from jaxsnn.engines import Events, Scan, events
 from jaxsnn.engines.events import kernels
 from jaxsnn.engines.events import run as events_run
-from jaxsnn.engines.scan import compiled
 from jaxsnn.engines.scan.integers import FORMATS
 from jaxsnn.engines.scan.patches import Patches
 from jaxsnn.network import Convolution, Dense
 
 import models
+
+compiled = import_module("jaxsnn.engines.scan.compiled")  # the package has a function so called
 
 STEPS = 20
 DENSE_BITS, CONVOLUTION_BITS = [8, 16, 8], [16, 8, 16, 8]

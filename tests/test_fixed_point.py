@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from jax import lax
 
 import jaxsnn
-from jaxsnn.engines.scan import integers as units
+from jaxsnn.engines import Scan
+from jaxsnn.engines.scan.integers import FORMATS, planes
 
 import models
 import reference
@@ -131,7 +132,7 @@ class Case:
     refractory_steps: int = 0
     initial_potential: Any = 0.0
     scales: Any = None
-    events: bool = True  # whether they can serve it
+    events: bool = True  # whether they support it
 
     @functools.cached_property
     def snn(self):
@@ -158,8 +159,8 @@ class Case:
     def integer_matrices(self):
         """For each layer what the spikes are multiplied with, from the weights of `quantize`."""
         matrices = []
-        for layer, integers, gain in zip(
-            self.layers, self.fixed.network.layers, self.fixed.gains, strict=True
+        for layer, integers, (gain,) in zip(
+            self.layers, self.fixed.network.layers, self.fixed.amplitudes, strict=True
         ):
             weights = [np.asarray(w, np.int64) for w in integers.weights] or [None]
             parts = [o.matrix(weights[0]) for o in layer if o.matrix is not None]
@@ -306,8 +307,8 @@ def by_the_oracle(case, images):
     starts = case.initial_potential
     starts = starts if isinstance(starts, list) else [starts] * len(case.layers)
     starts = [
-        np.rint(np.asarray(start, np.float64) / np.asarray(unit, np.float64)).astype(np.int64)
-        for start, unit in zip(starts, case.fixed.units, strict=True)
+        np.rint(np.asarray(start, np.float64) / np.asarray(step_size, np.float64)).astype(np.int64)
+        for start, step_size in zip(starts, case.fixed.step_sizes, strict=True)
     ]
     inputs = reference.poisson_spikes(SEED, range(BATCH), STEPS, images.reshape(BATCH, -1))
     spikes, potentials = reference.simulate_integers(
@@ -341,7 +342,7 @@ def test_both_engines_equal_the_oracle_spike_for_spike(case):
     spikes, potentials = by_the_oracle(case, images)
     assert all(layer.any() and not layer.all() for layer in spikes)
     run = simulated(
-        case, images, engine="scan", chunk=1, record=lambda step: [step.inputs, *step.spikes]
+        case, images, engine=Scan(chunk=1), record=lambda step: [step.inputs, *step.spikes]
     )
     for found, theirs in zip(run.records, spikes, strict=True):
         np.testing.assert_array_equal(found.reshape(theirs.shape), theirs)
@@ -414,7 +415,7 @@ def test_random_convolutions_equal_the_oracle(
 
 
 def test_weights_on_the_grid_lose_nothing(rng):
-    """Integers over 128, the largest 127: then fixed point is float32, in another unit."""
+    """Integers over 128, the largest 127: then fixed point is float32, in other steps."""
     weights = [rng.integers(-127, 128, pair) for pair in [(12, 20), (20, 16), (16, 4)]]
     for kernel in weights:
         kernel[rng.integers(0, len(kernel), kernel.shape[1]), np.arange(kernel.shape[1])] = 127
@@ -432,10 +433,10 @@ def test_weights_on_the_grid_lose_nothing(rng):
         pairs = zip(*map(jax.tree.leaves, (getattr(one, name), getattr(two, name))), strict=True)
         for a, b in pairs:
             np.testing.assert_array_equal(a, b)
-    for layer, integers, unit in zip(
-        one.state.neurons, two.state.neurons, fixed.units, strict=True
+    for layer, integers, step_size in zip(
+        one.state.neurons, two.state.neurons, fixed.step_sizes, strict=True
     ):
-        np.testing.assert_array_equal(layer.potential, integers.potential * unit)
+        np.testing.assert_array_equal(layer.potential, integers.potential * step_size)
 
 
 # -- Rounding --------------------------------------------------------------------------------------
@@ -443,36 +444,40 @@ def test_weights_on_the_grid_lose_nothing(rng):
 
 def test_the_integers_stand_for_the_network_as_exactly_as_told(case):
     """Weights and thresholds in the original units, and their errors, recomputed by NumPy."""
-    thresholds, unit, amplitudes, integers = map(
-        case.flat,
-        (case.snn.thresholds, case.fixed.units, case.snn.amplitudes, case.fixed.thresholds),
+    thresholds, step_sizes, integers = map(
+        case.flat, (case.snn.thresholds, case.fixed.step_sizes, case.fixed.thresholds)
     )
+    received, shapes = case.snn.amplitudes, case.fixed.network.shapes
+    assert [float(amplitude) for amplitude in received[0]] == [1.0]  # of the input
     rows = zip(case.real_matrices(), case.integer_matrices(), case.layers, strict=True)
-    before = 1.0
+    before: Any = 1.0
     for index, (real, rounded, layer) in enumerate(rows):
+        step_size = step_sizes[index]
+        if index:
+            (amplitude,) = received[index]
+            before = np.broadcast_to(np.asarray(amplitude), shapes[index - 1]).ravel()
         theta, told = thresholds[index], case.fixed.weight_errors[index]
-        found = np.abs(rounded * unit[index][:, None] - real * before).max(1) / theta
+        found = np.abs(rounded * step_size[:, None] - real * before).max(1) / theta
         if sum(o.matrix is not None for o in layer) == 1:
             assert found.max() == pytest.approx(told, rel=0.01, abs=1e-6)
         else:  # an entry of the matrix is a sum of weights over a divisor
             assert found.max() <= told + 1e-6
         told = case.fixed.threshold_errors[index]
-        found = np.abs(integers[index] * unit[index] / theta - 1).max()
+        found = np.abs(integers[index] * step_size / theta - 1).max()
         assert found == pytest.approx(told, rel=0.01, abs=1e-6)
-        assert np.all(np.abs(integers[index] * unit[index] - theta) <= 0.501 * unit[index])
-        before = amplitudes[index]
+        assert np.all(np.abs(integers[index] * step_size - theta) <= 0.501 * step_size)
 
 
 def test_channels_with_grids_of_their_own_are_closer():
     operation = dense(40, 6)
     operation.weights[:] *= 2.0 ** -np.arange(6)
     channel, layer = (Case((40,), [[operation]], per=per) for per in ("channel", "layer"))
-    units = [np.broadcast_to(case.fixed.units[0], 6) for case in (channel, layer)]
-    assert np.all(units[0] <= units[1])
-    assert np.all(units[0][1:] < units[1][1:])
+    sizes = [np.broadcast_to(case.fixed.step_sizes[0], 6) for case in (channel, layer)]
+    assert np.all(sizes[0] <= sizes[1])
+    assert np.all(sizes[0][1:] < sizes[1][1:])
     errors = [
-        np.abs(np.asarray(case.fixed.network.layers[0].weights[0]) * unit - operation.weights)
-        for case, unit in zip((channel, layer), units, strict=True)
+        np.abs(np.asarray(case.fixed.network.layers[0].weights[0]) * size - operation.weights)
+        for case, size in zip((channel, layer), sizes, strict=True)
     ]
     assert np.all(errors[0].max(0)[1:] < errors[1].max(0)[1:])
     assert channel.fixed.weight_errors[0] <= layer.fixed.weight_errors[0]
@@ -529,22 +534,23 @@ def run_all_inputs(network, scale, steps, bits, engine, **options):
     snn = jaxsnn.balance_thresholds(network, scale)
     fixed = jaxsnn.quantize(snn, bits=bits, steps=steps)
     images = np.ones((1, *network.input_shape), np.float32)
-    run = jaxsnn.simulate(
-        fixed, images, key=0, duration=steps * 1e-3, engine=engine, **options, chunk=20
-    )
+    run = jaxsnn.simulate(fixed, images, key=0, duration=steps * 1e-3, engine=engine, **options)
     weights = np.asarray(fixed.network.layers[0].weights[0], np.int64)
     return run, fixed, weights
 
 
-@pytest.mark.parametrize(("bits", "engine"), [(8, "events"), (16, "events"), (16, "scan")])
+@pytest.mark.parametrize(
+    ("bits", "engine"), [(8, "events"), (16, "events"), (16, Scan(chunk=20))], ids=str
+)
 def test_potentials_stay_in_range_through_the_longest_run(engine, bits):
     """A neuron that goes down from the lowest start, and one that goes up and always spikes."""
     steps, kernel = 100, np.tile(np.float32([-1, 1]), (700, 1))
     network = jaxsnn.read_network(lambda x: jax.nn.relu(x @ kernel), np.zeros((1, 700)))
     options = dict(reset=jaxsnn.reset_by_subtraction)
     _, fixed, _ = run_all_inputs(network, 0.03, 1, bits, "events")
-    unit = float(fixed.units[0].min())
-    start = np.float32([-0.9 * BOUND * unit, 0])
+    step_size = float(fixed.step_sizes[0].min())
+    assert fixed.units is fixed.step_sizes  # by its old name
+    start = np.float32([-0.9 * BOUND * step_size, 0])
     run, fixed, weights = run_all_inputs(
         network, 0.03, steps, bits, engine, initial_potential=[start], **options
     )
@@ -553,7 +559,7 @@ def test_potentials_stay_in_range_through_the_longest_run(engine, bits):
     if bits == 16:
         assert max(-down, up) * steps > 0.99 * BOUND
     low, high = run.state.neurons[0].potential[0].tolist()
-    begin = np.rint(start.astype(np.float64) / np.asarray(fixed.units[0], np.float64))
+    begin = np.rint(start.astype(np.float64) / np.asarray(fixed.step_sizes[0], np.float64))
     assert low == int(begin.min()) + down * steps >= -(1 << 31)
     threshold = int(np.max(fixed.thresholds[0]))
     assert high == (up - threshold) * steps > 0
@@ -570,7 +576,7 @@ def test_sums_over_windows_after_the_weights_do_not_overflow():
         return jax.nn.relu(nnx.avg_pool(x, (4, 4)).reshape(len(x), -1))
 
     network = jaxsnn.read_network(model, np.zeros((1, 4, 4, 64)))
-    run, _, weights = run_all_inputs(network, 1.0, steps, 16, "scan")
+    run, _, weights = run_all_inputs(network, 1.0, steps, 16, Scan(chunk=20))
     expected = 16 * weights.sum() * steps
     assert -BOUND <= expected < 0
     assert run.state.neurons[0].potential.tolist() == [[expected]]
@@ -584,17 +590,17 @@ def test_a_window_whose_sum_could_overflow_is_refused():
     snn = jaxsnn.balance_thresholds(network, 1.0)
     with pytest.raises(ValueError, match=r"layer 1 of 1.*steps"):
         jaxsnn.quantize(snn)
-    assert jaxsnn.quantize(snn, bits=16).gains == (16,)
+    assert jaxsnn.quantize(snn, bits=16).amplitudes == ((16,),)
 
 
-@pytest.mark.parametrize("unit", units.UNITS.values(), ids=units.UNITS)
-def test_planes_hold_every_weight_of_16_bits(unit):
+@pytest.mark.parametrize("number_format", FORMATS.values(), ids=FORMATS)
+def test_planes_hold_every_weight_of_16_bits(number_format):
     kernel = dense(2, 2)._replace(weights=np.float32([[1, -1], [0, 0]]))
     fixed = Case((2,), [[kernel]], bits=16).fixed
     largest = np.abs(np.asarray(fixed.network.layers[0].weights[0], np.int32)).max()
     weights = np.arange(-largest, largest + 1)
-    planes = units.planes(jnp.asarray(weights, jnp.int16), unit)
-    total = sum(np.asarray(plane, np.int64) << 8 * place for place, plane in enumerate(planes))
+    found = planes(jnp.asarray(weights, jnp.int16), number_format)
+    total = sum(np.asarray(plane, np.int64) << 8 * place for place, plane in enumerate(found))
     np.testing.assert_array_equal(total, weights)
 
 
@@ -722,14 +728,14 @@ def test_networks_without_an_exact_form_are_refused(build, message):
     "traced",
     [
         lambda snn, x: replace(snn, network=jax.tree.map(lambda w: w * x, snn.network)),
-        lambda snn, x: replace(snn, amplitudes=[x]),
+        lambda snn, x: replace(snn, amplitudes=[[x]]),
         lambda snn, x: replace(snn, thresholds=[x]),
     ],
     ids=["weights", "amplitudes", "thresholds"],
 )
 def test_what_is_traced_cannot_be_rounded(traced):
     snn = one_layer()
-    with pytest.raises(ValueError, match=r"traced.*quantize\(...\) outside"):
+    with pytest.raises(ValueError, match=r"got tracers.*quantize\(...\) outside"):
         jax.jit(lambda x: jaxsnn.quantize(traced(snn, x)).thresholds)(1.0)
 
 

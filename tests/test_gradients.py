@@ -74,10 +74,12 @@ def test_gradients_reach_weights_thresholds_amplitudes_and_potentials(rng):
         return jnp.sum(run.spike_counts[-1] ** 2)
 
     start = [jnp.zeros(()) for _ in network.layers]
-    gradients = jax.grad(loss, argnums=(0, 1))(snn, start)
-    *leaves, last_amplitude = jax.tree.leaves(gradients[0])
-    assert last_amplitude == 0  # nothing follows the output layer
-    for leaf in [*leaves, *jax.tree.leaves(gradients[1])]:
+    found, of_start = jax.grad(loss, argnums=(0, 1))(snn, start)
+    (of_input,), *received = found.amplitudes
+    assert of_input == 0  # what the input weighs is fixed
+    leaves = jax.tree.leaves((found.network, found.thresholds, received, of_start))
+    assert len(leaves) == 3 + 3 + 2 + 3
+    for leaf in leaves:
         assert np.isfinite(leaf).all()
         assert np.any(leaf)
 

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxsnn
-from jaxsnn.engines.events import engine as events
+from jaxsnn.engines import Scan
+from jaxsnn.engines.events import run as events
 from jaxsnn.support.progress import progress_bar
-from jaxsnn.sweeps import plan, program, run
+from jaxsnn.sweeps import plan, points, run
 
 import models
 import reference
@@ -131,7 +132,7 @@ def test_every_point_is_a_call_of_simulate(rng, build):
 @pytest.mark.parametrize("build", [models.dense_network, models.convolution_network])
 @pytest.mark.parametrize("engine", ["scan", "events"])
 def test_every_point_in_fixed_point_is_a_call_of_simulate(rng, monkeypatch, build, engine):
-    monkeypatch.setattr(events, "STEPS_AT_ONCE", 7)
+    monkeypatch.setattr(events, "_STEPS_AT_ONCE", 7)
     network, _, images, labels = problem(rng, build)
     scales = {"one": 1.0, "rising": [1.5**n for n in range(len(network.layers))]}
     arithmetic = jaxsnn.FixedPoint(bits=8)
@@ -331,7 +332,7 @@ def test_functions_of_the_user(rng):
 
 
 def compilations(caplog):
-    return [r.getMessage() for r in caplog.records if "Compiling jit(_run_piece)" in r.getMessage()]
+    return [r.getMessage() for r in caplog.records if "Compiling jit(simulate_points)" in r.getMessage()]
 
 
 def test_a_grid_is_compiled_once(rng, caplog):
@@ -388,7 +389,7 @@ def test_input_spikes_are_drawn_once_for_all_thresholds(rng):
 def test_a_piece_fits_in_the_memory_given(rng, monkeypatch, build, periods, memory):
     """By XLA's own account; the weights come on top."""
     network, _, images, labels = problem(rng, build, 200)
-    needed, compiled = [], program._run_piece
+    needed, compiled = [], Scan.simulate_points
 
     def measured(*arguments, **options):
         analysis = compiled.lower(*arguments, **options).compile().memory_analysis()
@@ -396,7 +397,7 @@ def test_a_piece_fits_in_the_memory_given(rng, monkeypatch, build, periods, memo
         needed.append(analysis.temp_size_in_bytes + analysis.argument_size_in_bytes - weights)
         return compiled(*arguments, **options)
 
-    monkeypatch.setattr(program, "_run_piece", measured)
+    monkeypatch.setattr(Scan, "simulate_points", staticmethod(measured))
     grid = jaxsnn.Grid(
         scales=1.0, threshold=[0.5, 1.0, 2.0, 3.0], max_rate=[1e3, 500.0, 250.0],
         refractory_period=periods, duration=0.001,
@@ -582,7 +583,7 @@ def test_bad_arguments_before_anything_is_compiled(rng, caplog, change, message)
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
         with pytest.raises(ValueError, match=message):
             jaxsnn.sweep(network, grid=grid, **arguments)
-        assert not [r for r in caplog.records if "jit(_run_piece)" in r.getMessage()]
+        assert not [r for r in caplog.records if "jit(simulate_points)" in r.getMessage()]
         assert not [r for r in caplog.records if "jit(_maxima)" in r.getMessage()]
 
 
@@ -603,7 +604,8 @@ def test_pieces_stay_below_what_integers_hold(rng):
     """So many images in a piece that no sum of their spikes or operations can overflow."""
     assert plan._MOST_IMAGES * 0xFFFF < 1 << 31
     network, _, images, labels = problem(rng)
-    job = program.Job(network, images, labels, jaxsnn.Grid(scales=1.0), jaxsnn.poisson, None, None)
+    grid = jaxsnn.Grid(scales=1.0)
+    job = points.SweepJob(network, images, labels, grid, jaxsnn.poisson, None, None)
     many = job._replace(images=np.broadcast_to(images[:1], (1 << 20, 12)))
     mesh = jax.make_mesh((1, 1), ("points", "images"))
     assert plan.planned(many, mesh, 1 << 40).images <= plan._MOST_IMAGES

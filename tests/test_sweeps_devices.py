@@ -12,7 +12,8 @@ import pytest
 import xarray as xr
 
 import jaxsnn
-from jaxsnn.sweeps import program, run, store
+from jaxsnn.engines import Scan
+from jaxsnn.sweeps import run, store
 
 import models
 
@@ -104,15 +105,15 @@ STOPPED_AFTER = 3  # pieces
 
 def count_calls(patch, stop_after=None):
     """Keep a list of the calls of the program, and stop after so many."""
-    calls, run_piece = [], program._run_piece
+    calls, simulate_points = [], Scan.simulate_points
 
     def counted(*arguments, **options):
         if len(calls) == stop_after:
             raise KeyboardInterrupt
         calls.append(1)
-        return run_piece(*arguments, **options)
+        return simulate_points(*arguments, **options)
 
-    patch.setattr(program, "_run_piece", counted)
+    patch.setattr(Scan, "simulate_points", staticmethod(counted))
     return calls
 
 

@@ -24,9 +24,10 @@ from jax import lax
 
 import jaxsnn
 from jaxsnn import readout
+from jaxsnn.engines import Scan
 from jaxsnn.support import errors
 from jaxsnn.support.digests import digest, fingerprint
-from jaxsnn.sweeps import files, program, store
+from jaxsnn.sweeps import files, store
 
 import models
 
@@ -56,13 +57,13 @@ def swept(path=None, memory=SMALL, functions=None, **changes):
 @pytest.fixture
 def calls(monkeypatch):
     """A list that gets an entry whenever a piece is simulated."""
-    made, run_piece = [], program._run_piece
+    made, simulate_points = [], Scan.simulate_points
 
     def counted(*arguments, **options):
         made.append(1)
-        return run_piece(*arguments, **options)
+        return simulate_points(*arguments, **options)
 
-    monkeypatch.setattr(program, "_run_piece", counted)
+    monkeypatch.setattr(Scan, "simulate_points", staticmethod(counted))
     return made
 
 
@@ -582,7 +583,7 @@ REFUSED = r"another sweep is writing to .*result\.nc: wait for its end"
 
 def test_a_second_sweep_to_a_path_is_refused_while_the_first_runs(tmp_path, whole, monkeypatch):
     """In the same thread, another thread and another process; the result is the first one's."""
-    path, run_piece = tmp_path / "result.nc", program._run_piece
+    path, simulate_points = tmp_path / "result.nc", Scan.simulate_points
     code = "import sys, test_sweeps_store as here; here.swept(sys.argv[1], 11_000)"
     outcomes = []
 
@@ -593,7 +594,7 @@ def test_a_second_sweep_to_a_path_is_refused_while_the_first_runs(tmp_path, whol
             outcomes.append(str(error))
 
     def meanwhile(*arguments, **options):
-        monkeypatch.setattr(program, "_run_piece", run_piece)
+        monkeypatch.setattr(Scan, "simulate_points", staticmethod(simulate_points))
         attempt()
         thread = threading.Thread(target=attempt)
         thread.start()
@@ -605,9 +606,9 @@ def test_a_second_sweep_to_a_path_is_refused_while_the_first_runs(tmp_path, whol
             text=True,
         )
         outcomes.append(process.stderr.splitlines()[-1])
-        return run_piece(*arguments, **options)
+        return simulate_points(*arguments, **options)
 
-    monkeypatch.setattr(program, "_run_piece", meanwhile)
+    monkeypatch.setattr(Scan, "simulate_points", staticmethod(meanwhile))
     xr.testing.assert_equal(swept(path), whole)
     assert len(outcomes) == 3
     for outcome in outcomes:
@@ -653,7 +654,7 @@ def test_a_failed_sweep_leaves_no_lock(tmp_path, whole, monkeypatch):
         raise RuntimeError("out of memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(program, "_run_piece", failing)
+        patch.setattr(Scan, "simulate_points", staticmethod(failing))
         with pytest.raises(RuntimeError) as caught:
             swept(path)
     assert caught.tb is not None  # which keeps all frames alive, and the store in them
