@@ -2,7 +2,7 @@ r"""What does the compiler for TPUs make of the scan? Without a TPU: nothing is 
 
 Compiles the scan of the fully connected network for a TPU v5e ahead of time, and reads from the
 optimised program how many kernels a step launches, and XLA's own estimate of its cycles. The
-estimate is a cost model, not a measurement; XLA has none for Pallas kernels, which count as 0.
+estimate is a cost model, not a measurement.
 
     python -m venv tpu && source tpu/bin/activate
     python -m pip install libtpu -e .
@@ -28,25 +28,17 @@ from flax import nnx
 from jax.experimental import topologies
 
 import jaxsnn
-from jaxsnn import encoding, neurons, readout, simulation
-from jaxsnn.engines.scan import loop as scan
-from jaxsnn.engines.checks import start_potentials
+from jaxsnn import encoding, neurons, readout
+from jaxsnn.engines import Run, scan
+from jaxsnn.engines.base import Behaviour, initial_state
+from jaxsnn.engines.scan.compiled import fastest_formats
 from jaxsnn.paper.reproduce import machine
-from jaxsnn.engines.base import Rules
-from jaxsnn.engines.scan.compiled import chosen_units
 
-VARIANTS = [
-    ("float32", 1, False),
-    ("float32", 8, False),
-    ("float32", 8, True),
-    ("8 bits", 1, False),
-    ("8 bits", 8, False),
-    ("8 bits", 8, True),
-]
+VARIANTS = [("float32", 1), ("float32", 8), ("8 bits", 1), ("8 bits", 8)]
 KERNELS = "fusion|copy|add|broadcast|reshape|concatenate|custom-call|convolution|reduce"
 
 
-def compiled(arithmetic: str, batch: int, chunk: int, fused: bool, steps: int) -> str:
+def compiled(arithmetic: str, batch: int, chunk: int, steps: int) -> str:
     """The optimised program of the scan for one chip of a TPU v5e."""
     model = jaxsnn.networks.FullyConnected(rngs=nnx.Rngs(0))
     model.eval()
@@ -54,18 +46,12 @@ def compiled(arithmetic: str, batch: int, chunk: int, fused: bool, steps: int) -
     snn: Any = jaxsnn.balance_thresholds(network, 1.0)
     if arithmetic != "float32":
         snn = jaxsnn.quantize(snn, bits=8)
-    start = start_potentials(snn, 0.0)
-    grid = 0 if arithmetic == "float32" else snn.grid
-    state = simulation._initial_state(
-        network, np.arange(batch), start, 1e-3, 0, grid, None, counting=False
+    behaviour = Behaviour(
+        encoding.poisson, neurons.reset_to_zero, neurons.heaviside, readout.spike_count
     )
-    rules = Rules(
-        encoding.poisson,
-        neurons.reset_to_zero,
-        neurons.heaviside,
-        readout.spike_count,
-        fused=fused,
-    )
+    pixels = jnp.zeros((batch, *network.input_shape))
+    keys, samples = jnp.zeros((batch, 2), jnp.uint32), np.arange(batch)
+    run = Run(snn, pixels, keys, samples, 1000.0, 1e-3, steps, 0, None, behaviour)
     topology = topologies.get_topology_desc(
         platform="tpu", topology_name="v5e:1x1x1", chips_per_host_bounds=(1, 1, 1)
     )
@@ -74,10 +60,9 @@ def compiled(arithmetic: str, batch: int, chunk: int, fused: bool, steps: int) -
     def shape(x: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(np.shape(x), jnp.asarray(x).dtype, sharding=sharding)
 
-    pixels = jnp.zeros((batch, *network.input_shape))
-    given = jax.tree.map(shape, (snn, pixels, jnp.zeros((batch, 2), jnp.uint32), state))
-    options = {"steps": steps, "chunk": chunk, "units": chosen_units(snn)}
-    return scan.program(rules).lower(*given, None, **options).compile().as_text()
+    given = jax.tree.map(shape, (scan.bare(snn), run.probabilities, keys, initial_state(run)))
+    options = {"steps": steps, "chunk": chunk, "formats": fastest_formats(snn)}
+    return scan.program(behaviour).lower(*given, None, **options).compile().as_text()
 
 
 def kernels(program: str) -> Iterator[tuple[str, int, int]]:
@@ -108,9 +93,8 @@ def kernels(program: str) -> Iterator[tuple[str, int, int]]:
                 yield from walk(body, times * trips)
             elif re.match(rf"\s*(?:ROOT )?%[\w.\-]+ = .*? (?:{KERNELS})\(", line):
                 cycles = re.search(r'estimated_cycles":"(\d+)', line)
-                pallas = 'custom_call_target="tpu_custom_call"' in line
-                if pallas or (cycles and int(cycles.group(1))):
-                    yield line, int(cycles.group(1)) if cycles else 0, times
+                if cycles and int(cycles.group(1)):
+                    yield line, int(cycles.group(1)), times
 
     entry = next(part for part in found if part.startswith("main"))
     yield from walk(entry, 1)
@@ -128,16 +112,15 @@ def main(
         steps: the number of steps, a multiple of 8.
         output: the file for the results.
     """
-    jax.default_backend = lambda: "tpu"  # what the library asks to choose chunks and units
+    jax.default_backend = lambda: "tpu"  # what the library asks to choose formats
     rows = []
-    for arithmetic, chunk, fused in VARIANTS:
-        program = compiled(arithmetic, batch, chunk, fused, steps)
+    for arithmetic, chunk in VARIANTS:
+        program = compiled(arithmetic, batch, chunk, steps)
         launched = list(kernels(program))
         rows.append(
             {
                 "arithmetic": arithmetic,
                 "chunk": chunk,
-                "engine": "pallas" if fused else "scan",
                 "kernels per step": round(sum(t for _, _, t in launched) / steps, 1),
                 "estimated cycles per step": round(sum(c * t for _, c, t in launched) / steps),
             }

@@ -33,8 +33,9 @@ from common import (
 
 import jaxsnn
 from jaxsnn import stopping
-from jaxsnn.support.figures import COLORS, DARK, SMALL, new_figure, show_errors_as_accuracies
+from jaxsnn.engines import Executable
 from jaxsnn.stopping import Stop
+from jaxsnn.support.figures import COLORS, DARK, SMALL, new_figure, show_errors_as_accuracies
 
 FLOAT = "float32"
 ARITHMETICS = {
@@ -53,8 +54,6 @@ FAMILIES: dict[str, dict[str, Stop]] = {
 }
 TIMED = (FLOAT, "8 bits")  # the scan and the events
 WITHIN = 0.0005  # of the full run's accuracy is what early exit must reach
-
-AnyNetwork = jaxsnn.SpikingNetwork | jaxsnn.FixedPointNetwork
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ class Case:
     """
 
     names: dict[str, str]
-    network: AnyNetwork
+    network: Executable
     images: np.ndarray
     labels: np.ndarray
 
@@ -231,7 +230,7 @@ def chosen(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-# -- Tables and the picture ------------------------------------------------------------------------
+# -- Tables and the figure -------------------------------------------------------------------------
 
 
 def points(change: float, error: float) -> str:

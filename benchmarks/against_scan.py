@@ -109,7 +109,7 @@ class Contestants(NamedTuple):
 
 def contestants(snn: jaxsnn.SpikingNetwork) -> Contestants:
     """The library and the scans by hand for one network, whose thresholds are 1."""
-    assert all(float(value) == 1 for value in (*snn.thresholds, *snn.amplitudes))
+    assert all(float(v) == 1 for v in jax.tree.leaves((snn.thresholds, snn.amplitudes)))
     weights = [w for layer in snn.network.layers for w in layer.weights]
     scan, other = make_scan(snn, same_draws), make_scan(snn, bernoulli)
 

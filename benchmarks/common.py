@@ -21,6 +21,7 @@ import tyro
 from flax import nnx
 
 import jaxsnn
+from jaxsnn.engines import Engine, Executable, Run
 from jaxsnn.paper.pretrained import trained_network
 from jaxsnn.paper.reproduce import machine
 
@@ -112,6 +113,20 @@ def medians(seconds: dict[str, list[float]]) -> dict[str, float]:
     return {name: median(values) for name, values in seconds.items()}
 
 
+def captured(engine: type[Engine], network: Executable, images: Any, steps: int) -> Run:
+    """What a call of `simulate` hands to an engine, for the first part of the batch."""
+    runs: list[Run] = []
+
+    class Watched(engine):
+        def simulate(self, run: Run, advance: Callable[[int], Any]) -> Any:
+            runs.append(run)
+            return super().simulate(run, advance)
+
+    duration = steps * DT
+    jaxsnn.simulate(network, images, key=0, duration=duration, engine=Watched(), progress=False)
+    return runs[0]
+
+
 # -- Results ---------------------------------------------------------------------------------------
 
 
@@ -130,5 +145,5 @@ def save(results: dict[str, Any], output: Path) -> None:
 
 
 def save_figure(figure: Any, output: Path) -> None:
-    """The picture of some results, beside them."""
+    """The figure of some results, beside them."""
     figure.savefig(output.with_suffix(".png"), dpi=150)

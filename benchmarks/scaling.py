@@ -249,7 +249,7 @@ def _peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-# -- Tables and the picture ------------------------------------------------------------------------
+# -- Tables and the figure -------------------------------------------------------------------------
 
 
 def tables(rows: list[dict[str, Any]]) -> Iterator[str]:

@@ -49,16 +49,16 @@ def small(data: xr.Dataset, path: Path) -> None:
 
 
 def draw(data: xr.Dataset, name: str, output: Path) -> None:
-    """The three pictures of a network."""
+    """The three figures of a network."""
     usual = data.sel(reset="to zero")
-    pictures = {
+    figures = {
         "map": plotting.plot_map(usual.sel(scales="data-based")),
         "curves": plotting.plot_curves(
             usual.sel(scales="data-based", max_rate=1000.0), along="threshold"
         ),
         "pareto": plotting.plot_pareto(data, along="scales"),
     }
-    for kind, figure in pictures.items():
+    for kind, figure in figures.items():
         figure.savefig(output / f"{name}-{kind}.png", dpi=110)
 
 
@@ -117,8 +117,8 @@ def main(
         recipes: which networks, by the name of their recipe.
         images: how many of the test images to sweep over; the others try the choice.
         duration: simulated time in seconds.
-        work: the folder for the sweeps; stopped at any moment, they go on where they were.
-        output: the folder for small copies, the table and the pictures.
+        work: the folder for the sweeps; stopped at any moment, they resume where they were.
+        output: the folder for small copies, the table and the figures.
         cache: the folder for trained networks; by default the user's cache folder.
         data_dir: the data directory of TensorFlow Datasets; by default its own.
     """

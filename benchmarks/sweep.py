@@ -45,7 +45,7 @@ from torch import Tensor
 import jaxsnn
 from jaxsnn.paper.reproduce import machine
 
-PROGRAM = "_run_piece"  # what JAX's log calls the compiled program of a sweep
+PROGRAM = "simulate_points"  # what JAX's log calls the compiled program of a sweep
 THRESHOLDS = (0.25, 2.0)  # in units of λ, from … to
 RATES = (125.0, 1000.0)  # in hertz, from … to
 PARTS = (1, 4, 10)  # SpikingJelly gets the images at once or in so many parts, whichever is faster

@@ -28,6 +28,7 @@ from common import (
     Name,
     Source,
     Trained,
+    captured,
     interleaved,
     medians,
     new_results,
@@ -38,15 +39,15 @@ from jax import Array, lax
 from numba import njit
 
 import jaxsnn
-from jaxsnn import simulation
-from jaxsnn.engines import events
-from jaxsnn.engines.scan import loop as scan
+from jaxsnn.engines import Events, Executable, Run, scan
+from jaxsnn.engines.base import State, initial_state, segments
+from jaxsnn.engines.events import kernels, kinds
+from jaxsnn.engines.events import run as events
+from jaxsnn.engines.events.layout import Layout
+from jaxsnn.engines.scan import loop
+from jaxsnn.engines.scan.compiled import Compiled, Formats, compiled, fastest_formats
+from jaxsnn.engines.scan.integers import FORMATS
 from jaxsnn.support.figures import COLORS, DARK, SMALL, new_figure
-from jaxsnn.engines.events import engine, kernels, kinds
-from jaxsnn.network import Convolution, Dense
-from jaxsnn.engines.base import Job, Rules, State
-from jaxsnn.engines.scan.compiled import AnyNetwork, Synapses, Units, synapses
-from jaxsnn.engines.scan.integers import UNITS
 
 PARTS = ("input", "weights", "neurons", "counts", "readout", "call", "rest")
 RECORDED = 50  # images whose spikes are recorded; larger batches repeat them
@@ -58,53 +59,38 @@ Jobs = dict[str, Callable[[], Any]]
 # -- The scan --------------------------------------------------------------------------------------
 
 
-class Scan(NamedTuple):
-    """What `simulate` hands to the compiled scan, for the first piece of the batch.
+class Segment(NamedTuple):
+    """What the scan makes of a run, for its first segment.
 
     Attributes:
-        network: the spiking network.
-        probabilities: of a spike of each input in a step `[B, ...]`.
-        keys: the words of the key of each sample `[B, 2]`.
+        run: the run.
         state: where it starts.
-        stop: when a sample needs no more steps.
         steps: how many steps it does.
         chunk: how many of them a layer goes through at a time.
-        rules: the functions that make up the simulation.
-        units: what computes products of integers.
+        formats: what computes products of integers.
     """
 
-    network: AnyNetwork
-    probabilities: Array
-    keys: Array
+    run: Run
     state: State
-    stop: Any
     steps: int
     chunk: int
-    rules: Rules
-    units: Units
+    formats: Formats
 
 
-def captured_scan(call: Callable[[], Any]) -> Scan:
-    """What a call of `simulate` hands to the scan."""
-    found = []
-
-    def scan_steps(*arrays: Any, **settings: Any) -> Any:
-        found.append(Scan(*arrays, **settings))
-        return original(*arrays, **settings)
-
-    original = simulation.scan_steps
-    with mock.patch.object(simulation, "scan_steps", scan_steps):
-        call()
-    return found[0]
+def first_segment(run: Run, formats: Formats) -> Segment:
+    """The first segment of a run, as the scan sees it."""
+    steps = segments(run.steps, scan._STEPS_PER_SEGMENT)[0]
+    chunk = min(scan._fitting_chunk(run), steps)
+    return Segment(run, initial_state(run), steps, chunk, formats)
 
 
 def looped(
-    run: Scan, make: Callable[[Synapses], Callable], carry: Any, given: Any
+    segment: Segment, make: Callable[[Compiled], Callable], carry: Any, given: Any
 ) -> Callable[[], Any]:
     """A piece of the scan alone, once for each chunk.
 
     Args:
-        run: what is run.
+        segment: what is run.
         make: the layers ↦ the piece, (carry, given) ↦ (carry, output).
         carry: what the piece hands on from chunk to chunk.
         given: what it gets anew in each.
@@ -114,8 +100,8 @@ def looped(
     """
 
     @jax.jit
-    def job(network: AnyNetwork, carry: Any, given: Any) -> Any:
-        piece = make(synapses(network, run.units))
+    def job(network: Executable, carry: Any, given: Any) -> Any:
+        piece = make(compiled(network, segment.formats))
 
         def chunk(state: Any, _: None) -> tuple[Any, None]:
             # The barriers keep XLA from computing once what is the same in all chunks, and from
@@ -126,98 +112,102 @@ def looped(
             mark += sum(leaf.reshape(-1)[0].astype(mark.dtype) for leaf in leaves)
             return (mark, carry), None
 
-        chunks = run.steps // run.chunk
+        chunks = segment.steps // segment.chunk
         return lax.scan(chunk, (jnp.zeros(()), carry), None, length=chunks)[0][0]
 
-    return partial(job, run.network, carry, given)
+    return partial(job, scan.bare(segment.run.network), carry, given)
 
 
-def scan_pieces(run: Scan) -> Jobs:
+def scan_pieces(segment: Segment) -> Jobs:
     """The pieces of the scan, each alone."""
-    network, length = run.network.network, run.chunk
-    layers, random = synapses(run.network, run.units), np.random.default_rng(0)
+    run, length = segment.run, segment.chunk
+    network, behaviour = run.network.network, run.behaviour
+    dtype, random = run.network.dtype, np.random.default_rng(0)
     shapes = [(length, len(run.keys), *s) for s in (network.input_shape, *network.shapes)]
-    spikes = [jnp.asarray(random.random(shape) < 0.1, layers.dtype) for shape in shapes]
-    output = run.network.network.shapes[-1]
-    potentials = jnp.zeros((length, len(run.keys), *output), layers.dtype)
+    spikes = [jnp.asarray(random.random(shape) < 0.1, dtype) for shape in shapes]
+    potentials = jnp.zeros((length, len(run.keys), *network.shapes[-1]), dtype)
 
-    def draw(layers: Synapses) -> Callable:
+    def draw(layers: Compiled) -> Callable:
         def piece(step: Array, given: tuple[Array, Array]) -> tuple[Array, Array]:
             keys = jax.random.wrap_key_data(given[0], impl="threefry2x32")
 
             def at(step: Array) -> Array:
                 step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
-                return jax.vmap(run.rules.encode)(step_keys, given[1]).astype(layers.dtype)
+                return jax.vmap(behaviour.encode)(step_keys, given[1]).astype(layers.dtype)
 
             return step + length, jax.vmap(at)(step + jnp.arange(length))
 
         return piece
 
-    def weights(layers: Synapses) -> Callable:
+    def weights(layers: Compiled) -> Callable:
         def piece(none: Any, given: list[Array]) -> tuple[Any, list[Array]]:
             pairs = zip(layers.currents, given, strict=True)
-            return none, [scan._at_once(current, spikes) for current, spikes in pairs]
+            return none, [loop._at_once(current, spikes) for current, spikes in pairs]
 
         return piece
 
-    def fire(layers: Synapses) -> Callable:
+    def fire(layers: Compiled) -> Callable:
         def piece(old: list, given: list[Array]) -> tuple[list, list]:
             found = []
             for threshold, state, currents in zip(layers.thresholds, old, given, strict=True):
-                one = partial(scan._fire, threshold, run.rules, jnp.int32(0), False)
-                found.append(scan._through(one, state, currents, length))
+                one = partial(loop._fire, threshold, behaviour, jnp.int32(0), False)
+                found.append(loop._through(one, state, currents, length))
             return [state for state, _ in found], [spikes for _, (spikes, _) in found]
 
         return piece
 
-    def count(layers: Synapses) -> Callable:
+    def count(layers: Compiled) -> Callable:
         def piece(counts: list[Array], given: list[Array]) -> tuple[list[Array], list[Array]]:
             inputs, *others = given
             given = [(inputs != 0).astype(layers.dtype), *others]
-            counts = [old + scan._counted(s, None) for old, s in zip(counts, given, strict=True)]
+            counts = [loop._counted(old, s, None) for old, s in zip(counts, given, strict=True)]
             return counts, counts
 
         return piece
 
-    def read(layers: Synapses) -> Callable:
-        return lambda state, given: scan._read(layers, run.rules, None, state, *given)[:2]
+    def read(layers: Compiled) -> Callable:
+        return lambda state, given: loop._read(layers, behaviour, None, state, *given)[:2]
 
-    counts = [run.state.input_spike_counts, *run.state.spike_counts]
+    state = segment.state
+    counts = [state.input_spike_counts, *state.spike_counts]
+    probabilities = run.probabilities.astype(dtype)
     return {
-        "input": looped(run, draw, jnp.int32(0), (run.keys, run.probabilities)),
-        "weights": looped(run, weights, (), spikes[:-1]),
-        "neurons": looped(run, fire, run.state.neurons, spikes[1:]),
-        "counts": looped(run, count, counts, spikes),
-        "readout": looped(run, read, run.state, (spikes[-1], potentials)),
+        "input": looped(segment, draw, jnp.int32(0), (jnp.asarray(run.keys), probabilities)),
+        "weights": looped(segment, weights, (), spikes[:-1]),
+        "neurons": looped(segment, fire, state.neurons, spikes[1:]),
+        "counts": looped(segment, count, counts, spikes),
+        "readout": looped(segment, read, state, (spikes[-1], potentials)),
     }
 
 
 def parts_of_scan(
-    network: AnyNetwork, images: np.ndarray, steps: int, unit: str | None, repeats: int
+    network: Executable, images: np.ndarray, steps: int, number_format: str, repeats: int
 ) -> dict[str, Any]:
-    """Microseconds of an image-step in each part of the scan, whose products a unit computes."""
-    units = tuple((kind, UNITS[unit]) for kind in (Convolution, Dense)) if unit else ()
+    """Microseconds of an image-step in each part of the scan, whose products have a format."""
+    # There are none in floating point.
+    formats = tuple((kind, FORMATS[number_format]) for kind, _ in fastest_formats(network))
     some = jnp.asarray(images)
 
     def call(steps: int) -> jaxsnn.Simulation:
         duration = steps * DT
-        with mock.patch.object(simulation, "chosen_units", return_value=units):
+        with mock.patch.object(scan, "fastest_formats", return_value=formats):
             return jaxsnn.simulate(
                 network, some, key=0, duration=duration, engine="scan", progress=False
             )
 
-    run = captured_scan(partial(call, steps))
+    segment = first_segment(captured(scan.Scan, network, some, steps), formats)
     jobs: Jobs = {"whole": partial(call, steps), "one step": partial(call, 1)}
-    seconds = interleaved(jobs | scan_pieces(run), repeats)
+    seconds = interleaved(jobs | scan_pieces(segment), repeats)
     found = medians(seconds)
     whole, one = found.pop("whole"), found.pop("one step")
     # Parts of the batch and of the time follow each other; so do the chunks of a part.
-    share = ceil(len(images) / len(run.keys)) * steps / (run.steps // run.chunk * run.chunk)
+    in_chunks = segment.steps // segment.chunk * segment.chunk
+    share = ceil(len(images) / len(segment.run.keys)) * steps / in_chunks
     parts = {name: value * share for name, value in found.items()}
     return {
         **_with_rest(parts, whole, one, steps, len(images)),
         "steps": steps,
-        "chunk": run.chunk,
+        "chunk": segment.chunk,
         "seconds": seconds,
     }
 
@@ -257,23 +247,23 @@ class Recorded(NamedTuple):
     bases: np.ndarray
 
 
-def record(job: Job, wired: Any) -> tuple[Recorded, dict[str, float]]:
-    """The spikes of the job's first images, and how many there are in a step."""
-    count = min(RECORDED, len(job.images))
-    run = jaxsnn.simulate(
-        job.network,
-        job.images[:count],
+def record(run: Run, layout: Layout) -> tuple[Recorded, dict[str, float]]:
+    """The spikes of the run's first images, and how many there are in a step."""
+    count = min(RECORDED, len(run.images))
+    recorded = jaxsnn.simulate(
+        run.network,
+        run.images[:count],
         key=0,
-        duration=job.steps * DT,
+        duration=run.steps * DT,
         engine="scan",
         record=lambda step: [x > 0 for x in (step.inputs, *step.spikes)],
         progress=False,
     )
-    records = (np.asarray(r).swapaxes(0, 1) for r in run.records)
-    inputs, *layers = (r.reshape(count, job.steps, -1) for r in records)
-    usual = (engine._inputs(job).wanted[:count] > kernels._HALF)[:, None]
+    records = (np.asarray(r).swapaxes(0, 1) for r in recorded.records)
+    inputs, *layers = (r.reshape(count, run.steps, -1) for r in records)
+    usual = (events._inputs(run).wanted[:count] > kernels._HALF)[:, None]
     lists = [inputs & ~usual, usual & ~inputs]
-    for layer, order in zip(layers, wired.orders, strict=True):
+    for layer, order in zip(layers, layout.orders, strict=True):
         placed = np.zeros_like(layer)
         placed[..., order.reshape(-1)] = layer
         lists.append(placed)
@@ -283,24 +273,24 @@ def record(job: Job, wired: Any) -> tuple[Recorded, dict[str, float]]:
     places = np.nonzero(flags)[2]
     who = places - starts[np.searchsorted(starts, places, "right") - 1]
     last = sizes.reshape(-1).cumsum().reshape(sizes.shape)
-    bases = np.zeros((count, wired.wiring.first[1]), wired.wiring.currents.dtype)
+    bases = np.zeros((count, layout.tables.first[1]), layout.tables.currents.dtype)
     for image, base in enumerate(bases):
-        _base(np.flatnonzero(usual[image, 0]), wired.wiring, base)
+        _base(np.flatnonzero(usual[image, 0]), layout.tables, base)
     names = ["inputs", "inputs added", "inputs taken away"]
-    names += [f"layer {index}: {layer.kind}" for index, layer in _numbered(job.network)]
+    names += [f"layer {index}: {layer.kind}" for index, layer in _numbered(run.network)]
     means = [inputs.sum(-1).mean(), *sizes.mean((0, 1))]
     spikes = dict(zip(names, map(float, means), strict=True))
     return Recorded(who, np.stack([last - sizes, last], -1), bases), spikes
 
 
-def _numbered(network: AnyNetwork) -> Iterator[tuple[int, Any]]:
+def _numbered(network: Executable) -> Iterator[tuple[int, Any]]:
     return iter(enumerate(network.network.layers, 1))
 
 
 @njit(nogil=True)
-def _base(usual, wiring, base):
-    weights = wiring.weights[: wiring.first_weight[1]]
-    kernels._receive(wiring.kinds[0], base, weights, usual, wiring.starts, wiring.runs)
+def _base(usual, tables, base):
+    weights = tables.weights[: tables.first_weight[1]]
+    kernels._receive(tables.kinds[0], base, weights, usual, tables.starts, tables.runs)
 
 
 @njit(nogil=True)
@@ -330,59 +320,59 @@ def _draw(images, inputs, steps):
 
 
 @njit(nogil=True)
-def _add_weights(images, wiring, recorded, steps):
+def _add_weights(images, tables, recorded, steps):
     """Add the weights of those that spiked to the currents behind them."""
-    current = np.zeros(len(wiring.thresholds), wiring.currents.dtype)
-    first, layers = wiring.first, len(wiring.kinds)
+    current = np.zeros(len(tables.thresholds), tables.currents.dtype)
+    first, layers = tables.first, len(tables.kinds)
     for image in images:
         place = image % len(recorded.ends)
         for step in range(steps):
             ends = recorded.ends[place, step]
             now = current[: first[1]]
-            weights = wiring.weights[: wiring.first_weight[1]]
+            weights = tables.weights[: tables.first_weight[1]]
             more, less = (
                 recorded.who[ends[0, 0] : ends[0, 1]],
                 recorded.who[ends[1, 0] : ends[1, 1]],
             )
             kernels._copy(now, recorded.bases[place])
-            kernels._receive(wiring.kinds[0], now, weights, more, wiring.starts, wiring.runs)
-            kernels._take_away(wiring.kinds[0], now, weights, less, wiring.starts, wiring.runs)
+            kernels._receive(tables.kinds[0], now, weights, more, tables.starts, tables.runs)
+            kernels._take_away(tables.kinds[0], now, weights, less, tables.starts, tables.runs)
             for layer in range(1, layers):
-                if wiring.kinds[layer] != kinds.POOL:
+                if tables.kinds[layer] != kinds.POOL:
                     now = current[first[layer] : first[layer + 1]]
                     who = recorded.who[ends[layer + 1, 0] : ends[layer + 1, 1]]
-                    weights = wiring.weights[wiring.first_weight[layer] :]
-                    starts = wiring.starts[wiring.first_start[layer] :]
+                    weights = tables.weights[tables.first_weight[layer] :]
+                    starts = tables.starts[tables.first_start[layer] :]
                     kernels._clear(now)
-                    kernels._receive(wiring.kinds[layer], now, weights, who, starts, wiring.runs)
+                    kernels._receive(tables.kinds[layer], now, weights, who, starts, tables.runs)
     return current[0]
 
 
 @njit(nogil=True)
-def _update_neurons(images, wiring, recorded, steps):
+def _update_neurons(images, tables, recorded, steps):
     """Bring those to their thresholds that spiked, look at all neurons, and reset."""
-    width = len(wiring.thresholds)
-    current, counts = np.zeros(width, wiring.currents.dtype), np.zeros(width, np.int32)
+    width = len(tables.thresholds)
+    current, counts = np.zeros(width, tables.currents.dtype), np.zeros(width, np.int32)
     flags, seen = np.zeros(width, np.uint8), np.zeros(width, np.uint8)
     words, found = flags.view(np.uint64), np.empty(width + 2, np.int64)
     some = np.empty(width, np.int64)
     potentials, free = np.zeros(width, np.int32), np.zeros(0, np.int32)
-    first = wiring.first
+    first = tables.first
     for image in images:
         place = image % len(recorded.ends)
         kernels._clear(potentials)
         for step in range(steps):
             ends = recorded.ends[place, step]
-            for layer in range(len(wiring.kinds)):
+            for layer in range(len(tables.kinds)):
                 low, high = first[layer], first[layer + 1]
-                potential, threshold = potentials[low:high], wiring.thresholds[low:high]
-                if wiring.kinds[layer] == kinds.POOL:
+                potential, threshold = potentials[low:high], tables.thresholds[low:high]
+                if tables.kinds[layer] == kinds.POOL:
                     who = recorded.who[ends[layer + 1, 0] : ends[layer + 1, 1]]
-                    targets = wiring.targets[wiring.first_target[layer] :]
+                    targets = tables.targets[tables.first_target[layer] :]
                     count = kernels._pool(
                         potential,
                         threshold,
-                        wiring.gains[layer],
+                        tables.gains[layer],
                         who,
                         targets,
                         free,
@@ -401,30 +391,16 @@ def _update_neurons(images, wiring, recorded, steps):
     return counts.sum()
 
 
-def captured(network: AnyNetwork, images: np.ndarray, steps: int) -> Job:
-    """The job that `simulate` hands to the events."""
-    jobs = []
-
-    def run(job: Job, advance: Callable[[int], Any]) -> Any:
-        jobs.append(job)
-        return original(job, advance)
-
-    original = events.run
-    with mock.patch.object(events, "run", run):
-        jaxsnn.simulate(network, images, key=0, duration=steps * DT, engine="events")
-    return jobs[0]
-
-
 def parts_of_events(
-    network: AnyNetwork, images: np.ndarray, steps: int, repeats: int
+    network: Executable, images: np.ndarray, steps: int, repeats: int
 ) -> dict[str, Any]:
     """Microseconds of an image-step in each part of the event-driven engine, on all cores."""
-    job = captured(network, images, steps)
-    wired = engine.wired_network(network)
-    start = partial(engine.start, job, wired)
-    wired = wired._replace(wiring=engine._fitting_kinds(job, wired, start()))
-    recorded, spikes = record(job, wired)
-    inputs = engine._inputs(job)
+    run = captured(Events, network, images, steps)
+    layout = events.layout_of(network)
+    start = partial(events._start, run, layout)
+    layout = layout._replace(tables=events._fitting_kinds(run, layout, start()))
+    recorded, spikes = record(run, layout)
+    inputs, settings = events._inputs(run), events._settings(run, 0, steps)
 
     def call(steps: int) -> jaxsnn.Simulation:
         return jaxsnn.simulate(
@@ -432,12 +408,10 @@ def parts_of_events(
         )
 
     def on_all_cores(work: Callable, *arguments: Any) -> None:
-        list(engine._on_all_cores(lambda images: work(images, *arguments), len(images)))
+        list(events._on_all_cores(lambda images: work(images, *arguments), len(images)))
 
     def all_kernels() -> None:
-        engine._run_kernels(
-            wired, engine._numbers(job, 0, steps), inputs, start(), lambda count: None
-        )
+        events._run_kernels(layout, settings, inputs, start(), lambda count: None)
 
     seconds = interleaved(
         {
@@ -445,8 +419,8 @@ def parts_of_events(
             "one step": partial(call, 1),
             "kernels": all_kernels,
             "input": partial(on_all_cores, _draw, inputs, steps),
-            "weights": partial(on_all_cores, _add_weights, wired.wiring, recorded, steps),
-            "neurons": partial(on_all_cores, _update_neurons, wired.wiring, recorded, steps),
+            "weights": partial(on_all_cores, _add_weights, layout.tables, recorded, steps),
+            "neurons": partial(on_all_cores, _update_neurons, layout.tables, recorded, steps),
         },
         repeats,
     )
@@ -462,7 +436,7 @@ def parts_of_events(
     }
 
 
-# -- Tables and the picture ------------------------------------------------------------------------
+# -- Tables and the figure -------------------------------------------------------------------------
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -527,10 +501,10 @@ def profile(
     """The parts of all engines for one network and batch."""
     fixed = jaxsnn.quantize(snn)
     fewer = max(10, min(steps, LARGEST // len(images)))
-    scans: dict[str, tuple[AnyNetwork, str | None]] = {"float32, scan": (snn, None)}
-    scans |= {f"8 bits, scan in {unit}": (fixed, unit) for unit in UNITS}
-    for name, (network, unit) in scans.items():
-        yield {"engine": name} | parts_of_scan(network, images, fewer, unit, repeats)
+    scans: dict[str, tuple[Executable, str]] = {"float32, scan": (snn, "float32")}
+    scans |= {f"8 bits, scan in {name}": (fixed, name) for name in FORMATS}
+    for name, (network, number_format) in scans.items():
+        yield {"engine": name} | parts_of_scan(network, images, fewer, number_format, repeats)
     yield {"engine": "8 bits, events"} | parts_of_events(fixed, images, steps, repeats)
 
 
