@@ -60,7 +60,7 @@ def compiled(arithmetic: str, batch: int, chunk: int, steps: int) -> str:
     def shape(x: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(np.shape(x), jnp.asarray(x).dtype, sharding=sharding)
 
-    given = jax.tree.map(shape, (scan.bare(snn), run.probabilities, keys, initial_state(run)))
+    given = jax.tree.map(shape, (snn.bare(), run.probabilities, keys, initial_state(run)))
     options = {"steps": steps, "chunk": chunk, "formats": fastest_formats(snn)}
     return scan.program(behaviour).lower(*given, None, **options).compile().as_text()
 

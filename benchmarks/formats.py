@@ -3,13 +3,13 @@
 The products of the paper's networks are timed alone, for as many images and steps at once as
 `simulate` takes, and then whole runs of the scan with 8 bits, in each format. The script says for
 each kind of operation whether its format in `jaxsnn/engines/scan/integers.py` is the fastest, or
-within 10 % of it. Weights are random: no time depends on them. All this looks inside jaxsnn.
+within 10 % of it. Weights are random, and spikes 0: no time of a product depends on them.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -32,45 +32,35 @@ from jaxsnn.engines.scan.patches import Patches
 from jaxsnn.network import INPUT, Convolution, Dense, Operation
 
 WITHIN = 0.1
-LARGEST = 10_000  # image-steps of a whole run: larger batches get fewer steps
+BATCHES = (1, 20, 500)
+STEPS, LARGEST = 100, 10_000  # of a whole run: steps, and image-steps at most
 
-Jobs = dict[str, Callable[[], Any]]
 
-
-def products(run: Run) -> Iterator[tuple[Operation, Jobs]]:
-    """Each operation with weights of a run's network, and its product in each format."""
+def products(run: Run) -> tuple[int, list[tuple[Operation, dict[str, Any]]]]:
+    """Image-steps at once; and each operation with weights, and its product in each format."""
     network, count = run.network.network, scan._fitting_chunk(run) * len(run.images)
-    shapes = {INPUT: network.input_shape, **dict(enumerate(network.shapes))}
-    random = np.random.default_rng(0)
+    shapes, found = {INPUT: network.input_shape, **dict(enumerate(network.shapes))}, []
     for connection in _connections(network):
-        spikes = random.random((count, *shapes[connection.source])) < 0.1
+        spikes = np.zeros((count, *shapes[connection.source]), np.int32)
         *before, operation = connection.operations
         if operation.weighted:
             for permutation in before:
                 spikes = permutation(spikes)
-            yield operation, in_formats(operation, jnp.asarray(spikes, jnp.int32))
+            jobs = {}
+            for name, number_format in FORMATS.items():
+                compute = jax.jit(partial(integer_product, operation, number_format=number_format))
+                weights = planes(jax.tree.leaves(operation)[0], number_format)
+                jobs[name] = partial(compute, weights, jnp.asarray(spikes))
+            found.append((operation, jobs))
+    return count, found
 
 
-def in_formats(operation: Operation, spikes: jax.Array) -> Jobs:
-    """The product of an operation with some spikes, compiled for each format."""
-    jobs = {}
-    for name, number_format in FORMATS.items():
-        compute = jax.jit(partial(integer_product, operation, number_format=number_format))
-        weights = planes(jax.tree.leaves(operation)[0], number_format)
-        jobs[name] = partial(compute, weights, spikes)
-    return jobs
-
-
-def whole_runs(network: jaxsnn.FixedPointNetwork, images: jax.Array, steps: int) -> Jobs:
-    """A run of the scan with all products in one format, for each."""
-
-    def simulate(name: str) -> jaxsnn.Simulation:
-        formats = tuple((kind, FORMATS[name]) for kind, _ in fastest_formats(network))
-        options = {"duration": steps * DT, "engine": "scan", "progress": False}
-        with mock.patch.object(scan, "fastest_formats", return_value=formats):
-            return jaxsnn.simulate(network, images, key=0, **options)
-
-    return {name: partial(simulate, name) for name in FORMATS}
+def whole_run(network: Any, images: np.ndarray, steps: int, name: str) -> jaxsnn.Simulation:
+    """A run of the scan with all products in one format."""
+    formats = tuple((kind, FORMATS[name]) for kind, _ in fastest_formats(network))
+    options = {"duration": steps * DT, "engine": "scan", "progress": False}
+    with mock.patch.object(scan, "fastest_formats", return_value=formats):
+        return jaxsnn.simulate(network, images, key=0, **options)
 
 
 def measure(name: Name, batch: int, steps: int, repeats: int) -> Iterator[dict[str, Any]]:
@@ -81,12 +71,10 @@ def measure(name: Name, batch: int, steps: int, repeats: int) -> Iterator[dict[s
     network = jaxsnn.read_network(model, images[:1])
     scales = jaxsnn.data_based_scales(network, images)
     fixed = jaxsnn.quantize(jaxsnn.balance_thresholds(network, scales))
-    some = jnp.asarray(images[:batch])
-    run = captured(Scan, fixed, some, steps)
-    at_once = scan._fitting_chunk(run) * len(run.images)
-    measured = [(type(op).__name__, str(op), at_once, jobs) for op, jobs in products(run)]
-    measured.append(("", "whole run", batch * steps, whole_runs(fixed, some, steps)))
-    for kind, what, count, jobs in measured:
+    at_once, pairs = products(captured(Scan, fixed, images[:batch], steps))
+    measured = [(type(op).__name__, str(op), at_once, jobs) for op, jobs in pairs]
+    whole = {n: partial(whole_run, fixed, images[:batch], steps, n) for n in FORMATS}
+    for kind, what, count, jobs in [*measured, ("", "whole run", batch * steps, whole)]:
         seconds = interleaved(jobs, repeats)
         shortest = {f"{n} (µs)": 1e6 * min(values) / count for n, values in seconds.items()}
         row = {"network": name, "batch": batch, "at once": at_once, "kind": kind, "what": what}
@@ -99,7 +87,7 @@ def verdicts(rows: list[dict[str, Any]]) -> list[str]:
     for kind in (Dense, Patches, Convolution):
         sums = data[data["kind"] == kind.__name__][[f"{name} (µs)" for name in FORMATS]].sum()
         if sums.all():
-            ratios = {name: sums[f"{name} (µs)"] / sums.min() for name in FORMATS}
+            ratios = dict(zip(FORMATS, sums / sums.min()))
             chosen = next(n for n, f in FORMATS.items() if f == fastest_format(kind, "cpu"))
             holds = "holds" if ratios[chosen] <= 1 + WITHIN else "does not hold"
             told = ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items())
@@ -107,36 +95,24 @@ def verdicts(rows: list[dict[str, Any]]) -> list[str]:
     return found
 
 
-def main(
-    networks: tuple[Name, ...] = tuple(MODELS),
-    batches: tuple[int, ...] = (1, 20, 500),
-    steps: int = 100,
-    repeats: int = 7,
-    quick: bool = False,
-    output: Path = RESULTS / "formats.json",
-) -> None:
+def main(repeats: int = 7, quick: bool = False, output: Path = RESULTS / "formats.json") -> None:
     """Time products and whole runs in each number format.
 
     Args:
-        networks: which of the paper's networks.
-        batches: images simulated together.
-        steps: time steps of 1 ms; large batches get fewer.
         repeats: interleaved measurements of each; the table has the shortest.
         quick: a short run that only shows that everything works.
         output: the file for the results, written after each measurement.
     """
-    if quick:
-        batches, steps, repeats = (2,), 10, 1
-    results = new_results(steps=steps, repeats=repeats) | {"rows": []}
-    for name, batch in product(networks, batches):
-        for row in measure(name, batch, max(10, min(steps, LARGEST // batch)), repeats):
+    batches, repeats = ((2,), 1) if quick else (BATCHES, repeats)
+    results = new_results(repeats=repeats) | {"rows": []}
+    for name, batch in product(MODELS, batches):
+        for row in measure(name, batch, min(STEPS, LARGEST // batch), repeats):
             results["rows"].append(row)
+            results["verdicts"] = verdicts(results["rows"])
             save(results, output)
             print(name, batch, row["what"], "done", file=sys.stderr, flush=True)
-    results["verdicts"] = verdicts(results["rows"])
-    save(results, output)
-    print(pd.DataFrame(results["rows"]).drop(columns="seconds").to_markdown(index=False), "\n")
-    print(*results["verdicts"], sep="\n")
+    table = pd.DataFrame(results["rows"]).drop(columns="seconds")
+    print(table.to_markdown(index=False, floatfmt=".1f"), *results["verdicts"], sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -115,7 +115,7 @@ def looped(
         chunks = segment.steps // segment.chunk
         return lax.scan(chunk, (jnp.zeros(()), carry), None, length=chunks)[0][0]
 
-    return partial(job, scan.bare(segment.run.network), carry, given)
+    return partial(job, segment.run.network.bare(), carry, given)
 
 
 def scan_pieces(segment: Segment) -> Jobs:
@@ -295,27 +295,25 @@ def _base(usual, tables, base):
 
 @njit(nogil=True)
 def _draw(images, inputs, steps):
-    """Draw the inputs of some images, as the kernels do."""
-    quarter = (len(inputs.wanted[0]) + 3) // 4
-    room = (quarter + 7) // 8 * 8
-    blocks, ones = np.empty(room, np.uint32), np.empty(room, np.uint32)
-    twos, wanted = np.empty(room, np.uint32), np.zeros((4, room), np.uint32)
-    pixels, flags = np.zeros((4, room), np.int64), np.zeros((4, room), np.uint8)
-    words, found = flags.reshape(-1).view(np.uint64), np.empty(4 * room + 2, np.int64)
-    some = np.empty(room, np.int64)
+    """Draw the inputs of some images."""
+    room = ((len(inputs.wanted[0]) + 3) // 4 + 7) // 8 * 8
+    flags = np.zeros((4, room), np.uint8)
+    draws = kernels.Draws(
+        np.empty(room, np.uint32),
+        np.empty(room, np.uint32),
+        np.empty(room, np.uint32),
+        np.zeros((4, room), np.uint32),
+        np.zeros((4, room), np.int64),
+        flags,
+        flags.reshape(-1).view(np.uint64),
+    )
+    some, found = np.empty(room, np.int64), np.empty(4 * room + 2, np.int64)
     count = 0
     for image in images:
         kernels._clear(flags.reshape(-1))
-        size = kernels._blocks_of(inputs.wanted[image], blocks, wanted, pixels)
-        key = inputs.keys[image]
+        size = kernels._needed_blocks(inputs.wanted[image], draws)
         for step in range(steps):
-            one, two = kernels.threefry(key[0], key[1], np.uint32(0), np.uint32(step))
-            kernels._draw_blocks(one, two, blocks[:size], ones, twos)
-            kernels._exceptions_low(ones[:size], wanted[0, :size], flags[0, :size])
-            kernels._exceptions_high(ones[:size], wanted[1, :size], flags[1, :size])
-            kernels._exceptions_low(twos[:size], wanted[2, :size], flags[2, :size])
-            kernels._exceptions_high(twos[:size], wanted[3, :size], flags[3, :size])
-            count += kernels.flagged(words, some, found)
+            count += kernels._draw(inputs.keys[image], step, draws, size, some, found)
     return count
 
 
