@@ -28,6 +28,7 @@ from jax.typing import ArrayLike
 
 from jaxsnn.network import (
     AveragePooling,
+    Connection,
     Convolution,
     Dense,
     Layer,
@@ -476,7 +477,7 @@ _INSTALLED = Path(str(jax.__file__)).parents[1]
 _LIBRARIES = (
     *(str(Path(str(module.__file__)).parent) + os.sep for module in (jax, flax, np)),
     *(str(_INSTALLED / name) + os.sep for name in ("jaxlib", "jaxtyping", "beartype")),
-    str(Path(__file__)),
+    str(Path(__file__).parent) + os.sep,
 )
 
 
@@ -1122,11 +1123,13 @@ def _simplify(signal: _Signal) -> Layer:
                 while len(kept) > 1 and (joined := _join(*kept[-2:])) is not None:
                     kept[-2:] = [joined]
     kept = [Dense(part.kernel) if isinstance(part, _Copies) else part for part in kept]
-    layer = Layer(tuple(kept))
+    layer = Layer((Connection(tuple(kept)),))
     if abs(scalar - 1.0) < 1e-6:
         return layer
     scalar = jnp.asarray(scalar, jnp.result_type(float))
-    return layer.times(scalar) if layer.weighted else Layer((*kept, Multiply(scalar)))
+    if layer.weighted:
+        return layer.times(scalar)
+    return layer.with_operations((*kept, Multiply(scalar)))
 
 
 def _join(first: Operation, second: Operation) -> Operation | None:
