@@ -1,6 +1,8 @@
 """Reading models: the same network from every library, and errors that name the place."""
 
 import inspect
+import subprocess
+import sys
 from functools import partial
 
 import jax
@@ -991,3 +993,49 @@ def test_transposes_are_operations(rng):
     )
     kinds = [type(operation) for operation in network.layers[0].operations]
     assert kinds == [Reshape, Transpose, Reshape, Dense]
+
+
+# -- Names -----------------------------------------------------------------------------------------
+
+
+class Named(nnx.Module):
+    def __init__(self):
+        self.convolution = nnx.Conv(1, 2, (3, 3), use_bias=False, rngs=nnx.Rngs(0))
+        self.dense = nnx.Linear(8, 3, use_bias=True, rngs=nnx.Rngs(0))
+
+    def __call__(self, x):
+        x = nnx.relu(self.convolution(x))
+        x = nnx.relu(nnx.avg_pool(x, (2, 2), (2, 2)))
+        x = self.dense(x.reshape(x.shape[0], -1))
+        x = nnx.relu(x)
+        return nnx.relu(x @ jnp.ones((3, 2))).reshape(-1, 2, 1)
+
+
+def test_layers_are_named_by_their_last_linear_operation():
+    """By its line, and by its module if that is one of Flax; a bias of 0 is no operation."""
+    network = jaxsnn.read_network(Named(), jnp.zeros((1, 4, 4, 1)))
+    first = inspect.getsourcelines(Named.__call__)[1] + 1
+    expected = [
+        ("Conv at ", first),
+        ("", first + 1),
+        ("Linear at ", first + 2),
+        ("", first + 4),
+    ]
+    for layer, (module, line) in zip(network.layers, expected, strict=True):
+        assert str(layer.name).startswith(f"{module}{__file__}:{line}:"), layer.name
+        assert layer.name.endswith("(Named.__call__)")
+
+
+def test_layers_without_a_last_relu_and_of_copies_are_named():
+    kernel = jnp.ones((4, 2))
+    copies = lambda x: jax.nn.relu(x[:, :, None] * jnp.array([1.0, -1.0]))  # noqa: E731
+    linear = lambda x: copies(x).sum(2) @ kernel * 0.5  # noqa: E731
+    first, last = read_flat(linear).layers
+    assert str(first.name).startswith(here(copies))
+    assert str(last.name).startswith(here(linear))
+
+
+def test_flax_is_imported_with_its_models_only():
+    code = "import sys, jaxsnn; print([name for name in sys.modules if name.startswith('flax')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,65 @@
+"""Where an operation of a jaxpr comes from: the user's source line, and the module on it."""
+
+from __future__ import annotations
+
+import os
+import re
+import traceback
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+from jax.extend import source_info_util
+from jax.extend.core import Jaxpr, JaxprEqn
+
+# Folders of code that the user did not write. The packages are found, not imported.
+_LIBRARIES = (
+    *(
+        str(Path(spec.origin).parent) + os.sep
+        for package in ("jax", "jaxlib", "flax", "numpy", "jaxtyping", "beartype")
+        if (spec := find_spec(package)) and spec.origin
+    ),
+    str(Path(__file__).parent) + os.sep,
+)
+# A frame of the call of a module of Flax. Containers are left out: their parts matter.
+_FLAX_MODULE = re.compile(r"[/\\]flax[/\\].*\((?!Sequential|Module)(\w+)\.__call__\)$")
+
+
+class Origin(NamedTuple):
+    """Where an operation comes from.
+
+    Attributes:
+        line: file, line and function of the user's code.
+        module: the Flax module that contains it, or "".
+        function: the function of JAX or Flax that contains it, or "".
+    """
+
+    line: str
+    module: str
+    function: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.module} at {self.line}" if self.module else self.line
+
+
+def origin_of(equation: JaxprEqn) -> Origin:
+    """The innermost line of the user's code that an equation comes from, and what it calls."""
+    frames = source_info_util.summarize(equation.source_info, num_frames=50).splitlines()
+    frames = ["an unknown line", *(frame.strip() for frame in frames)]  # the innermost is the last
+    own = [n for n, frame in enumerate(frames) if n and not frame.startswith(_LIBRARIES)]
+    calls = frames[own[-1] + 1 if own else 1 :]
+    modules = [found[1] for frame in calls if (found := _FLAX_MODULE.search(frame))]
+    return Origin(frames[own[-1]] if own else frames[-1], modules[0] if modules else "")
+
+
+def line_of_error(error: Exception) -> str | None:
+    """The innermost line of the user's code that an exception passed, if it passed one."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not frame.filename.startswith(_LIBRARIES):
+            return f"{frame.filename}:{frame.lineno} ({frame.name})"
+    return None
+
+
+def is_library(body: Jaxpr) -> bool:
+    """Whether JAX or Flax wrote the function: its trace is cached, with the lines of others."""
+    return str(body.debug_info.func_filename).startswith(_LIBRARIES)

@@ -1,0 +1,120 @@
+"""The way from a model to a `Network`, and the checks of what comes in and out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from jaxsnn.network import Network, Shape
+from jaxsnn.reading.errors import ReadingError
+from jaxsnn.reading.interpreter import interpret
+from jaxsnn.reading.signals import Signal
+from jaxsnn.reading.simplify import layers_of
+from jaxsnn.reading.tracing import Model, evaluation_form, opened, trace
+from jaxsnn.support.typed import Images, typed
+from jaxsnn.support.warn import warn
+
+
+@typed
+def read_network(model: Model, example: Images) -> Network:
+    """Read the linear operations between the ReLUs of a model, with their weights.
+
+    Args:
+        model: a Flax NNX module, a bound Linen module (`module.bind(variables)`) or any JAX
+            function from a batch of images `[B, ...]` to the outputs `[B, ...]`. NNX modules are
+            read in evaluation mode, without dropout; the model itself is not changed.
+        example: a batch of images, of any size; only its shape matters.
+
+    Returns:
+        The network, with one layer for each ReLU, whose `name` says where it stands in the model.
+        Average pooling with a ReLU after it is a layer of its own; without, it belongs to the next
+        layer. Neurons keep the model's own layout; a value that the model copies by broadcasting
+        stays one neuron where that is exact.
+
+    Raises:
+        ReadingError: the model has a bias, an operation that is not linear (the message names it,
+            its line in your source and the remedy), no ReLU, or weights that are not finite.
+        ValueError: the example is not a batch of images.
+
+    Warns:
+        UserWarning: the model does not end in a ReLU and its outputs may be negative; the output
+            neurons stand for max(output, 0).
+
+    Example:
+        >>> import jax.numpy as jnp, jaxsnn
+        >>> from flax import nnx
+        >>> model = jaxsnn.networks.FullyConnected((4, 8, 3), rngs=nnx.Rngs(0))
+        >>> network = jaxsnn.read_network(model, jnp.zeros((1, 2, 2, 1)))
+        >>> network.shapes
+        [(8,), (3,)]
+    """
+    shape, dtype = _check_example(example)
+    function = evaluation_form(model)
+    try:
+        network, warning = _read(function, shape[1:], dtype)
+    except ReadingError as error:
+        unsupported = str(error).startswith("unsupported operation")
+        if not unsupported and _can_be_read(function, shape, dtype):
+            raise ReadingError(
+                f"the example of shape {shape} looks like one image without a batch axis: give "
+                "images[:1] or image[None]."
+            ) from error
+        raise
+    _check_weights(network)
+    if warning:
+        warn(warning)
+    return network
+
+
+def _check_example(example: ArrayLike) -> tuple[Shape, Any]:
+    """Shape and type of the example, if it can be a batch of images."""
+    shape, dtype = np.shape(example), jnp.result_type(example)
+    remedy = "give floats in [0, 1], such as train.images[:1]"
+    if dtype == np.bool_:
+        remedy = "convert it: example.astype('float32')"
+    elif jnp.issubdtype(dtype, jnp.integer):
+        remedy = "give floats in [0, 1]: divide 8-bit pixels by 255"
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"the example has dtype {dtype}, but pixels are floats: {remedy}.")
+    if len(shape) < 2 or 0 in shape[1:]:
+        raise ValueError(
+            f"the example has shape {shape}, but must be a batch of images [B, ...], such as "
+            "train.images[:1]; a single image needs a batch axis: image[None]."
+        )
+    return shape, dtype
+
+
+def _read(
+    function: Callable[[Any], Any], image_shape: Shape, dtype: Any
+) -> tuple[Network, str | None]:
+    """The network of a function of images of this shape, and what to warn of."""
+    closed = trace(function, image_shape, dtype)
+    (output,) = interpret(*opened(closed), [Signal.of_images(image_shape)])
+    layers, warning = layers_of(output)
+    network = Network(layers, image_shape)
+    expected = closed.out_avals[0].shape[1:]
+    assert network.shapes[-1] == expected, f"{network} should end in {expected}"
+    return network, warning
+
+
+def _can_be_read(function: Callable[[Any], Any], image_shape: Shape, dtype: Any) -> bool:
+    try:
+        _read(function, image_shape, dtype)
+    except ReadingError:
+        return False
+    return True
+
+
+def _check_weights(network: Network) -> None:
+    for index, layer in enumerate(network.layers):
+        for weights in layer.weights:
+            bad = int(np.sum(~np.isfinite(weights)))
+            if bad:
+                raise ReadingError(
+                    f"{network.name(index)} has {bad} weights that are NaN or infinite; "
+                    "its training diverged: train again with a smaller learning rate."
+                )

@@ -1,0 +1,287 @@
+"""What the jaxpr is interpreted with: the values that depend on the images, and their operations.
+
+Such a value is a `Signal`. Transposes and broadcasts of the model cost no operation at once: the
+signal only notes them, since most end in a product or a sum, which can take them in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from math import prod
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from jaxsnn.network import AveragePooling, Dense, Layer, Multiply, Operation, Reshape, Transpose
+from jaxsnn.network import Shape as Shape
+from jaxsnn.reading.errors import PADDING, ReadingError
+from jaxsnn.reading.origins import Origin
+from jaxsnn.reading.tracing import TRACED_BATCH
+from jaxsnn.support.arrays import static_field
+
+Pairs = tuple[tuple[int, int], ...]  # padding below and above, for each feature axis
+Factors = np.ndarray | None
+
+
+@dataclass(frozen=True, eq=False)
+class Signal:
+    """A value that depends on the images: the layers before it, and the operations since the last.
+
+    The features are stored in an order of axes of their own, and what the model copies by
+    broadcasting is stored once:
+
+        model     [B, 3, 5, 4]     x.transpose(0, 2, 1)[:, :, None] * jnp.ones((5, 1))
+        stored    [B, 4, 3, 1]     x[..., None]
+        axes      (0, 2, 3, 1)     where the model's axes are stored
+        copies    (None, None, ones(5))
+
+    Attributes:
+        layers: the layers that end in a ReLU already.
+        operations: the operations since the last ReLU.
+        shape: shape of the features as they are stored, without the batch, which is axis 0.
+        copies: for each stored axis of the features None, or the factors of the copies along it:
+            there the stored size is 1, and the model has as many values as there are factors.
+        axes: `axes[i]` is the stored axis of the model's axis i.
+        line: source line of the last operation.
+        source: module and source line of the last operation that does more than permute.
+    """
+
+    layers: tuple[Layer, ...]
+    operations: tuple[Operation, ...]
+    shape: Shape
+    copies: tuple[Factors, ...]
+    axes: Shape
+    line: str
+    source: str = ""
+
+    @classmethod
+    def of_images(cls, shape: Shape) -> Signal:
+        """The images themselves, of this shape."""
+        return cls((), (), shape, (None,) * len(shape), tuple(range(len(shape) + 1)), "the input")
+
+    @property
+    def model_shape(self) -> Shape:
+        """The shape that the model sees, with the batch."""
+        sizes = [n if c is None else len(c) for n, c in zip(self.shape, self.copies, strict=True)]
+        return tuple((TRACED_BATCH, *sizes)[axis] for axis in self.axes)
+
+    @property
+    def name(self) -> str:
+        """Where the operations stand in the user's model."""
+        return self.source or self.line
+
+    def traced_to(self, origin: Origin, before: Signal) -> Signal:
+        """The signal with the origin of the operation that made it from the signal before."""
+        last, earlier = _last_linear(self.operations), _last_linear(before.operations)
+        changed = last is not None and last is not earlier
+        return replace(self, line=origin.line, source=str(origin) if changed else self.source)
+
+    # -- One more operation --
+
+    def then(self, operation: Operation, copies: tuple[Factors, ...] | None = None) -> Signal:
+        """The signal after an operation on the stored features, whose order the model takes over.
+
+        `copies` are those of the result; without them the signal must have none.
+        """
+        assert copies is not None or all(factors is None for factors in self.copies)
+        self.check_padding()
+        shape = operation.output_shape(self.shape)
+        return replace(
+            self,
+            operations=(*self.operations, operation),
+            shape=shape,
+            copies=copies or (None,) * len(shape),
+            axes=tuple(range(len(shape) + 1)),
+        )
+
+    def check_padding(self) -> None:
+        """Explicit padding can only be merged into what follows it."""
+        if self.operations and isinstance(self.operations[-1], Padding):
+            raise ReadingError(
+                f"the explicit padding at {self.line} can only be read right before a "
+                f"convolution or pooling: {PADDING}."
+            )
+
+    def without_padding(self) -> tuple[Signal, Pairs]:
+        """The signal before the explicit padding that it ends with, and that padding."""
+        *rest, last = self.operations or (None,)
+        if not isinstance(last, Padding):
+            return self, ((0, 0),) * len(self.shape)
+        return replace(self, operations=tuple(rest), shape=last.shape), last.padding
+
+    # -- The order of the axes --
+
+    def transposed(self, order: Shape) -> Signal:
+        """The signal with its stored axes in another order, the batch first, as the model's."""
+        if order == tuple(range(len(order))):
+            return replace(self, axes=order)
+        return self.then(Transpose(order), tuple(self.copies[axis - 1] for axis in order[1:]))
+
+    def in_model_order(self) -> Signal:
+        """The signal stored in the model's order, with the batch first."""
+        if self.axes[0] != 0:
+            batch = self.axes.index(0)
+            raise ReadingError(f"the batch is on axis {batch} here; transpose it to the front.")
+        return self.transposed(self.axes)
+
+    def batch_first(self) -> Signal:
+        """The features stored in the model's order, wherever the model has the batch."""
+        stored = self.transposed((0, *(axis for axis in self.axes if axis != 0)))
+        axes = [*range(1, len(self.axes))]
+        axes.insert(self.axes.index(0), 0)
+        return replace(stored, axes=tuple(axes))
+
+    def in_model_form(self) -> Signal:
+        """The signal stored exactly as the model has it: in its order, with all copies."""
+        return self.in_model_order().with_copies_made().in_model_order()
+
+    # -- Copies --
+
+    def broadcast_to(self, shape: Sequence[int]) -> Signal:
+        """The signal as JAX broadcasts it against this shape: axes of size 1 become copies."""
+        shape = np.broadcast_shapes(self.model_shape, tuple(shape))
+        copies = list(self.copies)
+        for axis, old, new in zip(self.axes, self.model_shape, shape, strict=True):
+            if old != new:
+                copies[axis - 1] = np.ones(new)
+        return replace(self, copies=tuple(copies))
+
+    def with_copies_made(self) -> Signal:
+        """The signal with all copies stored, by a dense operation from 1 value to its copies."""
+        copied = {axis: f for axis, f in enumerate(self.copies, 1) if f is not None}
+        if not copied:
+            return self
+        single = [axis for axis in range(1, len(self.axes)) if axis not in copied]
+        order = (0, *single, *copied)
+        stored = replace(self.transposed(order), copies=(None,) * len(self.shape))
+        kernel = reduce(np.outer, copied.values()).reshape(1, -1)
+        outer = stored.shape[: len(single)]
+        broadcast = Broadcast(jnp.asarray(kernel, jnp.result_type(float)))
+        made = stored.stored_as((*outer, 1)).then(broadcast)
+        made = made.stored_as((*outer, *map(len, copied.values())))
+        return replace(made, axes=tuple(order.index(axis) for axis in self.axes))
+
+    # -- The shape --
+
+    def stored_as(self, shape: Shape) -> Signal:
+        """The signal with its stored features in another shape."""
+        return self if shape == self.shape else self.then(Reshape(shape))
+
+    def reshaped(self, shape: Sequence[int]) -> Signal:
+        """The signal in another shape of the model, of which the batch must stay an axis."""
+        old, shape = self.model_shape, tuple(shape)
+        if shape == old:
+            return self
+        if [n for n in shape if n != 1] == [n for n in old if n != 1]:
+            return self._with_unit_axes(shape)
+        signal = self.in_model_form()
+        if shape[0] != TRACED_BATCH:
+            raise ReadingError(
+                "the batch must stay the first axis, as in x.reshape(x.shape[0], -1). (A "
+                "convolution merges it with further axes, such as time: read the model for a "
+                "single frame, or use a kernel for all axes, such as (1, 3, 3).)"
+            )
+        return signal.stored_as(shape[1:])
+
+    def _with_unit_axes(self, shape: Shape) -> Signal:
+        """The signal with axes of size 1 inserted or removed, as in the model's new shape."""
+        longer = iter(axis for axis, n in zip(self.axes, self.model_shape, strict=True) if n != 1)
+        # The axis that is now stored for each axis of the model; None for those of size 1.
+        stored = [next(longer) if n != 1 else None for n in shape]
+        order, kept = stored, [axis for axis in stored if axis is not None]
+        if stored[0] != 0 or kept != sorted(kept):
+            order = [*sorted(kept), *(axis for axis in stored if axis is None)]
+        sizes = tuple(1 if axis is None else self.shape[axis - 1] for axis in order[1:])
+        copies = tuple(None if axis is None else self.copies[axis - 1] for axis in order[1:])
+        units = iter(new for new, axis in enumerate(order) if axis is None)
+        axes = tuple(next(units) if axis is None else order.index(axis) for axis in stored)
+        signal = self if sizes == self.shape else self.then(Reshape(sizes), copies)
+        return replace(signal, axes=axes, copies=copies)
+
+    # -- Multiplication --
+
+    def times(self, factor: ArrayLike) -> Signal:
+        """The product with a constant."""
+        signal = self.broadcast_to(np.shape(factor))
+        smallest = signal._in_stored_order(factor)
+        varying = [axis for axis, n in enumerate(smallest.shape) if n != 1]
+        if any(signal.copies[axis] is not None for axis in varying):
+            axis, *others = varying
+            factors = signal.copies[axis]
+            if others or factors is None:
+                return signal.with_copies_made().times(factor)
+            return signal.with_factors(axis, factors * smallest.reshape(-1))
+        smallest = smallest.reshape(()) if smallest.size == 1 else smallest
+        signal.check_padding()
+        *rest, last = signal.operations or (None,)
+        if isinstance(last, WindowSum):
+            return replace(signal, operations=(*rest, *last.divided(smallest)))
+        if np.all(smallest == 1):
+            return signal
+        return replace(signal, operations=(*signal.operations, Multiply(jnp.asarray(smallest))))
+
+    def _in_stored_order(self, factor: ArrayLike) -> np.ndarray:
+        """A factor for the stored features, of size 1 along the axes where it does not differ."""
+        everywhere = np.broadcast_to(np.asarray(factor), self.model_shape)
+        smallest = everywhere.transpose(np.argsort(self.axes))
+        for axis in range(smallest.ndim):
+            first = smallest.take([0], axis)
+            if np.array_equal(np.broadcast_to(first, smallest.shape), smallest):
+                smallest = first
+        if smallest.shape[0] != 1:
+            raise ReadingError("the factor differs between the images of a batch.")
+        return np.asarray(smallest[0], jnp.result_type(float))
+
+    def with_factors(self, axis: int, factors: Factors) -> Signal:
+        """The signal with other factors of the copies along one of its stored axes of features."""
+        return replace(self, copies=(*self.copies[:axis], factors, *self.copies[axis + 1 :]))
+
+
+def _last_linear(operations: tuple[Operation, ...]) -> Operation | None:
+    """The last operation that does more than permute."""
+    return next((part for part in reversed(operations) if not part.permutes), None)
+
+
+# -- Operations whose reading is not finished ------------------------------------------------------
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Broadcast(Dense):
+    """The dense operation from 1 value to its copies; it joins the dense operation before it."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Padding(Operation):
+    """Explicit zero padding, until the convolution or pooling that it belongs to has been read."""
+
+    shape: Shape = static_field()  # without it
+    padding: Pairs = static_field()
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return jnp.pad(x, ((0, 0), *self.padding))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class WindowSum(Operation):
+    """The sums of an average pooling, until their division has been read."""
+
+    pooling: AveragePooling
+    shape: Shape = static_field()  # of the inputs
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.pooling.sum(x)
+
+    def divided(self, factor: np.ndarray) -> tuple[Operation, ...]:
+        """The pooling whose sums are multiplied by this factor."""
+        if factor.ndim:
+            counts = np.asarray(self.pooling.counts(self.shape))
+            if np.allclose(factor * counts, 1.0, rtol=1e-6, atol=0.0):
+                return (replace(self.pooling, count_padding=False),)
+        return (self.pooling, Multiply(jnp.asarray(factor * prod(self.pooling.window))))

@@ -1,0 +1,126 @@
+"""From a model to a jaxpr, the list of the primitive operations that JAX would run for it."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import jax
+from jax.extend.core import ClosedJaxpr, Jaxpr
+
+from jaxsnn.network import Shape
+from jaxsnn.reading.errors import ReadingError
+from jaxsnn.reading.origins import line_of_error
+
+Model = Annotated[
+    Callable[[Any], Any], "a Flax module or a function from images [B, ...] to outputs [B, ...]"
+]
+
+# More than one image, so that a model that flattens the batch away is noticed, and a number that is
+# rarely the size of another axis, so that constants are not mistaken for batches.
+TRACED_BATCH = 13
+
+
+def evaluation_form(model: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The function that a model computes in evaluation mode, or TypeError for what is no model."""
+    name = getattr(model, "__name__", type(model).__name__)
+    if isinstance(model, type):
+        raise TypeError(f"{name} is a class: give read_network an instance of it, {name}(...).")
+    if not callable(model):
+        raise TypeError(f"a {name} is no model: give a module or a function of a batch of images.")
+    if _is_of_flax(model, "nnx.Module"):
+        return _evaluation_form_of_nnx(model)
+    owner: Any = getattr(model, "__self__", model)
+    if _is_of_flax(owner, "linen.Module") and owner.scope is None:
+        raise TypeError(
+            f"{type(owner).__name__} is a Linen module without its variables: "
+            "give read_network the bound module, model.bind(variables)."
+        )
+    return model
+
+
+def _evaluation_form_of_nnx(model: Any) -> Callable[[Any], Any]:
+    from flax import nnx
+
+    graph, state = nnx.split(nnx.clone(model))
+
+    def forward(images: Any) -> Any:
+        # Made inside the trace, where a model may count its calls or sow values.
+        traced = nnx.merge(graph, state, copy=True)
+        traced.eval()
+        return traced(images)
+
+    return forward
+
+
+def _is_of_flax(value: object, *classes: str) -> bool:
+    """Whether a value is an instance of one of these classes of Flax.
+
+    Flax is slow to import, and whoever has such a value has imported it.
+    """
+    paths = (name.rpartition(".") for name in classes)
+    found = (getattr(sys.modules.get(f"flax.{path}"), name, None) for path, _, name in paths)
+    return isinstance(value, tuple(kind for kind in found if isinstance(kind, type)))
+
+
+def trace(model: Callable[[Any], Any], image_shape: Shape, dtype: Any) -> ClosedJaxpr:
+    """The jaxpr of a function of a batch of images, which has one output."""
+    batch = jax.ShapeDtypeStruct((TRACED_BATCH, *image_shape), dtype)
+    try:
+        closed = jax.make_jaxpr(model)(batch)
+    except Exception as error:
+        if _is_of_flax(error, "errors.TraceContextError"):
+            raise ReadingError(
+                "the function changes an NNX model, as dropout and batch norm in training mode do: "
+                "call model.eval() first, or give read_network the model itself."
+            ) from error
+        line = line_of_error(error)
+        raise ReadingError(
+            f"the model fails{f' at {line}' if line else ''} for a batch of images of shape "
+            f"{batch.shape}: {_remedy(error)} ({type(error).__name__}: {error})"
+        ) from error
+    if (count := len(closed.out_avals)) != 1:
+        raise ReadingError(
+            f"the model returns {count or 'no'} arrays; let it return one, its outputs, such as "
+            "read_network(lambda x: model(x)[0], example)."
+        )
+    return closed
+
+
+# The values with which these arguments mean evaluation.
+_EVALUATION = {"train": False, "training": False, "is_training": False, "deterministic": True}
+
+
+def _remedy(error: Exception) -> str:
+    """What to do about an exception that the model raised."""
+    if _is_of_flax(error, "errors.ModifyScopeVariableError", "errors.InvalidRngError"):
+        return (
+            "it is in training mode; read it in evaluation mode, with the argument that your model "
+            "has for this, such as read_network(lambda x: model(x, train=False), example)."
+        )
+    missing = re.search(r"missing .*argument.*?: .*?'(\w+)'", str(error))
+    if isinstance(error, TypeError) and missing:
+        call = "model(parameters, x)"
+        if missing[1] in _EVALUATION:
+            call = f"model(x, {missing[1]}={_EVALUATION[missing[1]]})"
+        return (
+            "it takes more than the images; give it the rest, such as "
+            f"read_network(lambda x: {call}, example)."
+        )
+    if isinstance(
+        error, jax.errors.ConcretizationTypeError | jax.errors.TracerArrayConversionError
+    ):
+        return (
+            "it looks at values that depend on the images, as if, while, int(...) and functions of "
+            "NumPy do; write it in jax.numpy, and without such branches."
+        )
+    if isinstance(error, TypeError | ValueError | ArithmeticError):
+        return "it must take any number of images of this shape, as model(images)."
+    return "it must run under jax.jit."
+
+
+def opened(body: Any) -> tuple[Jaxpr, Sequence[Any]]:
+    """A jaxpr and its constants, which JAX keeps in one object or in two."""
+    return getattr(body, "jaxpr", body), getattr(body, "consts", ())
