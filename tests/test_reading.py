@@ -1,4 +1,4 @@
-"""Reading models: the same network from every library, and errors that name the place."""
+"""Reading models: the same network from every library, and errors that name the source line."""
 
 import inspect
 import subprocess
@@ -251,7 +251,7 @@ def test_zero_bias_is_no_bias(rng):
     assert len(read_flat(model).layers[0].operations) == 1
 
 
-def test_moves_after_the_last_relu_belong_to_its_layer(rng):
+def test_permutations_after_the_last_relu_belong_to_its_layer(rng):
     images = rng.random((5, 4, 6)).astype(np.float32)
     kernel = rng.normal(size=(6, 3)).astype(np.float32)
     network = assert_reads(lambda x: jax.nn.relu(x @ kernel).transpose(0, 2, 1), images)
@@ -617,7 +617,7 @@ def here(function) -> str:
     return f"{__file__}:{inspect.getsourcelines(function)[1]}"
 
 
-def test_bias_names_its_place():
+def test_bias_names_its_line():
     class Biased(nnx.Module):
         def __init__(self):
             self.layer = nnx.Linear(4, 2, use_bias=True, rngs=nnx.Rngs(0))
@@ -753,7 +753,7 @@ def test_images_merged_with_the_batch():
         jaxsnn.read_network(convolution_of_frames, jnp.zeros((1, 5, 6, 6, 4)))
 
 
-def test_the_place_is_the_innermost_of_the_users():
+def test_the_line_is_the_innermost_of_the_users():
     def activation(x):
         return jnp.tanh(x)
 
@@ -791,7 +791,7 @@ def test_the_place_is_the_innermost_of_the_users():
         (lambda x: jax.nn.relu(x.astype(jnp.int32)), "rounding"),
     ],
 )
-def test_what_cannot_be_read_names_its_place(function, message):
+def test_what_cannot_be_read_names_its_line(function, message):
     with pytest.raises(jaxsnn.ReadingError, match=message) as caught:
         read_flat(function)
     assert here(function) in str(caught.value)
@@ -844,7 +844,7 @@ WEIGHTS = np.linspace(-1, 1, 12, dtype=np.float32).reshape(4, 3)
         (lambda x: nnx.Linear(4, 3, rngs=nnx.Rngs(0))(nnx.relu(x)), "outside of the function"),
     ],
 )
-def test_what_else_cannot_be_read_names_its_place(function, message):
+def test_what_else_cannot_be_read_names_its_line(function, message):
     with pytest.raises(jaxsnn.ReadingError, match=message) as caught:
         read_flat(function)
     assert here(function) in str(caught.value)
@@ -878,7 +878,7 @@ def test_models_that_are_not_ready(model, message):
         read_flat(model)
 
 
-def test_the_place_is_not_that_of_an_earlier_trace():
+def test_the_line_is_not_that_of_an_earlier_trace():
     """JAX traces `jax.nn.gelu` once; the second use must not be blamed on the first."""
     first = lambda x: jax.nn.sigmoid(x)  # noqa: E731
     second = lambda x: jax.nn.sigmoid(x)  # noqa: E731

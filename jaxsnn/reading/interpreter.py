@@ -64,7 +64,7 @@ def _outputs(equation: JaxprEqn, inputs: list[Any], origin: Origin) -> Sequence[
             return _CONTROL[name](params, inputs, origin)
         if name not in HANDLERS:
             raise UnsupportedError(name)
-        return [HANDLERS[name](params, *inputs).traced_to(origin, signal)]
+        return [HANDLERS[name](params, *inputs).with_origin(origin, signal)]
     except ReadingError as error:
         raise explained(name, error, origin) from None
 

@@ -108,8 +108,8 @@ def _select_n(_params: dict, which: Any, *cases: Any) -> Signal:
 
 
 def _squeeze(params: dict, signal: Signal) -> Signal:
-    gone = params["dimensions"]
-    return signal.reshaped([n for axis, n in enumerate(signal.model_shape) if axis not in gone])
+    dropped = params["dimensions"]
+    return signal.reshaped([n for axis, n in enumerate(signal.model_shape) if axis not in dropped])
 
 
 def _broadcast_in_dim(params: dict, signal: Signal) -> Signal:

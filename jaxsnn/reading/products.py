@@ -138,7 +138,7 @@ def _of_one_channel(kernel: jax.Array, spec: Shape, groups: int, factors: np.nda
 
 
 def pad(params: dict, signal: Signal, value: Any) -> Signal:
-    """Explicit padding with zeros, which the next convolution or pooling takes in."""
+    """Explicit padding with zeros, to be merged into the convolution or pooling that follows."""
     config = params["padding_config"]
     zeros = not isinstance(value, Signal) and not np.any(value)
     if not zeros or any(config[signal.axes.index(0)]) or np.min(config) < 0:

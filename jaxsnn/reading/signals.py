@@ -1,7 +1,7 @@
-"""What the jaxpr is interpreted with: the values that depend on the images, and their operations.
+"""The values of the interpreter that depend on the images, and the operations that lead to them.
 
-Such a value is a `Signal`. Transposes and broadcasts of the model cost no operation at once: the
-signal only notes them, since most end in a product or a sum, which can take them in.
+Such a value is a `Signal`. Transposes and broadcasts of the model are lazy: the signal records
+them, and most are merged into a later product or sum, so that they need no operation.
 """
 
 from __future__ import annotations
@@ -16,8 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxsnn.network import AveragePooling, Dense, Layer, Multiply, Operation, Reshape, Transpose
-from jaxsnn.network import Shape as Shape
+from jaxsnn.network import (
+    AveragePooling,
+    Dense,
+    Layer,
+    Multiply,
+    Operation,
+    Reshape,
+    Shape,
+    Transpose,
+)
 from jaxsnn.reading.errors import PADDING, ReadingError
 from jaxsnn.reading.origins import Origin
 from jaxsnn.reading.tracing import TRACED_BATCH
@@ -31,8 +39,8 @@ Factors = np.ndarray | None
 class Signal:
     """A value that depends on the images: the layers before it, and the operations since the last.
 
-    The features are stored in an order of axes of their own, and what the model copies by
-    broadcasting is stored once:
+    The features are stored with their axes in another order than the model's, and what the model
+    copies by broadcasting is stored once:
 
         model     [B, 3, 5, 4]     x.transpose(0, 2, 1)[:, :, None] * jnp.ones((5, 1))
         stored    [B, 4, 3, 1]     x[..., None]
@@ -74,7 +82,7 @@ class Signal:
         """Where the operations stand in the user's model."""
         return self.source or self.line
 
-    def traced_to(self, origin: Origin, before: Signal) -> Signal:
+    def with_origin(self, origin: Origin, before: Signal) -> Signal:
         """The signal with the origin of the operation that made it from the signal before."""
         last, earlier = _last_linear(self.operations), _last_linear(before.operations)
         changed = last is not None and last is not earlier
@@ -83,7 +91,7 @@ class Signal:
     # -- One more operation --
 
     def then(self, operation: Operation, copies: tuple[Factors, ...] | None = None) -> Signal:
-        """The signal after an operation on the stored features, whose order the model takes over.
+        """The signal after an operation on the stored features; the model sees what it returns.
 
         `copies` are those of the result; without them the signal must have none.
         """
@@ -116,7 +124,7 @@ class Signal:
     # -- The order of the axes --
 
     def transposed(self, order: Shape) -> Signal:
-        """The signal with its stored axes in another order, the batch first, as the model's."""
+        """The signal stored, and seen by the model, with its stored axes in this order."""
         if order == tuple(range(len(order))):
             return replace(self, axes=order)
         return self.then(Transpose(order), tuple(self.copies[axis - 1] for axis in order[1:]))
@@ -225,7 +233,7 @@ class Signal:
         return replace(signal, operations=(*signal.operations, Multiply(jnp.asarray(smallest))))
 
     def _in_stored_order(self, factor: ArrayLike) -> np.ndarray:
-        """A factor for the stored features, of size 1 along the axes where it does not differ."""
+        """A factor for the stored features, of size 1 along the axes where it is constant."""
         everywhere = np.broadcast_to(np.asarray(factor), self.model_shape)
         smallest = everywhere.transpose(np.argsort(self.axes))
         for axis in range(smallest.ndim):

@@ -99,9 +99,9 @@ def _layer(signal: Signal) -> Layer:
     if abs(scalar - 1.0) < 1e-6:
         return layer
     factor = jnp.asarray(scalar, jnp.result_type(float))
-    return (
-        layer.times(factor) if layer.weighted else layer.with_operations([*kept, Multiply(factor)])
-    )
+    if layer.weighted:
+        return layer.times(factor)
+    return layer.with_operations([*kept, Multiply(factor)])
 
 
 def _merged(first: Operation, second: Operation) -> Operation | None:

@@ -58,7 +58,7 @@ def _evaluation_form_of_nnx(model: Any) -> Callable[[Any], Any]:
 def _is_of_flax(value: object, *classes: str) -> bool:
     """Whether a value is an instance of one of these classes of Flax.
 
-    Flax is slow to import, and whoever has such a value has imported it.
+    Flax is slow to import, and is imported already where there is such a value.
     """
     paths = (name.rpartition(".") for name in classes)
     found = (getattr(sys.modules.get(f"flax.{path}"), name, None) for path, _, name in paths)
