@@ -44,7 +44,7 @@ class NeuronState:
 
 
 def initial_state(
-    shape: tuple[int, ...], potential: Array, counts_refractory_steps: bool
+    shape: tuple[int, ...], potential: AnyArray, counts_refractory_steps: bool
 ) -> NeuronState:
     """Neurons `[B, ...]` at the start; without refractory periods there is nothing to count.
 

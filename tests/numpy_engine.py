@@ -63,7 +63,7 @@ class NumpyEngine(engines.Engine):
         waiting = layer.refractory
         if waiting is not None:
             waiting = np.maximum(np.where(fired > 0, run.refractory_steps, waiting) - 1, 0)
-        after = run.behaviour.reset(potential, fired, threshold)
+        after = run.behaviour.reset(*map(jnp.asarray, (potential, fired, threshold)))
         return neurons.NeuronState(np.asarray(after, potential.dtype), waiting), fired
 
     @staticmethod
@@ -101,7 +101,8 @@ def matrices_of(network):
     ):
         x = jnp.eye(int(np.prod(shape))).reshape(-1, *shape)
         for operation in layer.operations:
-            x = operation.sum(x) if integers and not operation.weighted else operation(x)
+            wide = jax.tree.map(lambda weights: weights.astype(jnp.float32), operation)
+            x = operation.sum(x) if integers and not operation.weighted else wide(x)
         amplitude = np.broadcast_to(np.asarray(row[0]), shape).reshape(-1, 1)
         found.append((np.asarray(x).reshape(len(x), -1) * amplitude).T)
     return found

@@ -361,20 +361,17 @@ def take_samples(tree: Any, samples: np.ndarray) -> Any:
 
 
 def output_seen(
-    counts: AnyArray,
-    potential: AnyArray,
-    threshold: AnyArray,
-    step_size: Any,
-    first_class: AnyArray,
+    counts: AnyArray, potential: AnyArray, threshold: AnyArray, step_size: Any, first_class: AnyArray
 ) -> readout.Output:
-    """The output layer as readouts and stop rules see it: numbers of floating point.
+    """The output layer as readouts and stop rules see it: numbers of floating point, of JAX.
 
     With a step size, counts, potential and threshold are integers.
     """
+    counts, potential, threshold = map(jnp.asarray, (counts, potential, threshold))
     if step_size is not None:
         counts = counts.astype(jnp.result_type(float))
         potential, threshold = potential * step_size, threshold * step_size
-    return readout.Output(counts, potential, threshold, first_class)
+    return readout.Output(counts, potential, threshold, jnp.asarray(first_class))
 
 
 # -- Checksums -------------------------------------------------------------------------------------
