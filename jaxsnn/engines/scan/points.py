@@ -158,7 +158,9 @@ def _start(network: Executable, batch: int, refractory_steps: Array | None) -> S
     """The state of neurons at rest, without the counts that no point needs."""
     relus: Network = network.network
     layers = [
-        neurons.initial_state((batch, *shape), potential, refractory_steps is not None)
+        neurons.initial_state(
+            (batch, *shape), jnp.asarray(potential), refractory_steps is not None
+        )
         for shape, potential in zip(relus.shapes, network.start(), strict=True)
     ]
     zero = jnp.zeros((), jnp.int32)
