@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from jaxsnn import training
+from jaxsnn.paper import training
 from jaxsnn.paper.pretrained import kept_in, trained_network
 
 TRAIN = SimpleNamespace(images=np.zeros((8, 28, 28, 1), np.float32), labels=np.arange(8))
