@@ -361,7 +361,11 @@ def take_samples(tree: Any, samples: np.ndarray) -> Any:
 
 
 def output_seen(
-    counts: AnyArray, potential: AnyArray, threshold: AnyArray, step_size: Any, first_class: AnyArray
+    counts: AnyArray,
+    potential: AnyArray,
+    threshold: AnyArray,
+    step_size: Any,
+    first_class: AnyArray,
 ) -> readout.Output:
     """The output layer as readouts and stop rules see it: numbers of floating point, of JAX.
 

@@ -196,7 +196,13 @@ def _counter_one_by_one(
             seed, rate, point = (cut.start + at for cut, at in zip(block[2:], place, strict=True))
             at = block.reset, block.dt, seed, rate, point
             run = run_of_point(job, points, at, samples, keys)
-            found = counts_of(engine.simulate(run, no_progress), job.labels[samples], same)
+            trajectory = engine.simulate(run, no_progress)
+            if trajectory.spikes is None or trajectory.operations is None:
+                raise ValueError(
+                    f"the engine {engine.name!r} returns no spikes and operations of each step, "
+                    "which a sweep counts; it must, where run.per_step is true."
+                )
+            found = counts_of(trajectory, job.labels[samples], same)
             for array, values in zip(whole, found, strict=True):
                 array[place] = values
         return whole

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from jaxsnn import stopping
+from jaxsnn import metrics, stopping
 from jaxsnn.engines.base import (
     Behaviour,
     Engine,
@@ -33,7 +33,7 @@ from jaxsnn.engines.base import (
     take_samples,
 )
 from jaxsnn.engines.scan.compiled import compiled, fastest_formats, is_compiled
-from jaxsnn.engines.scan.loop import recorder, scan_steps
+from jaxsnn.engines.scan.loop import recorder, sample_counts, scan_steps
 from jaxsnn.engines.scan.points import simulate_points
 from jaxsnn.support.arrays import AnyArray, is_known
 from jaxsnn.support.typed import Count, typed
@@ -112,9 +112,9 @@ class Scan(Engine):
             found = _to_exits(run, state, chunk, advance)
         else:
             found = _to_the_end(run, state, chunk, advance)
-        if run.stop is None or found.records is None:
-            return found
-        return found._replace(records=_silent_after_exits(found, run.steps))
+        if run.stop is not None and found.records is not None:
+            found = found._replace(records=_silent_after_exits(found, run.steps))
+        return _with_sample_counts(found) if run.per_step else found
 
     simulate_points = staticmethod(simulate_points)
 
@@ -168,6 +168,17 @@ def _to_the_end(run: Run, state: State, chunk: int, advance: Callable[[int], Any
     return Trajectory(state, *_concatenate(outputs))
 
 
+def _with_sample_counts(found: Trajectory) -> Trajectory:
+    """The trajectory with what `program` put beside the records for `Run.per_step`."""
+    records, counts = found.records
+    operations = np.asarray(counts.operations, np.int64) @ np.array([1 << 16, 1])
+    return found._replace(
+        records=records,
+        spikes=counts.spikes,
+        operations=operations,  # type: ignore[arg-type]
+    )
+
+
 def _concatenate(outputs: list[Any]) -> Any:
     if len(outputs) == 1:
         return outputs[0]
@@ -181,10 +192,13 @@ def scanner(run: Run, chunk: int) -> Callable[[State, int], tuple[State, tuple[A
     # The reset is among the functions of the program, and potentials are in the state.
     network = run.network.bare()
     formats = fastest_formats(network)
+    fan_outs = None
+    if run.per_step:
+        fan_outs = [values.astype(jnp.int32) for values in metrics.fan_out(network.network)]
 
     def scan(state: State, steps: int) -> tuple[State, tuple[Array, PyTree]]:
         options = {"steps": steps, "chunk": min(chunk, steps), "formats": formats}
-        return advance(network, probabilities, run.keys, state, stop, **options)
+        return advance(network, probabilities, run.keys, state, stop, fan_outs, **options)
 
     return scan
 
@@ -194,10 +208,13 @@ def program(behaviour: Behaviour) -> Any:
     """`loop.scan_steps` for one set of functions, as a function that JAX compiles."""
 
     @partial(jax.jit, static_argnames=("steps", "chunk", "formats"))
-    def advance(network, probabilities, keys, state, stop, *, steps, chunk, formats):
-        layers = compiled(network, formats)
+    def advance(network, probabilities, keys, state, stop, fan_outs, *, steps, chunk, formats):
+        observe = recorder(behaviour.record)
+        if fan_outs is not None:
+            record = observe
+            observe = lambda chunk: (record(chunk), sample_counts(chunk, fan_outs))  # noqa: E731
         return scan_steps(
-            layers,
+            compiled(network, formats),
             behaviour,
             probabilities.astype(network.network.dtype),
             keys,
@@ -205,7 +222,7 @@ def program(behaviour: Behaviour) -> Any:
             stop,
             steps=steps,
             chunk=chunk,
-            observe=recorder(behaviour.record),
+            observe=observe,
         )
 
     return advance

@@ -69,6 +69,43 @@ def recorder(record: Callable[[Step], PyTree] | None) -> Observer:
     return observe
 
 
+class SampleCounts(NamedTuple):
+    """Spikes of the input and of each layer [K, B, 1 + layers], and synaptic operations [K, B, 2].
+
+    The operations are those of sources whose neurons have not all the same fan-out: multiples of
+    65,536, and the rest.
+    """
+
+    spikes: Array
+    operations: Array
+
+
+def sample_counts(chunk: Chunk, fan_outs: Sequence[Array | None]) -> SampleCounts:
+    """What each sample does in each step of a chunk: an observer, once the fan-outs are given.
+
+    Args:
+        chunk: the steps.
+        fan_outs: for the input and each layer but the last the synapses of each neuron; None where
+            all have as many.
+    """
+    senders = [chunk.inputs, *chunk.spikes]
+    none = jnp.zeros(chunk.predictions.shape, jnp.int32)
+    halves = [
+        jnp.divmod(_per_sample((sent != 0) * fan_out), 1 << 16)
+        for sent, fan_out in zip(senders, fan_outs)
+        if fan_out is not None
+    ]
+    high = sum((half.astype(jnp.int32) for half, _ in halves), none)
+    low = sum((half.astype(jnp.int32) for _, half in halves), none)
+    spikes = jnp.stack([_per_sample((sent != 0).astype(jnp.int32)) for sent in senders], -1)
+    return SampleCounts(spikes, jnp.stack([high + (low >> 16), low & 0xFFFF], -1))
+
+
+def _per_sample(values: Array) -> Array:
+    """Sums of values [K, B, ...] over all but the first two axes."""
+    return values.sum(range(2, values.ndim), dtype=values.dtype)
+
+
 def scan_steps(
     layers: Compiled,
     behaviour: Behaviour,

@@ -25,7 +25,7 @@ from jaxsnn import neurons
 from jaxsnn.conversion.executable import Executable
 from jaxsnn.engines.base import Behaviour, Counts, State
 from jaxsnn.engines.scan.compiled import Formats, compiled
-from jaxsnn.engines.scan.loop import Chunk, Observer, scan_steps
+from jaxsnn.engines.scan.loop import Chunk, Observer, sample_counts, scan_steps
 from jaxsnn.network import Network
 from jaxsnn.support.arrays import AnyArray
 
@@ -158,9 +158,7 @@ def _start(network: Executable, batch: int, refractory_steps: Array | None) -> S
     """The state of neurons at rest, without the counts that no point needs."""
     relus: Network = network.network
     layers = [
-        neurons.initial_state(
-            (batch, *shape), jnp.asarray(potential), refractory_steps is not None
-        )
+        neurons.initial_state((batch, *shape), jnp.asarray(potential), refractory_steps is not None)
         for shape, potential in zip(relus.shapes, network.start(), strict=True)
     ]
     zero = jnp.zeros((), jnp.int32)
@@ -185,29 +183,18 @@ def counter(images: Labelled, fan_outs: list[Array | None]) -> Observer:
     def total(values: Array) -> Array:
         return jnp.where(images.valid, values, 0).sum(-1, dtype=jnp.int32)
 
+    def totals(values: Array) -> Array:  # [K, B, n] to [K, n]
+        return jnp.where(images.valid[:, None], values, 0).sum(1, dtype=jnp.int32)
+
     def observe(chunk: Chunk) -> Counts:
-        predictions, senders = chunk.predictions, [chunk.inputs, *chunk.spikes]
-        per_image = [_per_image((sent != 0).astype(jnp.int32)) for sent in senders]
-        halves = [
-            jnp.divmod(_per_image((sent != 0) * fan_out), 1 << 16)
-            for sent, fan_out in zip(senders, fan_outs)
-            if fan_out is not None
-        ]
-        none = jnp.zeros(predictions.shape, jnp.int32)
-        high = sum((half.astype(jnp.int32) for half, _ in halves), none)
-        low = sum((half.astype(jnp.int32) for _, half in halves), none)
+        predictions, of_samples = chunk.predictions, sample_counts(chunk, fan_outs)
         return Counts(
             correct=total((predictions == images.labels) & (predictions >= 0)),
             undecided=total(predictions < 0),
             first=total(chunk.first),
             first_correct=total(chunk.first & (chunk.first_class == images.labels)),
-            spikes=jnp.stack([total(counts) for counts in per_image], -1),
-            operations=jnp.stack([total(high + (low >> 16)), total(low & 0xFFFF)], -1),
+            spikes=totals(of_samples.spikes),
+            operations=totals(of_samples.operations),
         )
 
     return observe
-
-
-def _per_image(values: Array) -> Array:
-    """Sums of values [K, B, ...] over all but the first two axes."""
-    return values.sum(range(2, values.ndim), dtype=values.dtype)
