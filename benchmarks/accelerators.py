@@ -31,7 +31,7 @@ import jaxsnn
 from jaxsnn import encoding, neurons, readout
 from jaxsnn.engines import Run, scan
 from jaxsnn.engines.base import Behaviour, initial_state
-from jaxsnn.engines.scan.compiled import fastest_formats
+from jaxsnn.engines.scan.lowering import fastest_formats
 from jaxsnn.paper.reproduce import machine
 
 VARIANTS = [("float32", 1), ("float32", 8), ("8 bits", 1), ("8 bits", 8)]
@@ -62,7 +62,7 @@ def compiled(arithmetic: str, batch: int, chunk: int, steps: int) -> str:
 
     given = jax.tree.map(shape, (snn.bare(), run.probabilities, keys, initial_state(run)))
     options = {"steps": steps, "chunk": chunk, "formats": fastest_formats(snn)}
-    return scan.program(behaviour).lower(*given, None, **options).compile().as_text()
+    return scan.program(behaviour).lower(*given, None, None, **options).compile().as_text()
 
 
 def kernels(program: str) -> Iterator[tuple[str, int, int]]:

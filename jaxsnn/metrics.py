@@ -51,8 +51,9 @@ def accuracy(
     # Those of a simulation are 32-bit, right, and perhaps not computed yet: no look at them.
     if isinstance(found, np.ndarray) and found.dtype.itemsize == 8 and found.size:
         _check_range("predictions", found, -1, None)
-    found, expected = jnp.asarray(found), jnp.asarray(expected)
-    return ((found == expected) & (found >= 0)).mean(-1)
+    found, expected = (jnp.asarray(values).astype(jnp.int32) for values in (found, expected))
+    labels_of_all = expected.reshape((1,) * (found.ndim - 1) + expected.shape)
+    return ((found == labels_of_all) & (found >= 0)).mean(-1)
 
 
 def checked_labels(labels: Any, *, classes: int | None = None, name: str = "labels") -> AnyArray:
@@ -298,7 +299,7 @@ def operations(synapses: Sequence[Numbers], sent: Sequence[Numbers]) -> Float[Ar
             "have one entry for each layer, of the same neurons, and at least one."
         )
     totals = [
-        (counts * fan_outs).sum(range(1, counts.ndim))
+        (counts.astype(fan_outs.dtype) * fan_outs[None]).sum(range(1, counts.ndim))
         for counts, fan_outs in zip(map(jnp.asarray, sent), map(jnp.asarray, synapses))
     ]
     return jnp.stack(totals).sum(0)

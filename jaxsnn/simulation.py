@@ -18,7 +18,16 @@ from jaxsnn import encoding, metrics, neurons, readout, stopping
 from jaxsnn.conversion.balancing import SpikingNetwork
 from jaxsnn.conversion.fixed_point import FixedPoint, FixedPointNetwork
 from jaxsnn.engines import Engine, EngineChoice, Scan, choose
-from jaxsnn.engines.base import Behaviour, Run, State, Step, Trajectory, no_progress, origin_of
+from jaxsnn.engines.base import (
+    Behaviour,
+    Run,
+    State,
+    Step,
+    Trajectory,
+    for_batches,
+    no_progress,
+    origin_of,
+)
 from jaxsnn.engines.checks import (
     check_behaviour,
     check_state,
@@ -110,8 +119,11 @@ class Simulation:
         predecessors' spikes stand for no activation, as thresholds and amplitudes set by hand may.
         """
         steps = jnp.where(self.state.exit_step > 0, self.state.exit_step, self.state.step)
+        number = jnp.result_type(float)
         return [
-            counts / steps.reshape(-1, *[1] * (counts.ndim - 1)) * scale
+            jnp.asarray(counts, number)
+            / steps.reshape(-1, *[1] * (counts.ndim - 1)).astype(number)
+            * for_batches(scale, counts.shape[1:], number)
             for counts, scale in zip(self.spike_counts, self.scale_factors, strict=True)
         ]
 
@@ -368,18 +380,20 @@ def _found(
     *,
     stops: bool,
 ) -> dict[str, Any]:
-    steps = len(predictions)
+    steps, number = len(predictions), jnp.result_type(float)
     first = step - steps
     ended = jnp.where(exit_step > 0, exit_step, step)
     if stops:  # the last word of a sample that ended stands to the end
-        seen = jnp.minimum(jnp.arange(steps)[:, None], jnp.maximum(ended - first - 1, 0))
+        seen = jnp.minimum(jnp.arange(steps)[:, None], jnp.maximum(ended - first - 1, 0)[None])
         predictions = jnp.take_along_axis(predictions, seen, 0)
     return {
         "predictions": predictions,
-        "first_spike_time": jnp.where(first_spike_class >= 0, first_spike_step * dt, jnp.nan),
+        "first_spike_time": jnp.where(
+            first_spike_class >= 0, first_spike_step.astype(number) * dt, jnp.nan
+        ),
         "synaptic_operations": metrics.operations(fan_outs, sent),
-        "times": (first + 1 + jnp.arange(steps)) * dt,
-        "exit_time": ended * dt,
+        "times": (first + 1 + jnp.arange(steps)).astype(number) * dt,
+        "exit_time": ended.astype(number) * dt,
     }
 
 

@@ -66,7 +66,7 @@ class Margin:
         two, _ = lax.top_k(output.spike_counts, min(2, output.spike_counts.shape[1]))
         lead = two[:, 0] - (two[:, 1] if two.shape[1] > 1 else 0)
         waited = jnp.where(self.every > 0, steps // jnp.maximum(self.every, 1), 0)
-        return lead >= jnp.maximum(self.spikes - waited, 1)
+        return lead >= jnp.maximum(self.spikes - waited, 1).astype(lead.dtype)
 
 
 @typed

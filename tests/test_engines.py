@@ -9,7 +9,7 @@ import pytest
 
 import jaxsnn
 from jaxsnn import engines
-from jaxsnn.engines.scan.compiled import as_it_is, compiled_operation
+from jaxsnn.engines.scan.lowering import as_it_is, compiled_operation
 from jaxsnn.network import Dense, Layer, Network, Operation
 
 import models

@@ -29,7 +29,7 @@ from jaxsnn.network import Convolution, Dense
 
 import models
 
-compiled = import_module("jaxsnn.engines.scan.compiled")  # the package has a function so called
+compiled = import_module("jaxsnn.engines.scan.lowering")  # the package has a function so called
 
 STEPS = 20
 DENSE_BITS, CONVOLUTION_BITS = [8, 16, 8], [16, 8, 16, 8]

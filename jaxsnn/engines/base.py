@@ -360,6 +360,14 @@ def take_samples(tree: Any, samples: np.ndarray) -> Any:
     return jax.tree.map(lambda leaf: leaf[samples] if leaf.ndim else leaf, tree)
 
 
+def for_batches(values: Any, shape: Shape, dtype: Any) -> Array:
+    """Values that broadcast to the neurons of a layer, with as many axes as a batch of these."""
+    values = jnp.asarray(values, dtype)
+    if values.ndim == 0:
+        return values
+    return values.reshape((1,) * (1 + len(shape) - values.ndim) + values.shape)
+
+
 def output_seen(
     counts: AnyArray,
     potential: AnyArray,
@@ -374,7 +382,9 @@ def output_seen(
     counts, potential, threshold = map(jnp.asarray, (counts, potential, threshold))
     if step_size is not None:
         counts = counts.astype(jnp.result_type(float))
-        potential, threshold = potential * step_size, threshold * step_size
+        dtype = jnp.asarray(step_size).dtype
+        potential = potential.astype(dtype) * step_size
+        threshold = threshold.astype(dtype) * step_size
     return readout.Output(counts, potential, threshold, jnp.asarray(first_class))
 
 

@@ -195,7 +195,9 @@ class Network:
     @property
     def dtype(self) -> jnp.dtype:
         """The floating-point type of the weights."""
-        return jnp.result_type(jnp.float32, *jax.tree.leaves(self))
+        leaves = (jnp.result_type(leaf) for leaf in jax.tree.leaves(self))
+        floats = [dtype for dtype in leaves if jnp.issubdtype(dtype, jnp.floating)]
+        return max([jnp.dtype(jnp.float32), *floats], key=lambda dtype: dtype.itemsize)
 
     @cached_property
     def shapes(self) -> list[Shape]:

@@ -79,7 +79,7 @@ def _odd(count: int) -> np.ndarray:
 @jax.jit
 def _checksums(rows: Array) -> Array:
     words, odd = _words(rows)
-    return (words * odd).sum(1, dtype=np.uint32)
+    return (words * odd[None]).sum(1, dtype=np.uint32)
 
 
 def _plain(array: Any) -> np.ndarray:

@@ -20,7 +20,7 @@ from jaxsnn.conversion.fixed_point import FixedPoint
 from jaxsnn.engines import Engine, EngineChoice, choose
 from jaxsnn.engines.base import Counts, Run, no_progress
 from jaxsnn.engines.checks import in_steps
-from jaxsnn.engines.scan.compiled import fastest_formats
+from jaxsnn.engines.scan.lowering import fastest_formats
 from jaxsnn.engines.scan.points import Labelled
 from jaxsnn.network import Network
 from jaxsnn.support.progress import progress_bar, skip

@@ -17,7 +17,15 @@ from jaxtyping import Array
 
 from jaxsnn import neurons, readout, stopping
 from jaxsnn.conversion.fixed_point import FixedPointNetwork
-from jaxsnn.engines.base import Run, State, Trajectory, arithmetic_of, output_seen, segments
+from jaxsnn.engines.base import (
+    Run,
+    State,
+    Trajectory,
+    arithmetic_of,
+    for_batches,
+    output_seen,
+    segments,
+)
 from jaxsnn.engines.events import kinds
 from jaxsnn.engines.events.layout import Layout, lay_out, with_thresholds
 from jaxsnn.support.arrays import cached
@@ -63,7 +71,7 @@ class Inputs(NamedTuple):
 
 
 class Arrays(NamedTuple):
-    """The state of a batch for the kernels; P neurons, filled up and in the order of the layout.
+    """The state of a batch for the kernels; P neurons, padded and in the order of the layout.
 
     ============  ============  ==================================================
     field         shape         meaning
@@ -177,8 +185,8 @@ def _steps(
             np.where(first_class < 0, arrays.first_step, 0),
             arrays.first_class,
             done,
-            run.network.step_sizes[-1],
-            run.network.thresholds[-1],
+            for_batches(run.network.step_sizes[-1], run.network.network.shapes[-1], np.float32),
+            for_batches(run.network.thresholds[-1], run.network.network.shapes[-1], np.int32),
             read=run.behaviour.read,
         )
         # The next steps write to what is read here, and results must not pile up.
@@ -383,18 +391,18 @@ def _read(
     first_step: Array,
     first_class: Array,
     done: ArrayLike,
-    unit: Array,
+    step_size: Array,
     threshold: Array,
     *,
     read: readout.Readout,
 ) -> Array:
     """What the network says after every step [T, B]."""
     output, potentials = output.swapaxes(0, 1), potentials.swapaxes(0, 1)
-    so_far = counts + output.cumsum(0, dtype=counts.dtype)
+    so_far = counts[None] + output.cumsum(0, dtype=counts.dtype)
     ends = jnp.asarray(done) + 1 + jnp.arange(len(output))
 
     def at(end: Array, so_far: Array, potential: Array) -> Array:
         known = jnp.where(first_step <= end, first_class, -1)
-        return read(output_seen(so_far, potential, threshold, unit, known))
+        return read(output_seen(so_far, potential, threshold, step_size, known))
 
     return jax.vmap(at)(ends, so_far, potentials)

@@ -32,8 +32,8 @@ from jaxsnn.engines.base import (
     segments,
     take_samples,
 )
-from jaxsnn.engines.scan.compiled import compiled, fastest_formats, is_compiled
 from jaxsnn.engines.scan.loop import recorder, sample_counts, scan_steps
+from jaxsnn.engines.scan.lowering import compiled, fastest_formats, is_compiled
 from jaxsnn.engines.scan.points import simulate_points
 from jaxsnn.support.arrays import AnyArray, is_known
 from jaxsnn.support.typed import Count, typed

@@ -19,7 +19,7 @@ from jaxtyping import Array, PyTree
 
 from jaxsnn import encoding, neurons
 from jaxsnn.engines.base import Behaviour, State, Step, output_seen
-from jaxsnn.engines.scan.compiled import Compiled
+from jaxsnn.engines.scan.lowering import Compiled
 from jaxsnn.network import INPUT
 from jaxsnn.stopping import Stop
 
@@ -91,7 +91,7 @@ def sample_counts(chunk: Chunk, fan_outs: Sequence[Array | None]) -> SampleCount
     senders = [chunk.inputs, *chunk.spikes]
     none = jnp.zeros(chunk.predictions.shape, jnp.int32)
     halves = [
-        jnp.divmod(_per_sample((sent != 0) * fan_out), 1 << 16)
+        jnp.divmod(_per_sample(jnp.where(sent != 0, fan_out[None, None], 0)), 1 << 16)
         for sent, fan_out in zip(senders, fan_outs)
         if fan_out is not None
     ]
@@ -281,7 +281,7 @@ def _read(
 ) -> tuple[State, Array, Array | None, Array]:
     """The predictions of a chunk, which samples are running, and whose first spike is when."""
     ends = state.step + 1 + jnp.arange(len(spikes))
-    counts = state.spike_counts[-1] + spikes.cumsum(0, dtype=spikes.dtype)
+    counts = state.spike_counts[-1][None] + spikes.cumsum(0, dtype=spikes.dtype)
     fired = (spikes > 0).any(-1)
     now = fired.argmax(0)  # the first step of the chunk with an output spike, if there is one
     first = jnp.take_along_axis(spikes, now[None, :, None], 0)[0].argmax(-1).astype(jnp.int32)
@@ -295,9 +295,9 @@ def _read(
     active = None
     if stop is not None:
         running = state.exit_step == 0
-        decided = jax.vmap(stop)(outputs, ends) & running
+        decided = jax.vmap(stop)(outputs, ends) & running[None]
         exits = jnp.where(decided.any(0), ends[decided.argmax(0)], state.exit_step)
-        active = running & ((exits == 0) | (ends[:, None] <= exits))
+        active = running[None] & ((exits == 0)[None] | (ends[:, None] <= exits[None]))
         new = new & jnp.take_along_axis(active, now[None], 0)[0]
         state = replace(state, exit_step=exits.astype(jnp.int32))
     state = replace(
@@ -306,7 +306,7 @@ def _read(
         first_spike_class=jnp.where(new, first, state.first_spike_class),
         first_spike_step=jnp.where(new, ends[now], state.first_spike_step).astype(jnp.int32),
     )
-    in_step = new & (jnp.arange(len(spikes))[:, None] == now)
+    in_step = new[None] & (jnp.arange(len(spikes))[:, None] == now[None])
     return state, jax.vmap(behaviour.read)(outputs), active, in_step
 
 
@@ -315,7 +315,7 @@ def _counted(so_far: Array | None, spikes: Array, active: Array | None) -> Array
     if so_far is None:
         return None
     if active is not None:
-        spikes = spikes * active.reshape(*active.shape, *[1] * (spikes.ndim - 2))
+        spikes = jnp.where(active.reshape(*active.shape, *[1] * (spikes.ndim - 2)), spikes, 0)
     return so_far + reduce(jnp.add, list(spikes))  # on CPUs many times faster than a sum
 
 

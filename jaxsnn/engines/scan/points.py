@@ -24,8 +24,8 @@ from jaxtyping import Array
 from jaxsnn import neurons
 from jaxsnn.conversion.executable import Executable
 from jaxsnn.engines.base import Behaviour, Counts, State
-from jaxsnn.engines.scan.compiled import Formats, compiled
 from jaxsnn.engines.scan.loop import Chunk, Observer, sample_counts, scan_steps
+from jaxsnn.engines.scan.lowering import Formats, compiled
 from jaxsnn.network import Network
 from jaxsnn.support.arrays import AnyArray
 
@@ -181,18 +181,18 @@ def counter(images: Labelled, fan_outs: list[Array | None]) -> Observer:
     """The observer that counts what happens in each step, summed over the images."""
 
     def total(values: Array) -> Array:
-        return jnp.where(images.valid, values, 0).sum(-1, dtype=jnp.int32)
+        return (images.valid[None] & values).sum(-1, dtype=jnp.int32)
 
     def totals(values: Array) -> Array:  # [K, B, n] to [K, n]
-        return jnp.where(images.valid[:, None], values, 0).sum(1, dtype=jnp.int32)
+        return jnp.where(images.valid[None, :, None], values, 0).sum(1, dtype=jnp.int32)
 
     def observe(chunk: Chunk) -> Counts:
         predictions, of_samples = chunk.predictions, sample_counts(chunk, fan_outs)
         return Counts(
-            correct=total((predictions == images.labels) & (predictions >= 0)),
+            correct=total((predictions == images.labels[None]) & (predictions >= 0)),
             undecided=total(predictions < 0),
             first=total(chunk.first),
-            first_correct=total(chunk.first & (chunk.first_class == images.labels)),
+            first_correct=total(chunk.first & (chunk.first_class == images.labels)[None]),
             spikes=totals(of_samples.spikes),
             operations=totals(of_samples.operations),
         )

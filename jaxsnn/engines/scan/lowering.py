@@ -16,6 +16,7 @@ from jaxtyping import Array
 
 from jaxsnn.conversion.executable import Executable
 from jaxsnn.conversion.fixed_point import FixedPointNetwork
+from jaxsnn.engines.base import for_batches
 from jaxsnn.engines.scan.integers import FLOAT32, Format, fastest_format, integer_product, planes
 from jaxsnn.engines.scan.patches import Patches, as_patches
 from jaxsnn.network import (
@@ -93,9 +94,13 @@ class Compiled(NamedTuple):
     dtype: Any
 
     def in_units(self, index: int, potential: Array) -> Array:
-        """Potentials of a layer in the units of the original thresholds."""
+        """Potentials [K, B, ...] of a layer in the units of the original thresholds."""
         step_size = self.step_sizes[index]
-        return potential if step_size is None else potential * step_size
+        if step_size is None:
+            return potential
+        return potential.astype(step_size.dtype) * (
+            step_size[None] if step_size.ndim else step_size
+        )
 
 
 def compiled(network: Executable, formats: Formats) -> Compiled:
@@ -110,13 +115,19 @@ def compiled(network: Executable, formats: Formats) -> Compiled:
     """
     integers = isinstance(network, FixedPointNetwork)
     connections = _connections(network.network)
-    rows = zip(connections, network.amplitudes, strict=True)
+    rows = zip(connections, network.amplitudes, network.network.source_shapes, strict=True)
     current = partial(_of_integers, formats=dict(formats)) if integers else _of_floats
     return Compiled(
-        [current(connection, row[0], network.dtype) for connection, row in rows],
+        [current(connection, row[0], shape, network.dtype) for connection, row, shape in rows],
         [connection.source for connection in connections],
-        [threshold.astype(network.dtype) for threshold in network.thresholds],
-        network.step_sizes,
+        [
+            for_batches(theta, shape, network.dtype)
+            for theta, shape in zip(network.thresholds, network.network.shapes, strict=True)
+        ],
+        [
+            None if size is None else for_batches(size, shape, size.dtype)
+            for size, shape in zip(network.step_sizes, network.network.shapes, strict=True)
+        ],
         network.dtype,
     )
 
@@ -141,14 +152,21 @@ def _connections(network: Network) -> list[Connection]:
     return found
 
 
-def _of_floats(connection: Connection, amplitude: Any, dtype: Any) -> Callable[[Array], Array]:
+def _of_floats(
+    connection: Connection, amplitude: Any, shape: Shape, dtype: Any
+) -> Callable[[Array], Array]:
     if connection.source == INPUT:
         return connection
-    return lambda spikes: connection(spikes * amplitude.astype(dtype))
+    weight = for_batches(amplitude, shape, dtype)
+    return lambda spikes: connection(spikes * weight)
 
 
 def _of_integers(
-    connection: Connection, amplitude: int, dtype: Any, formats: dict[type[Operation], Format]
+    connection: Connection,
+    amplitude: int,
+    shape: Shape,
+    dtype: Any,
+    formats: dict[type[Operation], Format],
 ) -> Callable[[Array], Array]:
     # Sums over windows may be too large for the terms of narrow formats.
     before_weights = takewhile(lambda operation: not operation.weighted, connection.operations)
@@ -161,7 +179,7 @@ def _of_integers(
             steps.append(partial(integer_product, operation, weights, number_format=kind))
         else:
             steps.append(operation if operation.permutes else partial(_sum, operation))
-    del dtype
+    del shape, dtype
 
     def current(spikes: Array) -> Array:
         x = spikes
