@@ -34,7 +34,7 @@ from jaxsnn.support.typed import Entries, Numbers, typed
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SpikingNetwork(Executable):
     """A network of integrate-and-fire neurons, one in the place of each ReLU.
 

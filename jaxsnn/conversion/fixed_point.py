@@ -133,7 +133,7 @@ def quantize(
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class FixedPointNetwork(Executable):
     """A spiking network of integers; `quantize` makes it.
 
