@@ -88,6 +88,16 @@ def choose(engine: EngineChoice, run: Run, *, scan: Scan | None = None) -> Engin
 
     Raises:
         ValueError: there is no such engine, or it does not support the run.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxsnn
+        >>> network = jaxsnn.read_network(lambda x: jax.nn.relu(0.5 * x), jnp.zeros((1, 2)))
+        >>> snn = jaxsnn.balance_thresholds(network, 1.0)
+        >>> jaxsnn.simulate(snn, jnp.ones((1, 2)), key=0, engine="events")
+        Traceback (most recent call last):
+        ...
+        ValueError: engine="events" does not support this run: the network is not in fixed point \
+(arithmetic=FixedPoint(...) or quantize).
     """
     chosen = engine
     if isinstance(engine, str):
