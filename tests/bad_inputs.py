@@ -41,9 +41,8 @@ from flax import linen, nnx
 from jax import lax
 
 import jaxsnn
-from jaxsnn import metrics, neurons, plotting, readout, stopping, sweeps
+from jaxsnn import metrics, neurons, plotting, readout, stopping, sweeps, training
 from jaxsnn.paper import networks
-from jaxsnn import training
 
 LONGEST_MESSAGE = 1200
 LONGEST_TIME = 20  # seconds for one case
@@ -2467,6 +2466,7 @@ def _command(w: World, arguments: list[str]) -> Callable[[], Any]:
     def call() -> None:
         import jaxsnn.commands
         import jaxsnn.reproduce
+
         from jaxsnn.__main__ import main
 
         numbers = np.random.default_rng(3)

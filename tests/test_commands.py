@@ -9,12 +9,12 @@ import pytest
 import xarray as xr
 
 import jaxsnn
-from jaxsnn.paper import sweep_command as commands
-from jaxsnn.support import errors
-from jaxsnn.paper import reproduce
 from jaxsnn import training
 from jaxsnn.__main__ import main
+from jaxsnn.paper import reproduce
+from jaxsnn.paper import sweep_command as commands
 from jaxsnn.paper.pretrained import trained_network
+from jaxsnn.support import errors
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from jax.extend import random as jax_random
 
 import jaxsnn
-from jaxsnn.support import random as draws
 from jaxsnn.engines.events import kernels
+from jaxsnn.support import random as draws
 
 import reference
 

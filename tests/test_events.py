@@ -367,7 +367,7 @@ def test_events_that_do_not_support_a_run_say_why(make, options, message):
 
 
 def test_events_cannot_be_traced():
-    with pytest.raises(ValueError, match='engine="events" does not support this run: .*trace'):
+    with pytest.raises(ValueError, match=r'engine="events" does not support this run: .*trace'):
         jax.jit(lambda x: run(DENSE, x, engine="events").spike_counts)(images_of(2, DENSE))
 
 
@@ -384,7 +384,9 @@ def test_without_numba_the_scan_serves_and_says_so_once(monkeypatch):
     assert "Numba is not installed: pip install" in str(warning.message)
     assert "[fast]" in str(warning.message)
     assert_equal_runs(found, expected)
-    with pytest.raises(ValueError, match="not support this run: Numba is not installed: pip install"):
+    with pytest.raises(
+        ValueError, match="not support this run: Numba is not installed: pip install"
+    ):
         run(DENSE, images, engine="events")
     with warnings.catch_warnings(action="error"):
         engines._warn_once.cache_clear()

@@ -227,7 +227,9 @@ def test_the_batch_size_does_not_matter(rng, batch_size):
     options = dict(key=3, duration=0.02, record=everything)
     whole = jaxsnn.simulate(snn, images, **options)
     assert float(whole.spike_counts[-1].sum()) > 0
-    assert_equal_runs(whole, jaxsnn.simulate(snn, images, engine=Scan(batch_size=batch_size), **options))
+    assert_equal_runs(
+        whole, jaxsnn.simulate(snn, images, engine=Scan(batch_size=batch_size), **options)
+    )
 
 
 @pytest.mark.parametrize("sizes", [{"batch_size": 3}, {"chunk": 2}, {"batch_size": 2, "chunk": 7}])

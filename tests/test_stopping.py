@@ -71,7 +71,10 @@ def run(arithmetic, images=IMAGES, **options):
 @pytest.fixture(scope="module")
 def full():
     """The spikes of all steps, by arithmetic."""
-    runs = {name: run(name, engine=jaxsnn.engines.Scan(chunk=20), record=everything) for name in NETWORKS}
+    runs = {
+        name: run(name, engine=jaxsnn.engines.Scan(chunk=20), record=everything)
+        for name in NETWORKS
+    }
     return {name: jax.tree.map(np.asarray, found.records) for name, found in runs.items()}
 
 

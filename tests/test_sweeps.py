@@ -332,7 +332,9 @@ def test_functions_of_the_user(rng):
 
 
 def compilations(caplog):
-    return [r.getMessage() for r in caplog.records if "Compiling jit(simulate_points)" in r.getMessage()]
+    return [
+        r.getMessage() for r in caplog.records if "Compiling jit(simulate_points)" in r.getMessage()
+    ]
 
 
 def test_a_grid_is_compiled_once(rng, caplog):
