@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable
 from itertools import pairwise, product
-from math import ceil, gcd, lcm, prod
+from math import ceil, gcd, prod
 from typing import NamedTuple
 
 from jax.sharding import Mesh
@@ -161,7 +161,7 @@ def rounded_up(size: int, multiple: int) -> int:
 
 def padded_steps(job: SweepJob) -> int:
     """The steps that a program has memory for."""
-    return rounded_up(job.most_steps, lcm(_STEPS, segment(job)))
+    return rounded_up(rounded_up(job.most_steps, _STEPS), segment(job))
 
 
 def segment(job: SweepJob) -> int:
