@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from inspect import Parameter, signature
@@ -208,7 +209,7 @@ def identity(job: SweepJob, points: Points) -> dict[str, str]:
     resets = [fingerprint(reset, zeros, zeros, zeros) for reset in grid.values("reset")]
     numbers = ("threshold", "max_rate", "dt", "refractory_period", "seed")
     return {
-        "network": digest(str(jax.tree.structure(_unnamed(network))), *jax.tree.leaves(network)),
+        "network": digest(_structure(network), *jax.tree.leaves(network)),
         "images": digest(job.images),
         "labels": digest(job.labels),
         "scales": digest(_labels(grid.axes["scales"]), *jax.tree.leaves(points.scale_factors)),
@@ -221,10 +222,14 @@ def identity(job: SweepJob, points: Points) -> dict[str, str]:
     }
 
 
-def _unnamed(network: Network) -> Network:
-    """The network without the places of its layers in the model, which change nothing."""
+def _structure(network: Network) -> str:
+    """The operations and how they are connected, the same in every process.
+
+    The places of the layers in the model are left out, which change nothing.
+    """
     layers = tuple(replace(layer, name="") for layer in network.layers)
-    return Network(layers, network.input_shape)
+    structure = jax.tree.structure(Network(layers, network.input_shape))
+    return re.sub(r" at 0x[0-9a-f]+", "", str(structure))  # addresses of this process
 
 
 def _output(network: Network) -> readout.Output:
