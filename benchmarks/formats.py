@@ -26,8 +26,8 @@ from flax import nnx
 
 import jaxsnn
 from jaxsnn.engines import Run, Scan, scan
-from jaxsnn.engines.scan.lowering import _connections, fastest_formats
 from jaxsnn.engines.scan.integers import FORMATS, fastest_format, integer_product, planes
+from jaxsnn.engines.scan.lowering import _connections, fastest_formats
 from jaxsnn.engines.scan.patches import Patches
 from jaxsnn.network import INPUT, Convolution, Dense, Operation
 

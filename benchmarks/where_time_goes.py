@@ -45,8 +45,8 @@ from jaxsnn.engines.events import kernels, kinds
 from jaxsnn.engines.events import run as events
 from jaxsnn.engines.events.layout import Layout
 from jaxsnn.engines.scan import loop
-from jaxsnn.engines.scan.lowering import Compiled, Formats, compiled, fastest_formats
 from jaxsnn.engines.scan.integers import FORMATS
+from jaxsnn.engines.scan.lowering import Compiled, Formats, compiled, fastest_formats
 from jaxsnn.support.figures import COLORS, DARK, SMALL, new_figure
 
 PARTS = ("input", "weights", "neurons", "counts", "readout", "call", "rest")

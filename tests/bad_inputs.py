@@ -2464,9 +2464,8 @@ def _command(w: World, arguments: list[str]) -> Callable[[], Any]:
     """The command line in this process, with small data and networks."""
 
     def call() -> None:
-        import jaxsnn.commands
-        import jaxsnn.reproduce
-
+        import jaxsnn.paper.reproduce
+        import jaxsnn.paper.sweep_command
         from jaxsnn.__main__ import main
 
         numbers = np.random.default_rng(3)
@@ -2476,7 +2475,7 @@ def _command(w: World, arguments: list[str]) -> Callable[[], Any]:
         network = jaxsnn.read_network(
             lambda x: jax.nn.relu(x.reshape(x.shape[0], -1) @ weights), images[:1]
         )
-        modules = [sys.modules["jaxsnn.commands"], sys.modules["jaxsnn.reproduce"]]
+        modules = [sys.modules["jaxsnn.paper.sweep_command"], sys.modules["jaxsnn.paper.reproduce"]]
         real = {module: dict(vars(module)) for module in modules}
         before = os.getcwd()
         with tempfile.TemporaryDirectory() as place:

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import jax
 import matplotlib
 import numpy as np
 import pytest
@@ -12,6 +13,10 @@ from jaxtyping import install_import_hook
 install_import_hook("jaxsnn", "typechecker.checked")
 
 matplotlib.use("Agg")
+
+# What promotes types or ranks implicitly says more than it means.
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
 
 SHARED_ARCHIVES = Path(__file__).parents[2] / "shared" / "data" / "mnist"
 if "JAXSNN_ARCHIVES" not in os.environ and SHARED_ARCHIVES.is_dir():

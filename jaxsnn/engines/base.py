@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from jaxsnn import encoding, neurons, readout, stopping
 from jaxsnn.conversion.executable import Executable
