@@ -266,7 +266,7 @@ def simulate(
     check_behaviour(behaviour, stop, network.network)
     if state is None:
         numbers = checked_samples(samples, len(images))
-    elif samples is not None or initial_potential is not None:
+    elif samples is not None or jax.tree.leaves(initial_potential) not in ([], [0.0]):
         raise ValueError("samples and initial_potential belong to the state; leave them out.")
     else:
         numbers = state.samples

@@ -43,8 +43,9 @@ class SpikingNetwork(Executable):
         thresholds: for each layer the firing threshold: a scalar, or an array that broadcasts to
             the layer's neurons.
         amplitudes: for each layer what a spike weighs on each of its connections: a scalar, or an
-            array that broadcasts to the neurons of the source. In place of the lists of
-            connections, there may be one value for each layer: what its spikes weigh everywhere.
+            array that broadcasts to the neurons of the source; None for the input, which weighs 1.
+            In place of the lists of connections, there may be one value for each layer: what its
+            spikes weigh everywhere.
         initial_potentials: for each layer the membrane potential at the start, likewise in the
             units of the thresholds; by default 0.
         reset: what becomes of the membrane potential after a spike.
@@ -110,7 +111,7 @@ class SpikingNetwork(Executable):
 
 def _by_connection(network: Network, sent: Sequence[Any]) -> list[list[Any]]:
     """What a spike weighs on each connection, from what the spikes of each layer weigh."""
-    of_source = {INPUT: np.ones((), np.float32), **dict(enumerate(sent))}
+    of_source = {INPUT: None, **dict(enumerate(sent))}
     return [
         [of_source[connection.source] for connection in layer.connections]  # type: ignore[index]
         for layer in network.layers
@@ -162,11 +163,11 @@ def balance_thresholds(
     thresholds, amplitudes = list(factors), []
     for index, layer in enumerate(network.layers):
         source = layer.connection.source
-        amplitude = jnp.ones(()) if source == INPUT else factors[source]
-        if not layer.weighted and amplitude.ndim == 0:
-            thresholds[index] = factors[index] / amplitude
-            amplitude = jnp.ones_like(amplitude)
-        amplitudes.append([amplitude])
+        before = jnp.ones(()) if source == INPUT else factors[source]
+        if not layer.weighted and before.ndim == 0:
+            thresholds[index] = factors[index] / before
+            before = jnp.ones_like(before)
+        amplitudes.append([None if source == INPUT else before])
     start = _at_fraction(network, thresholds, initial_potential)
     return SpikingNetwork(network, thresholds, amplitudes, start, reset)
 
@@ -271,7 +272,7 @@ def activation_scales(snn: SpikingNetwork) -> list[Any]:
     scales: dict[Any, Any] = {INPUT: numbers.ones(())}
     rows = zip(snn.network.layers, snn.thresholds, snn.amplitudes, strict=True)
     for index, (layer, theta, row) in enumerate(rows):
-        ratio = numbers.asarray(row[0]) / scales[layer.connection.source]
+        ratio = numbers.asarray(1.0 if row[0] is None else row[0]) / scales[layer.connection.source]
         same = numbers.ptp(ratio) <= 1e-5 * numbers.max(ratio)
         scales[index] = numbers.asarray(theta) / numbers.where(same, numbers.max(ratio), np.nan)
     return list(scales.values())[1:]
@@ -300,8 +301,8 @@ def _check(network: SpikingNetwork) -> None:
         )
     for index, layer in enumerate(relus.layers):
         name, row = relus.name(index), network.amplitudes[index]
-        if layer.connection.source == INPUT and not all_true(lambda number: number == 1, row[0]):
-            raise ValueError(f"{name}: its amplitude is {row[0]}, but that of the input is 1.")
+        if layer.connection.source == INPUT and row[0] is not None:
+            raise ValueError(f"{name}: what the input sends weighs 1: its amplitude must be None.")
         for what, value in (("thresholds", thresholds[index]), ("amplitudes", amplitudes[index])):
             if not all_true(lambda number: (number > 0) & (number < jnp.inf), value):
                 raise ValueError(f"{name}: its {what} must be positive and finite, not {value}.")
@@ -329,7 +330,9 @@ def _checked(network: Network, scales: Numbers) -> list[Array]:
     return values
 
 
-def _short(value: AnyArray) -> str:
+def _short(value: AnyArray | None) -> str:
+    if value is None:
+        return "1"
     if jnp.ndim(value):
         return f"of shape {jnp.shape(value)}"
     return f"{float(value):.4g}" if is_known(value) else "traced"

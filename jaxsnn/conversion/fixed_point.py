@@ -341,7 +341,7 @@ def integer_layers(snn: SpikingNetwork, arithmetic: FixedPoint) -> IntegerLayers
         grid = _Grid(
             bits[index], arithmetic.per, arithmetic.steps, network.name(index), _windows(layer)
         )
-        amplitude = np.asarray(row[0], np.float64)
+        amplitude = _weight(row[0])
         scale = np.broadcast_to(1 / amplitude, shape) if amplitude.ndim else np.ones(())
         part = _Part((), shape, scale, np.zeros(()), most=1, weighted=False, uneven="spikes")
         for operation in layer.operations:
@@ -575,7 +575,7 @@ def with_thresholds(layers: IntegerLayers, snn: SpikingNetwork) -> FixedPointNet
     found, step_sizes, weight_errors, threshold_errors = [], [], [], []
     for index, (theta, row) in enumerate(zip(snn.thresholds, snn.amplitudes, strict=True)):
         theta = np.asarray(theta, np.float64)
-        scale = layers.scales[index] / (1 if layers.folded[index] else np.asarray(row[0], float))
+        scale = layers.scales[index] / (1 if layers.folded[index] else _weight(row[0]))
         exact = theta * scale
         found.append(_integer_thresholds(layers, index, theta, exact))
         step_sizes.append(jnp.asarray(_compact(1 / scale).astype(np.float32)))
@@ -595,6 +595,11 @@ def with_thresholds(layers: IntegerLayers, snn: SpikingNetwork) -> FixedPointNet
         reset=snn.reset,
     )
     return fixed.with_neurons(snn.initial_potentials, None)
+
+
+def _weight(amplitude: Any) -> np.ndarray:
+    """What a spike weighs; what the input sends weighs 1."""
+    return np.asarray(1.0 if amplitude is None else amplitude, np.float64)
 
 
 def _integer_thresholds(

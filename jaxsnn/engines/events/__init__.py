@@ -53,9 +53,10 @@ class Events(Engine):
             return "it draws its own input, as encoding.poisson does, and knows no other"
         if not (stop is None or stop is stopping.first_spike or type(stop) is stopping.Margin):
             return "it knows the stop rules of jaxsnn.stopping only"
-        if find_spec("numba") is None:
+        reason = unsupported_layer(network.network)
+        if reason is None and find_spec("numba") is None:
             return f"Numba is not installed: {INSTALL}"
-        return unsupported_layer(network.network)
+        return reason
 
     def simulate(self, run: Run, advance: Callable[[int], Any]) -> Trajectory:
         """Simulate a run on all cores."""
