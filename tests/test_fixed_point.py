@@ -728,13 +728,16 @@ def test_networks_without_an_exact_form_are_refused(build, message):
     "traced",
     [
         lambda snn, x: replace(snn, network=jax.tree.map(lambda w: w * x, snn.network)),
-        lambda snn, x: replace(snn, amplitudes=[[x]]),
-        lambda snn, x: replace(snn, thresholds=[x]),
+        lambda snn, x: replace(snn, amplitudes=[[None], [x]]),
+        lambda snn, x: replace(snn, thresholds=[x, x]),
     ],
     ids=["weights", "amplitudes", "thresholds"],
 )
 def test_what_is_traced_cannot_be_rounded(traced):
-    snn = one_layer()
+    def model(x):
+        return jax.nn.relu(2 * jax.nn.relu(2 * x))
+
+    snn = jaxsnn.balance_thresholds(jaxsnn.read_network(model, jnp.zeros((1, 3))), 1.0)
     with pytest.raises(ValueError, match=r"got tracers.*quantize\(...\) outside"):
         jax.jit(lambda x: jaxsnn.quantize(traced(snn, x)).thresholds)(1.0)
 
