@@ -109,7 +109,7 @@ class Case:
         )
 
     def right(self, run: jaxsnn.Simulation) -> np.ndarray:
-        """Which images are classified rightly at the end."""
+        """Which images are classified correctly at the end."""
         return np.asarray(run.predictions)[-1] == self.labels
 
 

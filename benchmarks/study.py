@@ -63,7 +63,7 @@ def draw(data: xr.Dataset, name: str, output: Path) -> None:
 
 
 def tried(chosen: xr.Dataset, network: jaxsnn.Network, test: jaxsnn.Dataset, images: int) -> float:
-    """Accuracy of the chosen settings on the test images behind the first ones."""
+    """Accuracy of the chosen settings on the test images after the first ones."""
     grid = jaxsnn.Grid(
         scales=chosen.scale_factor.values.tolist(),
         threshold=float(chosen.threshold),

@@ -319,7 +319,7 @@ def _draw(images, inputs, steps):
 
 @njit(nogil=True)
 def _add_weights(images, tables, recorded, steps):
-    """Add the weights of those that spiked to the currents behind them."""
+    """Add the weights of those that spiked to the currents of the next layer."""
     current = np.zeros(len(tables.thresholds), tables.currents.dtype)
     first, layers = tables.first, len(tables.kinds)
     for image in images:

@@ -195,7 +195,7 @@ def latency(accuracies: Numbers, *, within: Real = 0.003, dt: Real = 1e-3) -> fl
 def fan_out(network: Network) -> list[Float[Array, "..."]]:
     """For each layer, how many synapses lead into it from each neuron of the layer before.
 
-    A synapse is a weight that is not zero, counted for each output it really serves: a pixel at
+    A synapse is a weight that is not zero, counted for each output that it reaches: a pixel at
     the border of a convolution has fewer than one in the middle. Layers without weights, such as
     average poolings, have no synapses, as in NeuroBench, which counts dense, convolutional and
     recurrent layers alone.

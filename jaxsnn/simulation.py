@@ -1,4 +1,4 @@
-"""The simulation of a spiking network on a batch of images, and what comes out of it."""
+"""The simulation of a spiking network on a batch of images, and its result."""
 
 from __future__ import annotations
 
@@ -261,8 +261,7 @@ def simulate(
     images = without_explicit_axes(network.network.check_pixels(images))
     steps, refractory_steps = checked_times(duration, dt, max_rate, refractory_period)
     scan = _scan_options(batch_size, chunk)
-    network = network.with_neurons(initial_potential, reset)
-    behaviour = Behaviour(encode, network.reset, spike, read, record)
+    behaviour = Behaviour(encode, reset or network.reset, spike, read, record)
     check_behaviour(behaviour, stop, network.network)
     if state is None:
         numbers = checked_samples(samples, len(images))
@@ -270,6 +269,7 @@ def simulate(
         raise ValueError("samples and initial_potential belong to the state; leave them out.")
     else:
         numbers = state.samples
+    network = network.with_neurons(initial_potential, reset)
     keys = sample_keys(key, numbers)
     origin = origin_of(network, images, keys, max_rate, encode)
     run = Run(

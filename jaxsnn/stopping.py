@@ -52,7 +52,7 @@ class Margin:
 
     With `every`, the lead that is asked for falls by one after each so many steps, down to one
     spike: who waits for long is content with less. `margin` and `margin_over_time` make it; one
-    compiled program serves all numbers.
+    compiled program computes all numbers.
 
     Attributes:
         spikes: the lead at the start; one below 1 counts as 1.
@@ -134,7 +134,7 @@ def check_margin(spikes: Scalar, every: Scalar) -> None:
 
 
 def _whole(number: Any) -> Any:
-    """A number as an integer of Python, for which the same program serves, unless it is traced."""
+    """A number as an integer of Python, which share a compiled program, unless it is traced."""
     return ceil(number) if is_known(number) else number
 
 

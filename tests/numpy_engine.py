@@ -103,6 +103,8 @@ def matrices_of(network):
         for operation in layer.operations:
             wide = jax.tree.map(lambda weights: weights.astype(jnp.float32), operation)
             x = operation.sum(x) if integers and not operation.weighted else wide(x)
-        amplitude = np.broadcast_to(np.asarray(1 if row[0] is None else row[0]), shape).reshape(-1, 1)
+        amplitude = np.broadcast_to(np.asarray(1 if row[0] is None else row[0]), shape).reshape(
+            -1, 1
+        )
         found.append((np.asarray(x).reshape(len(x), -1) * amplitude).T)
     return found

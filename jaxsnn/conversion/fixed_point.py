@@ -470,13 +470,13 @@ def _add_pooling(part: _Part, pooling: AveragePooling, shape: Shape, grid: _Grid
 
 def _with_gain(part: _Part, grid: _Grid) -> _Part:
     """A layer without weights: spikes weigh a power of 2, which keeps simple fractions exact."""
-    room = min(grid.largest, grid.largest_sum // part.most)
-    if room < 1:
+    largest = min(grid.largest, grid.largest_sum // part.most)
+    if largest < 1:
         raise ValueError(
             f"{grid.name}: a window of {part.most} inputs, whose sum could overflow in "
             f"{grid.steps} steps; use 16 bits, fewer steps, or float32."
         )
-    gain = 1 << max(room.bit_length() - 1, 0)
+    gain = 1 << max(largest.bit_length() - 1, 0)
     return part._replace(gain=gain, scale=np.asarray(part.scale * gain), error=np.zeros(()))
 
 

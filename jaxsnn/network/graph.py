@@ -248,7 +248,7 @@ class Network:
 
 
 def _placed(layer: Layer, index: int) -> Layer:
-    """The layer with the source of its connection filled in, or ValueError for what is to come."""
+    """The layer with the number of its source, or ValueError for what is not supported yet."""
     before = index - 1 if index else INPUT
     sources = [cast(Connection, connection).source for connection in layer.connections]
     if layer.bias is None and layer.activation is relu and sources == [before]:

@@ -256,7 +256,7 @@ def _builder_class(name: str) -> Any:
     """Returns TFDS's builder of this name, but for what it writes: the parts it is given.
 
     TFDS's own needs TensorFlow to write. Name, version and records are the same, so what either
-    has prepared serves both.
+    has prepared gives both.
     """
     from tensorflow_datasets.core import registered
     from tensorflow_datasets.image_classification import mnist
@@ -558,7 +558,7 @@ def _download(name: str) -> _Parts:
     import tensorflow_datasets as tfds
 
     url = _builder_class(name).URL
-    # TFDS's downloader goes on trying for minutes where there is no network, so ask first.
+    # TFDS's downloader keeps trying for minutes where there is no network, so ask first.
     with contextlib.suppress(urllib.error.HTTPError):  # an answer, if only of the bare address
         urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=20).close()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:

@@ -109,7 +109,7 @@ def sweep(
         ======================  ==================  ==============================================
         variable                dimensions          meaning
         ======================  ==================  ==============================================
-        accuracy                grid, time          fraction of images predicted rightly so far
+        accuracy                grid, time          fraction of images predicted correctly so far
         undecided               grid, time          fraction of images without a prediction so far
         spikes                  grid, time, layer   mean spikes of an image so far
         input_spikes            grid, time          mean input spikes of an image so far
