@@ -334,6 +334,7 @@ NOTHING = {
     "a function": lambda *_: None, "the class FixedPoint": jaxsnn.FixedPoint, "a set": {1, 2},
     "bytes": b"abc", "a module": jax.random,
 }
+NOT_EVEN_NONE = {name: value for name, value in NOTHING.items() if name != "None"}
 NO_NUMBER = NOTHING | {
     "a list": [0.004], "a tuple": (0.004, 0.004), "a numeric string": "0.004",
     "a complex number": 0.004 + 1j, "an array of two": np.array([0.004, 0.004]),
@@ -619,7 +620,7 @@ def add_simulate(corpus: Corpus, w: World) -> None:
     add_functions(corpus, w, by)
     each(
         simulate, "initial_potential", by("initial_potential"),
-        NOTHING
+        NOT_EVEN_NONE
         | {
             "nan": np.nan, "inf": np.inf, "minus inf": -np.inf, "a complex number": 1j,
             "a bool": True, "too few": [0.5], "too many": [0.5, 0.5, 0.5],
@@ -635,7 +636,7 @@ def add_simulate(corpus: Corpus, w: World) -> None:
         simulate, "fixed initial_potential", lambda v: w.simulate(w.fixed, initial_potential=v),
         {
             "nan": np.nan, "inf": np.inf, "a complex number": 1j, "a bool": True, "a string": "a",
-            "None": None, "1e30": 1e30, "a tracer": Traced(0.5), "too many": [0.5] * 3,
+            "1e30": 1e30, "a tracer": Traced(0.5), "too many": [0.5] * 3,
         },
         words="initial_potential",
     )
@@ -753,7 +754,7 @@ def add_functions(corpus: Corpus, w: World, by: Callable[..., Callable[[Any], An
         simulate, "reset", by("reset"),
         functions
         | {
-            "None": None, "subtract": "subtract", "subtraction in a list": ["subtraction"],
+            "subtract": "subtract", "subtraction in a list": ["subtraction"],
             "zero": "zero", "one argument": lambda v: v, "returns None": lambda v, s, t: None,
             "another shape": lambda v, s, t: v[:1, :1], "returns a string": lambda v, s, t: "a",
             "a pair": lambda v, s, t: (v, s), "an axis too many": lambda v, s, t: v[None],

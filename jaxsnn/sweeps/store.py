@@ -169,8 +169,8 @@ class Store:
     """What a sweep keeps: its result in one file and, until that is whole, blocks in a folder.
 
     A block is a list of arrays, a sum over so many pieces. Only the first of several processes
-    touches files. Whoever writes holds a lock, from `with` until its end; another sweep gets an error
-    meanwhile. A killed process leaves no lock: it is the operating system's. Its file lies in the
+    touches files. Whoever writes holds a lock, from `with` until its end; meanwhile another sweep
+    gets an error. A killed process leaves no lock: it is the operating system's. Its file lies in the
     folder of the blocks, and only a sweep that has written its result removes it: whoever gets a
     lock on the removed file finds the result, and writes nothing.
 
