@@ -170,9 +170,9 @@ class Store:
 
     A block is a list of arrays, a sum over so many pieces. Only the first of several processes
     touches files. Whoever writes holds a lock, from `with` until its end; meanwhile another sweep
-    gets an error. A killed process leaves no lock: it is the operating system's. Its file lies in the
-    folder of the blocks, and only a sweep that has written its result removes it: whoever gets a
-    lock on the removed file finds the result, and writes nothing.
+    gets an error. A killed process leaves no lock: it is the operating system's. Its file lies in
+    the folder of the blocks, and only a sweep that has written its result removes it: whoever gets
+    a lock on the removed file finds the result, and writes nothing.
 
     Args:
         path: the file of the result; None keeps nothing.
