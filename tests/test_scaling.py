@@ -396,5 +396,5 @@ def test_normalised_weights_take_one_factor_for_a_layer():
 
 def test_printing_tells_thresholds():
     text = str(jaxsnn.balance_thresholds(relu_times(1.0, 1.0), [0.5, np.ones(2)]))
-    assert "threshold 0.5, spikes of 0.5" in text
+    assert "receives spikes of 0.5" in text
     assert "threshold of shape (2,)" in text

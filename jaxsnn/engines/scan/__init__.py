@@ -302,7 +302,8 @@ def _silent_after_exits(found: Trajectory, steps: int) -> PyTree:
     """Records [T, B, ...] with nothing of a sample after the step that decided it."""
     state = found.state
     done = state.step - steps + jnp.arange(steps)
-    after = (done[:, None] >= state.exit_step) & (state.exit_step > 0)
+    exits = state.exit_step[None]
+    after = (done[:, None] >= exits) & (exits > 0)
 
     def silenced(kept: AnyArray) -> AnyArray:
         if isinstance(kept, np.ndarray):
