@@ -384,7 +384,9 @@ def _found(
     first = step - steps
     ended = jnp.where(exit_step > 0, exit_step, step)
     if stops:  # the last word of a sample that ended stands to the end
-        seen = jnp.minimum(jnp.arange(steps)[:, None], jnp.maximum(ended - first - 1, 0)[None])
+        seen = jnp.minimum(
+            jnp.arange(steps, dtype=ended.dtype)[:, None], jnp.maximum(ended - first - 1, 0)[None]
+        )
         predictions = jnp.take_along_axis(predictions, seen, 0)
     return {
         "predictions": predictions,
@@ -392,7 +394,7 @@ def _found(
             first_spike_class >= 0, first_spike_step.astype(number) * dt, jnp.nan
         ),
         "synaptic_operations": metrics.operations(fan_outs, sent),
-        "times": (first + 1 + jnp.arange(steps)).astype(number) * dt,
+        "times": (first + 1 + jnp.arange(steps, dtype=first.dtype)).astype(number) * dt,
         "exit_time": ended.astype(number) * dt,
     }
 

@@ -1,5 +1,6 @@
 """A third engine, in NumPy from the equations: registering it is all that its tests need."""
 
+import functools
 from dataclasses import replace
 
 import jax
@@ -58,6 +59,7 @@ class NumpyEngine(engines.Engine):
     @staticmethod
     def fire(run, layer, current, threshold):
         ready = True if layer.refractory is None else layer.refractory == 0
+        threshold = np.broadcast_to(threshold, layer.potential.shape)
         potential = layer.potential + np.where(ready, current, 0).astype(layer.potential.dtype)
         fired = ((potential >= threshold) & ready).astype(potential.dtype)
         waiting = layer.refractory
@@ -83,10 +85,15 @@ class NumpyEngine(engines.Engine):
         )
 
 
+@functools.cache
+def encoder(encode):
+    return jax.jit(jax.vmap(encode))
+
+
 def inputs_of(run):
     """The inputs of each step [T, B, ...]: keyed by seed, sample and step alone."""
     keys = jax.random.wrap_key_data(np.asarray(run.keys), impl="threefry2x32")
-    first, drawn = run.steps_done, jax.jit(jax.vmap(run.behaviour.encode))
+    first, drawn = run.steps_done, encoder(run.behaviour.encode)
     for step in range(first, first + run.steps):
         step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
         yield np.asarray(drawn(step_keys, run.probabilities))

@@ -1,5 +1,6 @@
 """Named problems with exact answers: every engine has to give the spikes of the oracle."""
 
+import functools
 from dataclasses import dataclass, field
 
 import jax
@@ -11,7 +12,7 @@ import models
 import reference
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Problem:
     """A network of dyadic weights, how it is balanced, and how it is simulated."""
 
@@ -55,10 +56,11 @@ class Problem:
     def inputs(self, probabilities):
         """The input spikes [T, B, ...]: keyed by seed, sample and step alone."""
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(11), np.arange(self.samples))
-        encode = jax.jit(jax.vmap(self.options.get("encode", jaxsnn.poisson)))
+        encode = encoder(self.options.get("encode", jaxsnn.poisson))
         steps = [jax.vmap(jax.random.fold_in, (0, None))(keys, t) for t in range(self.steps)]
         return np.stack([np.asarray(encode(of_step, probabilities)) for of_step in steps])
 
+    @functools.cache  # noqa: B019 (there are few problems)
     def answer(self):
         """The spikes of every layer [T, B, ...], by the oracle from the equations."""
         snn = self.spiking_network()
@@ -80,6 +82,11 @@ class Problem:
             for sample in range(self.samples)
         ]
         return inputs, [np.stack(layer, 1) for layer in zip(*samples, strict=True)]
+
+
+@functools.cache
+def encoder(encode):
+    return jax.jit(jax.vmap(encode))
 
 
 RISING = (1.0, 2.0, 4.0)

@@ -14,6 +14,8 @@ from pathlib import Path
 import bad_inputs
 import pytest
 
+pytestmark = pytest.mark.promotes
+
 LEAST_CALLS, LEAST_COMMAND_LINES = 870, 80
 # Cases that cannot be better than they are, each with its reason.
 JUSTIFIED: dict[str, str] = {}

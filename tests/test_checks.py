@@ -387,6 +387,7 @@ def test_convolutions_with_negative_padding(padding, dilation):
 # -- Functions -------------------------------------------------------------------------------------
 
 
+@pytest.mark.promotes
 @pytest.mark.parametrize(
     ("name", "function", "message"),
     [

@@ -16,6 +16,8 @@ from jaxsnn.paper import sweep_command as commands
 from jaxsnn.paper.pretrained import trained_network
 from jaxsnn.support import errors
 
+pytestmark = pytest.mark.promotes
+
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):

@@ -259,7 +259,7 @@ def test_unknown_name():
 
 
 def test_importing_does_not_import_tfds():
-    code = "import sys, jaxsnn.datasets; sys.exit('tensorflow_datasets' in sys.modules)"
+    code = "import sys, jaxsnn.paper.datasets; sys.exit('tensorflow_datasets' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -528,7 +528,7 @@ def test_nothing_of_another_wheel_is_looked_at(monkeypatch, make):
 
 def opened_by_datasets(real, *arguments, **options):
     caller = sys._getframe(1).f_globals["__name__"]
-    assert caller != "jaxsnn.datasets", "read before its digest was checked"
+    assert caller != "jaxsnn.paper.datasets", "read before its digest was checked"
     return real(*arguments, **options)
 
 
@@ -620,6 +620,8 @@ def test_packages_that_cannot_be_imported_are_named(small, data_dir, missing):
 import sys
 sys.modules[{missing!r}] = None
 from jaxsnn.paper.datasets import DatasetError, load_dataset
+
+pytestmark = pytest.mark.promotes
 try:
     load_dataset("mnist", data_dir={str(data_dir)!r})
 except DatasetError as error:

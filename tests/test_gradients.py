@@ -10,6 +10,8 @@ import jaxsnn
 
 import models
 
+pytestmark = pytest.mark.promotes
+
 
 @pytest.fixture
 def x64():

@@ -8,6 +8,8 @@ from flax import nnx
 
 from jaxsnn.paper.networks import ConvNet, FullyConnected, symmetric_uniform
 
+pytestmark = pytest.mark.promotes
+
 IMAGES = jax.random.uniform(jax.random.key(0), (3, 12, 12, 1))
 
 

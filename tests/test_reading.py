@@ -17,6 +17,8 @@ from jaxsnn.network import AveragePooling, Convolution, Dense, Multiply, Reshape
 
 import models
 
+pytestmark = pytest.mark.promotes
+
 NHWC = ("NHWC", "HWIO", "NHWC")
 
 

@@ -12,6 +12,8 @@ import pytest
 from jaxsnn import training
 from jaxsnn.__main__ import main
 
+pytestmark = pytest.mark.promotes
+
 
 @pytest.fixture(scope="module")
 def reproduction(tmp_path_factory):

@@ -81,6 +81,7 @@ def test_a_weight_far_above_all_activations_is_worth_a_warning(rule):
 
 @RULES_WITH_WEIGHTS
 @pytest.mark.filterwarnings("error")
+@pytest.mark.promotes
 @pytest.mark.parametrize(("weight", "pixel"), [(2.0, 0.5), (0.5, 1.0), (4.0, 0.5)])
 def test_a_weight_up_to_twice_the_largest_activation_is_not(rule, weight, pixel):
     network = jaxsnn.read_network(lambda x: jax.nn.relu(x * weight), jnp.zeros((1, 1)))

@@ -405,6 +405,7 @@ def multiplication(*shape):
     return lambda x: x * factor
 
 
+@pytest.mark.promotes
 @pytest.mark.parametrize(
     ("one", "other"),
     [
@@ -1022,6 +1023,7 @@ CONSTANTS = {
 }
 
 
+@pytest.mark.promotes
 @pytest.mark.parametrize("constants", CONSTANTS)
 @pytest.mark.parametrize("closure", CLOSURES)
 def test_functions_with_other_constants_have_other_fingerprints(closure, constants):

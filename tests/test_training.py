@@ -253,6 +253,8 @@ def test_a_kill_between_two_checkpoints_leaves_the_newer(tmp_path):
 FULL_DISK = """
 import resource
 from test_training import *
+
+pytestmark = pytest.mark.promotes
 model = SHORT.model(rngs=nnx.Rngs(0))
 once = dataclasses.replace(SHORT, epochs=1)
 fit(model, corners(), recipe=once, progress=False)

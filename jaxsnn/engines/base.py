@@ -379,12 +379,14 @@ def output_seen(
 
     With a step size, counts, potential and threshold are integers.
     """
-    counts, potential, threshold = map(jnp.asarray, (counts, potential, threshold))
+    counts, potential = map(jnp.asarray, (counts, potential))
+    threshold = for_batches(threshold, potential.shape[1:], potential.dtype)
     if step_size is not None:
         counts = counts.astype(jnp.result_type(float))
-        dtype = jnp.asarray(step_size).dtype
-        potential = potential.astype(dtype) * step_size
-        threshold = threshold.astype(dtype) * step_size
+        step_size = for_batches(step_size, potential.shape[1:], jnp.float32)
+        potential, threshold = (
+            values.astype(step_size.dtype) * step_size for values in (potential, threshold)
+        )
     return readout.Output(counts, potential, threshold, jnp.asarray(first_class))
 
 

@@ -91,7 +91,7 @@ def reproduce(
         >>> reproduce(images=0)
         Traceback (most recent call last):
         ...
-        jaxsnn.errors.UsageError: images=0; there are 10,000 test images: take 1 to 10000.
+        jaxsnn.support.errors.UsageError: images=0; there are 10,000 test images: take 1 to 10000.
     """
     if not 1 <= images <= 10_000:
         raise UsageError(f"images={images}; there are 10,000 test images: take 1 to 10000.")

@@ -89,8 +89,8 @@ def sweep_network(
         >>> sweep_network(max_rate=(2000.0,))
         Traceback (most recent call last):
         ...
-        jaxsnn.errors.UsageError: max_rate=2000 Hz times dt=0.001 s is 2, but a pixel spikes at \
-most once in a step: take max_rate <= 1000 or dt <= 0.0005.
+        jaxsnn.support.errors.UsageError: max_rate=2000 Hz times dt=0.001 s is 2, but a pixel \
+spikes at most once in a step: take max_rate <= 1000 or dt <= 0.0005.
     """
     if not 1 <= images <= 10_000:
         raise UsageError(f"images={images}; there are 10,000 test images: take 1 to 10000.")
@@ -205,7 +205,8 @@ def plot_sweep(
         >>> plot_sweep(Path("no/such/file.nc"))
         Traceback (most recent call last):
         ...
-        jaxsnn.errors.UsageError: no/such/file.nc does not exist; `sweep(..., path=...)` writes it.
+        jaxsnn.support.errors.UsageError: no/such/file.nc does not exist; `sweep(..., path=...)` \
+writes it.
     """
     try:
         data = _selected(load_sweep(file, verify=verify), select)

@@ -22,7 +22,6 @@ from jaxsnn.engines.base import (
     State,
     Trajectory,
     arithmetic_of,
-    for_batches,
     output_seen,
     segments,
 )
@@ -185,8 +184,8 @@ def _steps(
             np.where(first_class < 0, arrays.first_step, 0),
             arrays.first_class,
             done,
-            for_batches(run.network.step_sizes[-1], run.network.network.shapes[-1], np.float32),
-            for_batches(run.network.thresholds[-1], run.network.network.shapes[-1], np.int32),
+            run.network.step_sizes[-1],
+            run.network.thresholds[-1],
             read=run.behaviour.read,
         )
         # The next steps write to what is read here, and results must not pile up.

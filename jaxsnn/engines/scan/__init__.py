@@ -301,7 +301,7 @@ def _put_at(steps: slice, places: np.ndarray) -> Callable[[np.ndarray, Array], N
 def _silent_after_exits(found: Trajectory, steps: int) -> PyTree:
     """Records [T, B, ...] with nothing of a sample after the step that decided it."""
     state = found.state
-    done = state.step - steps + jnp.arange(steps)
+    done = state.step - steps + jnp.arange(steps, dtype=jnp.int32)
     exits = state.exit_step[None]
     after = (done[:, None] >= exits) & (exits > 0)
 

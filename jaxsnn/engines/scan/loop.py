@@ -178,7 +178,7 @@ def _drive(
         step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
         return jax.vmap(behaviour.encode)(step_keys, probabilities).astype(layers.dtype)
 
-    inputs = jax.vmap(at)(first + jnp.arange(length))
+    inputs = jax.vmap(at)(first + jnp.arange(length, dtype=first.dtype))
     return _Drive(inputs, _at_once(layers.currents[0], inputs))
 
 
@@ -280,7 +280,7 @@ def _read(
     potentials: Array,
 ) -> tuple[State, Array, Array | None, Array]:
     """The predictions of a chunk, which samples are running, and whose first spike is when."""
-    ends = state.step + 1 + jnp.arange(len(spikes))
+    ends = state.step + 1 + jnp.arange(len(spikes), dtype=state.step.dtype)
     counts = state.spike_counts[-1][None] + spikes.cumsum(0, dtype=spikes.dtype)
     fired = (spikes > 0).any(-1)
     now = fired.argmax(0)  # the first step of the chunk with an output spike, if there is one
@@ -306,7 +306,7 @@ def _read(
         first_spike_class=jnp.where(new, first, state.first_spike_class),
         first_spike_step=jnp.where(new, ends[now], state.first_spike_step).astype(jnp.int32),
     )
-    in_step = new[None] & (jnp.arange(len(spikes))[:, None] == now[None])
+    in_step = new[None] & (jnp.arange(len(spikes), dtype=now.dtype)[:, None] == now[None])
     return state, jax.vmap(behaviour.read)(outputs), active, in_step
 
 
