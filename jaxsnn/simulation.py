@@ -43,7 +43,7 @@ from jaxsnn.support.warn import warn
 
 _SILENT = (
     "no output neuron has spiked, so that all samples are undecided and count as wrong. In a deep "
-    "network reset=reset_by_subtraction with initial_potential=[t / 2 for t in snn.thresholds], "
+    "network balance_thresholds(..., initial_potential=0.5, reset=reset_by_subtraction), "
     "scale factors by percentile_scales, lower thresholds or a longer duration help."
 )
 

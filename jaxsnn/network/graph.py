@@ -254,10 +254,13 @@ def _placed(layer: Layer, index: int) -> Layer:
     if layer.bias is None and layer.activation is relu and sources == [before]:
         return layer
     if layer.bias is not None or layer.activation is not relu or sources != [LAYER_BEFORE]:
+        names = {INPUT: "the input", LAYER_BEFORE: "the layer before"}
+        given = [names.get(source, f"layer {source + 1}") for source in sources]
         raise ValueError(
-            f"layer {index + 1} ({layer.connections}) has the sources {sources}, the activation "
-            f"{layer.activation.__name__} and {'no' if layer.bias is None else 'a'} bias; a layer "
-            "must have one connection, from the layer before, no bias, and a ReLU."
+            f"layer {index + 1} receives from {' and '.join(given)}, with the activation "
+            f"{layer.activation.__name__} and {'no' if layer.bias is None else 'a'} bias; it must "
+            "have one connection, from the layer before (the first, from the input), a ReLU, and "
+            "no bias."
         )
     connection = Connection(layer.operations, before)
     return Layer((connection,), None, relu, layer.name)
