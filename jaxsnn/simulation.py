@@ -263,9 +263,10 @@ def simulate(
     scan = _scan_options(batch_size, chunk)
     behaviour = Behaviour(encode, reset or network.reset, spike, read, record)
     check_behaviour(behaviour, stop, network.network)
+    zero = isinstance(initial_potential, int | float) and initial_potential == 0
     if state is None:
         numbers = checked_samples(samples, len(images))
-    elif samples is not None or jax.tree.leaves(initial_potential) not in ([], [0.0]):
+    elif samples is not None or not (initial_potential is None or zero):
         raise ValueError("samples and initial_potential belong to the state; leave them out.")
     else:
         numbers = state.samples
@@ -300,7 +301,8 @@ def _scan_options(batch_size: Count | None, chunk: Count | None) -> Scan | None:
     if not options:
         return None
     new = ", ".join(f"{name}={size}" for name, size in options.items())
-    warn(f"{' and '.join(options)}: say engine=jaxsnn.engines.Scan({new}).", DeprecationWarning)
+    old = " and ".join(options)
+    warn(f"{old} will be removed: use engine=jaxsnn.engines.Scan({new}).", DeprecationWarning)
     return Scan(**options)
 
 

@@ -239,7 +239,7 @@ def test_sizes_in_their_old_form(rng, sizes):
     images = models.dyadic_images(rng, 5, *network.input_shape)
     options = dict(key=3, duration=0.02, record=everything)
     new = ", ".join(f"{name}={size}" for name, size in sizes.items())
-    expected = rf"say engine=jaxsnn.engines.Scan\({new}\)"
+    expected = rf"use engine=jaxsnn.engines.Scan\({new}\)"
     with pytest.warns(DeprecationWarning, match=expected) as caught:
         found = jaxsnn.simulate(snn, images, **sizes, **options)
     assert [warning.filename for warning in caught] == [__file__]
