@@ -620,8 +620,6 @@ def test_packages_that_cannot_be_imported_are_named(small, data_dir, missing):
 import sys
 sys.modules[{missing!r}] = None
 from jaxsnn.paper.datasets import DatasetError, load_dataset
-
-pytestmark = pytest.mark.promotes
 try:
     load_dataset("mnist", data_dir={str(data_dir)!r})
 except DatasetError as error:

@@ -90,6 +90,7 @@ def test_a_weight_up_to_twice_the_largest_activation_is_not(rule, weight, pixel)
 
 @RULES_WITH_WEIGHTS
 @pytest.mark.filterwarnings("error")
+@pytest.mark.promotes
 def test_no_warning_for_the_papers_networks(rule, rng):
     images = rng.random((4, 28, 28, 1), dtype=np.float32)
     for recipe in RECIPES.values():

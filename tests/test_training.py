@@ -32,6 +32,8 @@ from jaxsnn.training import (
     squared_error,
 )
 
+pytestmark = pytest.mark.promotes
+
 RECIPE = Recipe(
     name="small",
     model=lambda rngs: FullyConnected((144, 16, 4), dropout=0.2, rngs=rngs),
@@ -254,7 +256,6 @@ FULL_DISK = """
 import resource
 from test_training import *
 
-pytestmark = pytest.mark.promotes
 model = SHORT.model(rngs=nnx.Rngs(0))
 once = dataclasses.replace(SHORT, epochs=1)
 fit(model, corners(), recipe=once, progress=False)
