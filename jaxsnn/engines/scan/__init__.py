@@ -216,7 +216,7 @@ def program(behaviour: Behaviour) -> Any:
         return scan_steps(
             compiled(network, formats),
             behaviour,
-            probabilities.astype(network.network.dtype),
+            jnp.asarray(probabilities, network.network.dtype),
             keys,
             state,
             stop,
