@@ -16,6 +16,11 @@ from jaxsnn.support.typed import Numbers
 Self = TypeVar("Self", bound="Executable")
 
 
+def gives_probabilities(max_rate: Any, dt: float) -> Any:
+    """Whether a rate is from 0 to 1/dt, so that pixels have probabilities of a spike in a step."""
+    return (max_rate >= 0) & (max_rate * dt <= 1 + 1e-6)
+
+
 class Executable:
     """A spiking network in some arithmetic: a `SpikingNetwork` or a `FixedPointNetwork`.
 

@@ -22,7 +22,7 @@ from jax.typing import ArrayLike
 
 from jaxsnn import encoding, neurons
 from jaxsnn.conversion.balancing import SpikingNetwork, checked_potentials
-from jaxsnn.conversion.executable import Executable
+from jaxsnn.conversion.executable import Executable, gives_probabilities
 from jaxsnn.network import AveragePooling, Layer, Network, Operation
 from jaxsnn.support.arrays import (
     AnyArray,
@@ -204,7 +204,7 @@ class FixedPointNetwork(Executable):
         numbers = np if is_known(max_rate) else jnp
         rate: Any = numbers.asarray(max_rate, np.float32)
         if numbers is jnp:  # a traced rate that is out of range gives no input, not any
-            rate = jnp.where((rate >= 0) & (rate * dt <= 1 + 1e-6), rate, 0)
+            rate = jnp.where(gives_probabilities(rate, dt), rate, 0)
         return images.astype(np.float32) * (rate * np.float32(dt))
 
     def check_run(self, steps: int, encode: encoding.Encoding, spike: Any = None) -> None:

@@ -303,8 +303,12 @@ class Engine:
         """The memory that a sample takes: state, inputs, and what is returned of every step."""
         network = run.network.network
         neurons = sum(map(prod, network.shapes))
-        per_step = 5 * prod(network.shapes[-1]) + 4 * (1 + len(network.layers)) + 8
-        return 8 * (neurons + prod(network.input_shape)) + per_step * run.steps
+        return 8 * (neurons + prod(network.input_shape)) + bytes_of_step(network) * run.steps
+
+
+def bytes_of_step(network: Network) -> int:
+    """The memory that a sample takes for each step: output, spikes of each layer, operations."""
+    return 5 * prod(network.shapes[-1]) + 4 * (1 + len(network.layers)) + 8
 
 
 def initial_state(run: Run) -> State:

@@ -216,9 +216,8 @@ def _counter_on_mesh(
     """A function that simulates the points of a block on some images at once, and counts."""
     grid, place = job.grid, partial(_place, mesh)
     network = jax.tree.map(lambda leaf: place(np.asarray(leaf)), points.network.bare())
-    number = points.network.probabilities(
-        job.images[:1], 1.0, 1.0
-    ).dtype  # of a product with a rate
+    # The type of a product with a rate.
+    number = points.network.probabilities(job.images[:1], 1.0, 1.0).dtype
     pixels = job.images.astype(number)
     _, varying = fan_outs(points.network.network)
     weights = [None if found is None else place(_as_weights(found)) for found in varying]

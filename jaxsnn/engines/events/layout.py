@@ -168,7 +168,7 @@ def lay_out(network: FixedPointNetwork) -> Layout:
         gains=np.array([row[0] for row in network.amplitudes]),
         synapses=synapses,
         input_synapses=inputs.reshape(-1).astype(np.int64),
-        # `quantize` sees to it that a sum of weights of 8 bits has 16.
+        # `quantize` keeps sums of 8-bit weights within 16 bits.
         currents=np.zeros(0, np.int16 if narrow else np.int32),
     )
     in_order = [np.array_equal(order.reshape(-1), np.arange(order.size)) for order in orders]

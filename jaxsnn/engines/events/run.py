@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
-from math import ceil, prod
+from math import ceil
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -22,6 +22,7 @@ from jaxsnn.engines.base import (
     State,
     Trajectory,
     arithmetic_of,
+    bytes_of_step,
     output_seen,
     segments,
 )
@@ -197,9 +198,7 @@ def _steps(
 
 def _fitting_steps(run: Run) -> int:
     """How many steps to write down at a time."""
-    network = run.network.network
-    bytes_of_step = 5 * prod(network.shapes[-1]) + 4 * (1 + len(network.layers)) + 8
-    fitting = _BYTES_OF_RESULTS // (bytes_of_step * len(run.images))
+    fitting = _BYTES_OF_RESULTS // (bytes_of_step(run.network.network) * len(run.images))
     return max(1, min(fitting, _STEPS_AT_ONCE if run.stop is None else _STEPS_BETWEEN_EXITS))
 
 

@@ -1,6 +1,6 @@
 """The scan: a compiled loop over time in JAX, for all devices and both arithmetics.
 
-compiled   a network as functions from spikes to currents
+lowering   a network as functions from spikes to currents
 integers   number formats for exact products
 patches    convolutions as products
 loop       the loop over time, with observers
@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from jaxsnn import metrics, stopping
+from jaxsnn.conversion.executable import gives_probabilities
 from jaxsnn.engines.base import (
     Behaviour,
     Engine,
@@ -32,7 +33,7 @@ from jaxsnn.engines.base import (
     segments,
     take_samples,
 )
-from jaxsnn.engines.scan.loop import recorder, sample_counts, scan_steps
+from jaxsnn.engines.scan.loop import joined, recorder, sample_counts, scan_steps
 from jaxsnn.engines.scan.lowering import compiled, fastest_formats, is_compiled
 from jaxsnn.engines.scan.points import simulate_points
 from jaxsnn.support.arrays import AnyArray, is_known
@@ -128,8 +129,7 @@ def _spoiled_if_invalid(run: Run, state: State) -> State:
     settings = jax.tree.leaves((network.thresholds, network.amplitudes))
     valid = [value > 0 for value in settings if not is_known(value)]
     if not is_known(run.max_rate):
-        rate = jnp.asarray(run.max_rate)
-        valid.append((rate >= 0) & (rate * run.dt <= 1 + 1e-6))
+        valid.append(gives_probabilities(run.max_rate, run.dt))
     if not valid or jnp.issubdtype(network.dtype, jnp.integer):  # there, the input is cut off
         return state
     nan = jnp.where(jnp.stack([jnp.all(value) for value in valid]).all(), 0.0, jnp.nan)
@@ -165,7 +165,7 @@ def _to_the_end(run: Run, state: State, chunk: int, advance: Callable[[int], Any
         if advance is not no_progress:  # nobody waits for the device unless someone watches
             jax.block_until_ready(state)
             advance(steps * len(run.images))
-    return Trajectory(state, *_concatenate(outputs))
+    return Trajectory(state, *joined(outputs))
 
 
 def _with_sample_counts(found: Trajectory) -> Trajectory:
@@ -177,12 +177,6 @@ def _with_sample_counts(found: Trajectory) -> Trajectory:
         spikes=counts.spikes,
         operations=operations,  # type: ignore[arg-type]
     )
-
-
-def _concatenate(outputs: list[Any]) -> Any:
-    if len(outputs) == 1:
-        return outputs[0]
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *outputs)
 
 
 def scanner(run: Run, chunk: int) -> Callable[[State, int], tuple[State, tuple[Array, PyTree]]]:

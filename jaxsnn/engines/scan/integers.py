@@ -2,7 +2,7 @@
 
 A product of integers is exact in any format that holds its terms and its sums: int8 numbers added
 in int32, bfloat16 (integers up to 256) or float32 numbers added in float32 as long as the sums stay
-below 2^24, which `quantize` sees to. Weights of 16 bits are two planes, W = 256·high + low, where a
+below 2^24, which `quantize` ensures. Weights of 16 bits are two planes, W = 256·high + low, where a
 plane has to fit into 8 bits. All give the same spikes, so the choice is a matter of speed alone.
 """
 

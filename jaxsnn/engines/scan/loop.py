@@ -150,11 +150,14 @@ def scan_steps(
     if rest:
         state, output = advance(rest, state, None)
         outputs.append(output)
-    return state, jax.tree.map(lambda *parts: _joined(parts), *outputs)
+    return state, joined(outputs)
 
 
-def _joined(parts: Sequence[Array]) -> Array:
-    return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
+def joined(outputs: Sequence[PyTree]) -> PyTree:
+    """What was kept of consecutive steps, with leaves [T, ...], as one."""
+    if len(outputs) == 1:
+        return outputs[0]
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *outputs)
 
 
 class _Drive(NamedTuple):

@@ -116,9 +116,13 @@ def compiled(network: Executable, formats: Formats) -> Compiled:
     integers = isinstance(network, FixedPointNetwork)
     connections = _connections(network.network)
     rows = zip(connections, network.amplitudes, network.network.source_shapes, strict=True)
-    current = partial(_of_integers, formats=dict(formats)) if integers else _of_floats
     return Compiled(
-        [current(connection, row[0], shape, network.dtype) for connection, row, shape in rows],
+        [
+            _of_integers(connection, row[0], dict(formats))
+            if integers
+            else _of_floats(connection, row[0], shape, network.dtype)
+            for connection, row, shape in rows
+        ],
         [connection.source for connection in connections],
         [
             for_batches(theta, shape, network.dtype)
@@ -162,11 +166,7 @@ def _of_floats(
 
 
 def _of_integers(
-    connection: Connection,
-    amplitude: int,
-    shape: Shape,
-    dtype: Any,
-    formats: dict[type[Operation], Format],
+    connection: Connection, amplitude: int, formats: dict[type[Operation], Format]
 ) -> Callable[[Array], Array]:
     # Sums over windows may be too large for the terms of narrow formats.
     before_weights = takewhile(lambda operation: not operation.weighted, connection.operations)
@@ -179,7 +179,6 @@ def _of_integers(
             steps.append(partial(integer_product, operation, weights, number_format=kind))
         else:
             steps.append(operation if operation.permutes else partial(_sum, operation))
-    del shape, dtype
 
     def current(spikes: Array) -> Array:
         x = spikes
