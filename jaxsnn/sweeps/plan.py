@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable
 from itertools import pairwise, product
-from math import ceil, gcd, prod
+from math import ceil, prod
 from typing import NamedTuple
 
 from jax.sharding import Mesh
@@ -19,8 +19,6 @@ _MEMORY_OF_ACCELERATORS = 1 << 30
 _MEMORY_ONE_BY_ONE = 1 << 27
 # Programs have memory for a multiple of so many steps, so that few durations need another.
 _STEPS = 100
-# Steps of a program's inner loop, at most: a divisor of the steps of all dt.
-_SEGMENT = 10
 # Operations are summed over images in two halves of 16 bits, spikes as they are: both below 2^31.
 _MOST_IMAGES = 1 << 15
 _AXES = "points", "images"  # of a mesh
@@ -161,10 +159,4 @@ def rounded_up(size: int, multiple: int) -> int:
 
 def padded_steps(job: SweepJob) -> int:
     """The steps that a program has memory for."""
-    return rounded_up(rounded_up(job.most_steps, _STEPS), segment(job))
-
-
-def segment(job: SweepJob) -> int:
-    """A number of steps that divides those of all dt, so that one program simulates all."""
-    steps = gcd(*map(job.grid.steps, job.grid.values("dt")))
-    return max(n for n in range(1, _SEGMENT + 1) if steps % n == 0)
+    return rounded_up(job.most_steps, _STEPS)

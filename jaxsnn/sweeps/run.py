@@ -35,7 +35,6 @@ from jaxsnn.sweeps.plan import (
     planned,
     planned_one_by_one,
     rounded_up,
-    segment,
 )
 from jaxsnn.sweeps.points import (
     Points,
@@ -247,7 +246,6 @@ def _counter_on_mesh(
             weights,
             place(np.array(grid.steps(dt), np.int32)),
             padded_steps=padded_steps(job),
-            segment=segment(job),
             behaviour=job.behaviour(block.reset),
             mesh=mesh,
             formats=fastest_formats(points.network),

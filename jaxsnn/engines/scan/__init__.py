@@ -171,11 +171,11 @@ def _to_the_end(run: Run, state: State, chunk: int, advance: Callable[[int], Any
 def _with_sample_counts(found: Trajectory) -> Trajectory:
     """The trajectory with what `program` put beside the records for `Run.per_step`."""
     records, counts = found.records
-    operations = np.asarray(counts.operations, np.int64) @ np.array([1 << 16, 1])
+    high, low = (np.asarray(part, np.int64) for part in counts.operations)
     return found._replace(
         records=records,
-        spikes=counts.spikes,
-        operations=operations,  # type: ignore[arg-type]
+        spikes=np.stack(counts.spikes, -1),
+        operations=(high << 16) + low,
     )
 
 

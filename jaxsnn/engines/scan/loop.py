@@ -70,14 +70,14 @@ def recorder(record: Callable[[Step], PyTree] | None) -> Observer:
 
 
 class SampleCounts(NamedTuple):
-    """Spikes of the input and of each layer [K, B, 1 + layers], and synaptic operations [K, B, 2].
+    """Spikes of the input and of each layer, and synaptic operations, each `[K, B]`.
 
     The operations are those of sources whose neurons have not all the same fan-out: multiples of
     65,536, and the rest.
     """
 
-    spikes: Array
-    operations: Array
+    spikes: list[Array]
+    operations: list[Array]
 
 
 def sample_counts(chunk: Chunk, fan_outs: Sequence[Array | None]) -> SampleCounts:
@@ -97,8 +97,8 @@ def sample_counts(chunk: Chunk, fan_outs: Sequence[Array | None]) -> SampleCount
     ]
     high = sum((half.astype(jnp.int32) for half, _ in halves), none)
     low = sum((half.astype(jnp.int32) for _, half in halves), none)
-    spikes = jnp.stack([_per_sample((sent != 0).astype(jnp.int32)) for sent in senders], -1)
-    return SampleCounts(spikes, jnp.stack([high + (low >> 16), low & 0xFFFF], -1))
+    spikes = [_per_sample((sent != 0).astype(jnp.int32)) for sent in senders]
+    return SampleCounts(spikes, [high + (low >> 16), low & 0xFFFF])
 
 
 def _per_sample(values: Array) -> Array:

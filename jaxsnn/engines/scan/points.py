@@ -40,7 +40,7 @@ class Labelled:
     valid: AnyArray
 
 
-@partial(jax.jit, static_argnames=("padded_steps", "segment", "behaviour", "mesh", "formats"))
+@partial(jax.jit, static_argnames=("padded_steps", "behaviour", "mesh", "formats"))
 def simulate_points(
     network: Executable,
     settings: dict[str, Any],
@@ -52,7 +52,6 @@ def simulate_points(
     steps: Array,
     *,
     padded_steps: int,
-    segment: int,
     behaviour: Behaviour,
     mesh: Mesh,
     formats: Formats,
@@ -70,7 +69,6 @@ def simulate_points(
             all have as many.
         steps: how many steps; it is data, so that runs of several lengths share a program.
         padded_steps: the steps that there is memory for.
-        segment: a number of steps that divides all of these.
         behaviour: the functions that make up the simulation.
         mesh: the devices.
         formats: what computes products of integers.
@@ -79,21 +77,12 @@ def simulate_points(
         Counts [S, R, P, padded steps, ...]. Nothing else crosses from device to device.
     """
 
+    count = partial(_count, padded_steps=padded_steps, behaviour=behaviour, formats=formats)
+
     def on_a_device(network, settings, refractory_steps, factors, keys, images, *others):
         def point(settings, refractory_steps, factor, keys):
             chosen: Any = replace(cast(Any, network), **settings)
-            return _count(
-                chosen,
-                refractory_steps,
-                factor,
-                keys,
-                images,
-                *others,
-                padded_steps=padded_steps,
-                segment=segment,
-                behaviour=behaviour,
-                formats=formats,
-            )
+            return count(chosen, refractory_steps, factor, keys, images, *others)
 
         over_points = jax.vmap(point, (0, 0, None, None))
         over_rates = jax.vmap(over_points, (None, None, 0, None))
@@ -124,7 +113,6 @@ def _count(
     steps: Array,
     *,
     padded_steps: int,
-    segment: int,
     behaviour: Behaviour,
     formats: Formats,
 ) -> Counts:
@@ -142,16 +130,16 @@ def _count(
             keys,
             state,
             None,
-            steps=segment,
+            steps=1,
             chunk=1,
             observe=counter(images, fan_outs),
         )
-        write = partial(lax.dynamic_update_slice_in_dim, start_index=index * segment, axis=0)
+        write = partial(lax.dynamic_update_slice_in_dim, start_index=index, axis=0)
         return state, jax.tree.map(write, counts, now)
 
     shapes = Counts.shapes(len(state.neurons))
     counts = Counts(*(jnp.zeros((padded_steps, *shape), jnp.int32) for shape in shapes))
-    return lax.fori_loop(0, steps // segment, advance, (state, counts))[1]
+    return lax.fori_loop(0, steps, advance, (state, counts))[1]
 
 
 def _start(network: Executable, batch: int, refractory_steps: Array | None) -> State:
@@ -181,10 +169,10 @@ def counter(images: Labelled, fan_outs: list[Array | None]) -> Observer:
     """The observer that counts what happens in each step, summed over the images."""
 
     def total(values: Array) -> Array:
-        return (images.valid[None] & values).sum(-1, dtype=jnp.int32)
+        return jnp.where(images.valid[None], values, 0).sum(-1, dtype=jnp.int32)
 
-    def totals(values: Array) -> Array:  # [K, B, n] to [K, n]
-        return jnp.where(images.valid[None, :, None], values, 0).sum(1, dtype=jnp.int32)
+    def totals(values: list[Array]) -> Array:  # summed before they are stacked, or XLA is slower
+        return jnp.stack([total(of_layer) for of_layer in values], -1)
 
     def observe(chunk: Chunk) -> Counts:
         predictions, of_samples = chunk.predictions, sample_counts(chunk, fan_outs)
