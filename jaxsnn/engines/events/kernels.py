@@ -21,6 +21,8 @@ from jaxsnn.support.random import PARITY, ROTATIONS
 
 OPTIONS = {"nogil": True, "cache": True, "boundscheck": False}
 BARE = OPTIONS | {"_nrt": False}
+# Parts of one loop, which pass many arrays to each other.
+INLINED = BARE | {"inline": "always"}
 
 _HALF = 1 << 15
 # One in each byte of a word of 64 bits.
@@ -409,7 +411,7 @@ def _count_usual(draws, size, steps, input_counts):
                 input_counts[draws.pixels[q, j]] += steps
 
 
-@njit(**BARE)
+@njit(**INLINED)
 @no_type_check
 def _draw(keys, step, draws, size, some, found):
     """Draw the inputs of a step: the exceptions, as places among the draws."""
@@ -423,7 +425,7 @@ def _draw(keys, step, draws, size, some, found):
     return flagged(draws.words, some, found)
 
 
-@njit(**BARE)
+@njit(**INLINED)
 @no_type_check
 def _sorted_exceptions(exceptions, draws, senders, rest, input_counts, fan_outs):
     """The inputs that spike for once, and those that do not; and the operations of both."""
@@ -440,7 +442,7 @@ def _sorted_exceptions(exceptions, draws, senders, rest, input_counts, fan_outs)
     return more, less, operations
 
 
-@njit(**BARE)
+@njit(**INLINED)
 @no_type_check
 def _fire(layer, tables, scratch, potential, free, step, senders, found):
     """One step of one layer: the weights of the senders are added; returns how many fire."""
@@ -484,7 +486,7 @@ def _sum_at(values, places):
     return total
 
 
-@njit(**BARE)
+@njit(**INLINED)
 @no_type_check
 def _write_output(fired, potentials, image, t, step, state, results):
     """Write down what the output neurons do in a step."""
