@@ -169,7 +169,7 @@ def counter(images: Labelled, fan_outs: list[Array | None]) -> Observer:
     """The observer that counts what happens in each step, summed over the images."""
 
     def total(values: Array) -> Array:
-        return jnp.where(images.valid[None], values, 0).sum(-1, dtype=jnp.int32)
+        return jnp.where(images.valid[None], values.astype(jnp.int32), 0).sum(-1, dtype=jnp.int32)
 
     def totals(values: list[Array]) -> Array:  # summed before they are stacked, or XLA is slower
         return jnp.stack([total(of_layer) for of_layer in values], -1)
