@@ -3,6 +3,15 @@
 import os
 from pathlib import Path
 
+# Most of the tests' time goes to XLA's compiler. Processes and runs share their programs, and what
+# computes for milliseconds is not optimised, but in the golden digests.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "programs")
+)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
 import jax
 import matplotlib
 import numpy as np
