@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxsnn.support.arrays import AnyArray
+from jaxsnn.support.arrays import AnyArray, static_field
 from jaxsnn.support.typed import typed
 
 
@@ -27,8 +27,10 @@ class Output:
     ==================  ================  ==================================================
     spike_counts        [B, classes]      spikes of each output neuron so far
     potential           [B, classes]      membrane potentials
-    threshold           [] or [classes]   firing thresholds
+    threshold           [] or [classes]   firing thresholds; 0 where the outputs never spike
     first_spike_class   [B]               neuron that spiked first, or -1
+    spiking                               whether the outputs spike; False for a last layer
+                                          without a ReLU, whose potentials accumulate
     ==================  ================  ==================================================
     """
 
@@ -36,12 +38,22 @@ class Output:
     potential: AnyArray
     threshold: AnyArray
     first_spike_class: AnyArray
+    spiking: bool = static_field(default=True)
+
+    @property
+    def scores(self) -> Array:
+        """V + θ·(spikes): the potential of each neuron, had it never been reset `[B, classes]`.
+
+        That is what it has received in total, and what it started with, under the reset by
+        subtraction and for outputs that never spike; after a reset to zero it is a lower bound.
+        """
+        return self.potential + self.threshold * self.spike_counts
 
 
 Readout = Annotated[
     Callable[[Output], Int[Array, " batch"]],
     "a function of the output layer, such as jaxsnn.readout.spike_count, "
-    "jaxsnn.readout.first_spike or jaxsnn.readout.membrane_potential",
+    "jaxsnn.readout.first_spike, jaxsnn.readout.membrane_potential or jaxsnn.readout.score",
 ]
 
 
@@ -90,7 +102,37 @@ def membrane_potential(output: Output) -> Int[Array, " batch"]:
         >>> readout.membrane_potential(output).tolist()
         [1]
     """
-    return _largest(output.potential + output.threshold * output.spike_counts)
+    return _largest(output.scores)
+
+
+@typed
+def score(output: Output) -> Int[Array, " batch"]:
+    """The neuron with the largest score, ties to the lowest index; no sample is undecided.
+
+    The default for outputs without a ReLU, of which all may be negative.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsnn import readout
+        >>> potential = jnp.array([[-0.5, -0.25]])
+        >>> counts, first = jnp.zeros((1, 2)), jnp.array([-1])
+        >>> output = readout.Output(counts, potential, jnp.zeros(()), first, spiking=False)
+        >>> readout.score(output).tolist()
+        [1]
+    """
+    return output.scores.argmax(1).astype(jnp.int32)
+
+
+@typed
+def default(spiking: bool) -> Readout:
+    """The readout of a run that names none: spikes where the outputs spike, else scores.
+
+    Example:
+        >>> from jaxsnn import readout
+        >>> readout.default(True) is readout.spike_count, readout.default(False) is readout.score
+        (True, True)
+    """
+    return spike_count if spiking else score
 
 
 def _largest(scores: Float[Array, "batch classes"]) -> Int[Array, " batch"]:

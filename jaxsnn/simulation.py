@@ -24,7 +24,6 @@ from jaxsnn.engines.base import (
     State,
     Step,
     Trajectory,
-    for_batches,
     no_progress,
     origin_of,
 )
@@ -35,7 +34,7 @@ from jaxsnn.engines.checks import (
     checked_times,
     without_explicit_axes,
 )
-from jaxsnn.support.arrays import AnyArray, is_known
+from jaxsnn.support.arrays import AnyArray, for_batches, is_known, static_field
 from jaxsnn.support.progress import progress_bar
 from jaxsnn.support.random import sample_keys
 from jaxsnn.support.typed import Count, Images, Key, Numbers, Real, Scalar, typed
@@ -55,6 +54,10 @@ class Simulation:
 
     Attributes:
         predictions: the class after every step `[T, B]`, -1 while undecided.
+        scores: the score of each class after every step `[T, B, classes]`: the potential of the
+            output, had it never been reset; None from an engine that does not give them. Divided
+            by the steps and by max_rate·dt, those of a last layer without a ReLU approach its
+            outputs, the logits.
         first_spike_prediction: class of the first output spike `[B]`, -1 if there was none.
         first_spike_time: its time in seconds `[B]`, at the end of its step; nan if there was none.
         spike_counts: for each layer the number of spikes of each neuron `[B, ...]`.
@@ -67,6 +70,7 @@ class Simulation:
         state: hand it to `simulate` to resume where this run ended.
         scale_factors: for each layer the activation that one spike in every step stands for: λ
             divided by max_rate·dt, a number or an array of its neurons; see `activations`.
+        spiking: whether the outputs spike; those of a last layer without a ReLU accumulate.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxsnn
@@ -80,6 +84,7 @@ class Simulation:
     """
 
     predictions: AnyArray
+    scores: AnyArray | None
     first_spike_prediction: AnyArray
     first_spike_time: AnyArray
     spike_counts: list[AnyArray]
@@ -90,6 +95,7 @@ class Simulation:
     records: PyTree
     state: State
     scale_factors: list[AnyArray]
+    spiking: bool = static_field(default=True)
 
     @typed
     def accuracy(self, labels: Numbers) -> Float[Array, " steps"]:
@@ -110,9 +116,11 @@ class Simulation:
         return found
 
     def activations(self) -> list[Float[Array, "batch ..."]]:
-        """The ReLU activations that the spikes stand for, for each layer `[B, ...]`.
+        """The activations that the spikes stand for, for each layer `[B, ...]`.
 
             spike counts · scale factor / number of steps
+
+        of a last layer without a ReLU its potentials in the place of the counts.
 
         With the reset by subtraction they approach `snn.network.activations(images)`, as far as no
         activation exceeds its λ. A layer has activations of nan where the weights of its
@@ -120,11 +128,14 @@ class Simulation:
         """
         steps = jnp.where(self.state.exit_step > 0, self.state.exit_step, self.state.step)
         number = jnp.result_type(float)
+        sent = list(self.spike_counts)
+        if not self.spiking:
+            sent[-1] = self.state.neurons[-1].potential
         return [
             jnp.asarray(counts, number)
             / steps.reshape(-1, *[1] * (counts.ndim - 1)).astype(number)
             * for_batches(scale, counts.shape[1:], number)
-            for counts, scale in zip(self.spike_counts, self.scale_factors, strict=True)
+            for counts, scale in zip(sent, self.scale_factors, strict=True)
         ]
 
     def __repr__(self) -> str:
@@ -165,7 +176,7 @@ def simulate(
     spike: neurons.Spike = neurons.heaviside,
     refractory_period: Real = 0.0,
     initial_potential: Numbers | None = None,
-    read: readout.Readout = readout.spike_count,
+    read: readout.Readout | None = None,
     record: Callable[[Step], PyTree] | None = None,
     stop: stopping.Stop | None = None,
     arithmetic: FixedPoint | None = None,
@@ -182,7 +193,7 @@ def simulate(
     spikes of the layer before, of the same step, and fires (`jaxsnn.integrate_and_fire`). The
     defaults are those of Diehl et al. 2015, in float32.
 
-    Memory does not grow with the duration, but for the predictions and what `record` keeps. The
+    Memory does not grow with the duration, but for predictions, scores and what `record` keeps. The
     result can be differentiated by weights, thresholds, amplitudes and initial potentials.
 
     Args:
@@ -205,7 +216,8 @@ def simulate(
             default that of the network. Deep networks spike soonest with
             `balance_thresholds(..., initial_potential=0.5, reset=reset_by_subtraction)`.
         read: how a class is read from the output layer: `readout.spike_count`,
-            `readout.first_spike`, `readout.membrane_potential` or a function of yours.
+            `readout.first_spike`, `readout.membrane_potential`, `readout.score` or a function of
+            yours; by default spike counts, or for a last layer without a ReLU the scores.
         record: function of a `Step` whose value is kept for every step, for example
             `lambda step: step.spikes[0]`. Its leaves have the samples first. It is part of the
             compiled program: define it once, since every new function compiles a new program (the
@@ -261,6 +273,7 @@ def simulate(
     images = without_explicit_axes(network.network.check_pixels(images))
     steps, refractory_steps = checked_times(duration, dt, max_rate, refractory_period)
     scan = _scan_options(batch_size, chunk)
+    read = read or readout.default(network.network.layers[-1].spiking)
     behaviour = Behaviour(encode, reset or network.reset, spike, read, record)
     check_behaviour(behaviour, stop, network.network)
     zero = isinstance(initial_potential, int | float) and initial_potential == 0
@@ -347,6 +360,7 @@ def simulation(run: Run, trajectory: Trajectory) -> Simulation:
         state.exit_step,
         state.step,
         trajectory.predictions,
+        trajectory.scores,
         run.dt,
         stops=run.stop is not None,
     )
@@ -358,6 +372,7 @@ def simulation(run: Run, trajectory: Trajectory) -> Simulation:
         records=trajectory.records,
         state=state,
         scale_factors=_scale_factors(run),
+        spiking=run.network.network.layers[-1].spiking,
     )
 
 
@@ -378,6 +393,7 @@ def _found(
     exit_step: Array,
     step: Array,
     predictions: Array,
+    scores: Array | None,
     dt: ArrayLike,
     *,
     stops: bool,
@@ -390,8 +406,10 @@ def _found(
             jnp.arange(steps, dtype=ended.dtype)[:, None], jnp.maximum(ended - first - 1, 0)[None]
         )
         predictions = jnp.take_along_axis(predictions, seen, 0)
+        scores = None if scores is None else jnp.take_along_axis(scores, seen[..., None], 0)
     return {
         "predictions": predictions,
+        "scores": scores,
         "first_spike_time": jnp.where(
             first_spike_class >= 0, first_spike_step.astype(number) * dt, jnp.nan
         ),
@@ -420,9 +438,9 @@ def _joined(runs: Sequence[Simulation], size: int) -> Simulation:
 
     def field_of_all(name: str) -> PyTree:
         values = [getattr(run, name) for run in runs]
-        if name in ("times", "scale_factors"):
+        if name in ("times", "scale_factors", "spiking"):
             return values[0]
-        axis = 1 if name in ("predictions", "records") else 0
+        axis = 1 if name in ("predictions", "scores", "records") else 0
         kept = (slice(None),) * axis + (slice(size),)
         return jax.tree.map(
             lambda *leaves: np.concatenate(leaves, axis)[kept] if leaves[0].ndim else leaves[0],

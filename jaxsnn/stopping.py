@@ -52,7 +52,7 @@ class Margin:
 
     With `every`, the lead that is asked for falls by one after each so many steps, down to one
     spike: who waits for long is content with less. `margin` and `margin_over_time` make it; one
-    compiled program computes all numbers.
+    compiled program computes all numbers. Where outputs do not spike, it compares their scores.
 
     Attributes:
         spikes: the lead at the start; one below 1 counts as 1.
@@ -63,7 +63,8 @@ class Margin:
     every: Any = 0
 
     def __call__(self, output: Output, steps: Int[Array, ""]) -> Bool[Array, " batch"]:
-        two, _ = lax.top_k(output.spike_counts, min(2, output.spike_counts.shape[1]))
+        reached = output.spike_counts if output.spiking else output.scores
+        two, _ = lax.top_k(reached, min(2, reached.shape[1]))
         lead = two[:, 0] - (two[:, 1] if two.shape[1] > 1 else 0)
         waited = jnp.where(self.every > 0, steps // jnp.maximum(self.every, 1), 0)
         return lead >= jnp.maximum(self.spikes - waited, 1).astype(lead.dtype)

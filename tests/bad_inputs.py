@@ -1690,10 +1690,7 @@ def add_reading(corpus: Corpus, w: World) -> None:
         "a product": (lambda x: relu(x @ weights) * relu(x @ weights), "linear"),
         "a branch": (lambda x: relu(x @ weights) + relu(x @ weights), "branch"),
         "a concatenation": (lambda x: jnp.concatenate([relu(x @ weights)] * 2, -1), "branch"),
-        "a bias": (lambda x: relu(x @ weights + 1.0), "bias"),
-        "1 - x": (lambda x: relu((1 - x) @ weights), "shift|constant|1 - x|subtract"),
-        "(x - mean) / std": (lambda x: relu(((x - 0.5) / 0.3) @ weights), "shift|mean|subtract"),
-        "a threshold": (lambda x: jnp.maximum(x @ weights, 0.5), "ReLU"),
+        "an infinite bias": (lambda x: relu(x @ weights + np.inf), "NaN|infinite"),
         "a mean over the batch": (lambda x: relu((x - x.mean(0)) @ weights), "batch"),
         "flattened with the batch": (
             lambda x: relu(x.reshape(-1) @ np.ones((12, 2), "f4")), "batch|images",
@@ -1761,16 +1758,11 @@ def add_reading(corpus: Corpus, w: World) -> None:
         expect = "clear" if label in ("a scan", "a fori_loop") else "error"  # or unrolled
         corpus.one("read_network", label, lambda m=model: read(m, example), words, expect)
     photos = w.photos
-    norm = Sequential(
-        nnx.Conv(1, 2, (3, 3), use_bias=False, rngs=rngs), nnx.BatchNorm(2, rngs=rngs), nnx.relu
-    )
-    norm.layers[1].mean[...] = jnp.array([0.1, 0.2])
     bound = LinenNorm()
     variables = bound.init(jax.random.key(0), example, False)
     variables = jax.tree.map(lambda a: a + 0.25, variables)
     dropout = LinenDropout()
     kept = dropout.init(jax.random.key(0), example, False)
-    batch_norm = "batch ?norm|shift"
     drop = r"train=False|deterministic|dropout"
     numbers = ("NHWC", "HWIO", "NHWC")
 
@@ -1778,10 +1770,6 @@ def add_reading(corpus: Corpus, w: World) -> None:
         return lax.conv_general_dilated(x, w.kernel, (1, 1), "SAME", dimension_numbers=numbers)
 
     modules = {
-        "a trained batch norm": (norm, photos, batch_norm),
-        "a trained Linen batch norm": (
-            lambda x: bound.apply(variables, x, False), example, batch_norm,
-        ),
         "Linen batch norm in training": (
             lambda x: bound.apply(variables, x, True), example,
             "train=False|use_running_average|batch ?norm",
@@ -1811,10 +1799,6 @@ def add_reading(corpus: Corpus, w: World) -> None:
                 nnx.GroupNorm(2, num_groups=1, rngs=rngs), nnx.relu,
             ),
             photos, "norm",
-        ),
-        "nnx bias": (
-            Sequential(nnx.Linear(4, 3, rngs=rngs, bias_init=nnx.initializers.ones), nnx.relu),
-            example, "bias",
         ),
         "max pooling": (lambda x: relu(nnx.max_pool(around(x), (2, 2))), photos, "max pooling"),
         "a global maximum": (lambda x: relu(around(x).max((1, 2))), photos, "maximum|max"),

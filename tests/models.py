@@ -42,6 +42,22 @@ def dense_network(rng, sizes=(12, 20, 16, 4)):
     return network, [[reference.dense(kernel)] for kernel in weights]
 
 
+def biased_network(rng, sizes=(12, 20, 16, 4)):
+    """Dense layers with biases, and a last layer without a ReLU."""
+    weights = dense_weights(rng, sizes)
+    biases = [dyadic(rng, size) for size in sizes[1:]]
+
+    def model(x):
+        *hidden, last = zip(weights, biases)
+        for kernel, bias in hidden:
+            x = jax.nn.relu(x @ kernel + bias[None])
+        return x @ last[0] + last[1][None]
+
+    network = jaxsnn.read_network(model, np.zeros((1, sizes[0]), np.float32))
+    layers = zip(weights, biases)
+    return network, [[reference.dense(kernel), reference.shift(b)] for kernel, b in layers]
+
+
 def convolution_weights(rng):
     return dyadic(rng, 3, 3, 1, 4), dyadic(rng, 3, 3, 4, 6), dyadic(rng, 2 * 2 * 6, 5)
 

@@ -29,23 +29,28 @@ class NumpyEngine(engines.Engine):
         sources = [layer.connection.source for layer in network.network.layers]
         inputs, first = inputs_of(run), int(state.step)
         fan_outs = [np.asarray(values, np.int64).ravel() for values in fan_out(network.network)]
-        predictions, totals, operations = [], [], []
+        predictions, scores, totals, operations = [], [], [], []
         for t, drive in enumerate(inputs):
             sent, layers = {INPUT: drive.reshape(len(drive), -1).astype(network.dtype)}, []
             for index, layer in enumerate(state.neurons):
                 current = (sent[sources[index]] @ matrices[index].T).reshape(layer.potential.shape)
+                if network.network.layers[index].bias is not None:
+                    current += network.network.layers[index].bias * (run.max_rate * run.dt)
                 layer, fired = self.fire(run, layer, current, np.asarray(network.thresholds[index]))
                 layers.append(layer)
                 sent[index] = fired.reshape(len(fired), -1)
             state = self.counted(state, layers, drive, sent, first + t + 1)
             step_size = network.step_sizes[-1]
+            spiking = network.network.layers[-1].spiking
             seen = output_seen(
                 state.spike_counts[-1],
                 state.neurons[-1].potential,
-                network.thresholds[-1],
+                network.thresholds[-1] if spiking else 0.0,
                 step_size,
                 state.first_spike_class,
+                spiking,
             )
+            scores.append(np.asarray(seen.scores))
             predictions.append(np.asarray(run.behaviour.read(seen)))
             ones = [(sent[source] != 0).astype(np.int64) for source in (INPUT, *range(len(layers)))]
             totals.append(np.stack([one.sum(1) for one in ones], 1))
@@ -54,7 +59,7 @@ class NumpyEngine(engines.Engine):
             advance(len(drive))
         state = replace(state, step=np.int32(first + run.steps))
         kept = map(np.stack, (totals, operations))
-        return engines.Trajectory(state, np.stack(predictions), None, *kept)
+        return engines.Trajectory(state, np.stack(predictions), None, *kept, np.stack(scores))
 
     @staticmethod
     def fire(run, layer, current, threshold):
@@ -65,7 +70,9 @@ class NumpyEngine(engines.Engine):
         waiting = layer.refractory
         if waiting is not None:
             waiting = np.maximum(np.where(fired > 0, run.refractory_steps, waiting) - 1, 0)
-        after = run.behaviour.reset(*map(jnp.asarray, (potential, fired, threshold)))
+        after = potential
+        if fired.any():  # outputs that never spike have an infinite threshold
+            after = run.behaviour.reset(*map(jnp.asarray, (potential, fired, threshold)))
         return neurons.NeuronState(np.asarray(after, potential.dtype), waiting), fired
 
     @staticmethod

@@ -36,6 +36,10 @@ class Problem:
     def _made(self):
         return self.build(np.random.default_rng(7))
 
+    @property
+    def spiking(self):
+        return self.spiking_network().network.layers[-1].spiking
+
     def images(self):
         shape = self.spiking_network().network.input_shape
         return models.dyadic_images(np.random.default_rng(8), self.samples, *shape)
@@ -77,11 +81,22 @@ class Problem:
                 sent,
                 reset=self.reset,
                 refractory_steps=self.refractory_steps,
-                initial_potential=[fraction * theta for theta in thresholds],
+                initial_potential=[0 if np.isinf(t).any() else fraction * t for t in thresholds],
             )
             for sample in range(self.samples)
         ]
         return inputs, [np.stack(layer, 1) for layer in zip(*samples, strict=True)]
+
+    def scores(self):
+        """What outputs that accumulate have received after each step [T, B, classes]."""
+        *_, sent, _ = self.answer()[1]
+        weighed = sent * np.asarray(self.spiking_network().amplitudes[-1][0])
+        received = [[through(self.layers()[-1], x) for x in of_step] for of_step in weighed]
+        return np.cumsum(received, 0)
+
+
+def through(functions, x):
+    return functools.reduce(lambda x, function: function(x), functions, x)
 
 
 @functools.cache
@@ -91,6 +106,7 @@ def encoder(encode):
 
 RISING = (1.0, 2.0, 4.0)
 SUBTRACTION = {"reset": jaxsnn.reset_by_subtraction}
+HALF_AHEAD = {"initial_potential": 0.5, **SUBTRACTION}
 PROBLEMS = [
     Problem("dense", models.dense_network),
     Problem("dense, balanced", models.dense_network, RISING),
@@ -99,13 +115,22 @@ PROBLEMS = [
         "dense, half a threshold ahead",
         models.dense_network,
         RISING,
-        {"initial_potential": 0.5, **SUBTRACTION},
+        HALF_AHEAD,
     ),
     Problem("dense, refractory", models.dense_network, options={"refractory_period": 0.003}),
     Problem("dense, half the rate", models.dense_network, options={"max_rate": 500.0}),
     Problem("dense, constant current", models.dense_network, options={"encode": jaxsnn.constant}),
     Problem(
         "dense, first spike", models.dense_network, options={"read": jaxsnn.readout.first_spike}
+    ),
+    Problem("biases", models.biased_network),
+    Problem("biases, by subtraction", models.biased_network, RISING, HALF_AHEAD),
+    Problem(
+        "biases, constant current",
+        models.biased_network,
+        RISING,
+        HALF_AHEAD,
+        {"encode": jaxsnn.constant},
     ),
     Problem("convolutions", models.convolution_network, steps=6),
     Problem("convolutions, by subtraction", models.convolution_network, 0.5, SUBTRACTION, steps=6),

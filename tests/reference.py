@@ -50,6 +50,10 @@ def average_pooling(size):
     return apply
 
 
+def shift(bias):
+    return lambda x: x + bias
+
+
 def flatten(image):
     return image.reshape(-1)
 
@@ -77,7 +81,8 @@ def simulate(
 ):
     """Spikes of every layer for one sample, from its inputs [T, ...]: a list of [T, ...].
 
-    The initial potential is a number, or a list with one for each layer.
+    A layer with an infinite threshold accumulates. The initial potential is a number, or a list
+    with one for each layer.
     """
     shapes = [a.shape for a in relu_activations(layers, inputs[0])]
     starts = initial_potential

@@ -65,7 +65,10 @@ def test_floating_point(problem, engine):
     inputs, spikes = problem.answer()
     run = simulated(problem, problem.spiking_network(), engine)
     check(run, inputs, spikes)
-    if "read" not in problem.options:
+    if not problem.spiking:
+        np.testing.assert_array_equal(run.scores, problem.scores())
+        np.testing.assert_array_equal(run.predictions, problem.scores().argmax(-1))
+    elif "read" not in problem.options:
         expected = np.stack([reference.predictions(one) for one in spikes[-1].swapaxes(0, 1)], 1)
         np.testing.assert_array_equal(run.predictions, expected)
 
@@ -73,8 +76,8 @@ def test_floating_point(problem, engine):
 @each_engine
 @each_problem
 def test_fixed_point(problem, engine):
-    if problem.options.get("encode") is jaxsnn.constant:
-        pytest.skip("fixed point takes spikes only")
+    if problem.options.get("encode") is jaxsnn.constant or not problem.spiking:
+        pytest.skip("fixed point takes spikes only, and knows no biases")
     fixed = jaxsnn.quantize(problem.spiking_network(), bits=16 if "balanced" in problem.name else 8)
     run = simulated(problem, fixed, engine)
     rate = problem.options.get("max_rate", 1000.0)

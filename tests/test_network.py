@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxsnn
-from jaxsnn.network import INPUT, Connection, Dense, Layer, Network
+from jaxsnn.network import INPUT, Connection, Dense, Layer, Network, Reshape, linear
 
 import models
 
@@ -27,14 +27,19 @@ def test_operations_alone_are_a_connection_from_the_layer_before():
     [
         Layer((Connection(dense(3, 2), INPUT),)),
         Layer((Connection(dense(3, 2)), Connection(dense(4, 2), INPUT))),
-        Layer(dense(3, 2), bias=jnp.ones(2)),
         Layer(dense(3, 2), activation=jnp.abs),
+        Layer((Reshape((3,)),), bias=jnp.ones(3)),
     ],
-    ids=["from the input", "two connections", "a bias", "another activation"],
+    ids=["from the input", "two connections", "another activation", "a bias without weights"],
 )
 def test_what_is_to_come_is_an_error_yet(layer):
-    with pytest.raises(ValueError, match=r"layer 2 .* must have one connection"):
+    with pytest.raises(ValueError, match=r"layer 2 (receives|has)"):
         Network((Layer(dense(4, 3)), layer), (4,))
+
+
+def test_only_the_last_layer_may_be_linear():
+    with pytest.raises(ValueError, match="layer 1 has the activation linear"):
+        Network((Layer(dense(4, 3), activation=linear), Layer(dense(3, 2))), (4,))
 
 
 def test_names_of_layers_compile_nothing_anew(rng):

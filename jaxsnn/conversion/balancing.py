@@ -41,7 +41,7 @@ class SpikingNetwork(Executable):
     Attributes:
         network: the linear operations and their weights.
         thresholds: for each layer the firing threshold: a scalar, or an array that broadcasts to
-            the layer's neurons.
+            the layer's neurons; infinity for a last layer without a ReLU, which never spikes.
         amplitudes: for each layer what a spike weighs on each of its connections: a scalar, or an
             array that broadcasts to the neurons of the source; None for the input, which weighs 1.
             In place of the lists of connections, there may be one value for each layer: what its
@@ -128,7 +128,9 @@ def balance_thresholds(
 ) -> SpikingNetwork:
     """Thresholds λ, spikes that weigh the λ of the layer that sends them, weights as they are.
 
-    All points of a sweep over thresholds then share one set of weights.
+    All points of a sweep over thresholds then share one set of weights. Biases stay as they are,
+    too: a neuron receives its bias times max_rate·dt in every step. The outputs of a last layer
+    without a ReLU have an infinite threshold and accumulate.
 
     A layer without weights, such as an average pooling, gets spikes that weigh 1 and the threshold
     λ/λ(previous), which is 1 under every scale rule, as in the network with normalised weights: its
@@ -167,6 +169,8 @@ def balance_thresholds(
         if not layer.weighted and before.ndim == 0:
             thresholds[index] = factors[index] / before
             before = jnp.ones_like(before)
+        if not layer.spiking:
+            thresholds[index] = _never(factors[index])
         amplitudes.append([None if source == INPUT else before])
     start = _at_fraction(network, thresholds, initial_potential)
     return SpikingNetwork(network, thresholds, amplitudes, start, reset)
@@ -180,10 +184,11 @@ def normalize_weights(
     initial_potential: Numbers = 0.0,
     reset: neurons.Reset = neurons.reset_to_zero,
 ) -> SpikingNetwork:
-    """Weights W·λ(previous)/λ, thresholds of 1 and spikes that weigh 1.
+    """Weights W·λ(previous)/λ, biases b/λ, thresholds of 1 and spikes that weigh 1.
 
     A layer without weights, such as an average pooling, has the threshold λ/λ(previous) instead,
-    which is 1 under every scale rule.
+    which is 1 under every scale rule. A last layer without a ReLU keeps the scale of its outputs:
+    its λ is taken for 1, and its threshold is infinite.
 
     Source: Diehl et al. 2015, Algorithms 1 and 2.
 
@@ -218,21 +223,35 @@ def normalize_weights(
     for layer, scale in zip(network.layers, factors, strict=True):
         source = layer.connection.source
         before = one if source == INPUT else factors[source]
-        layers.append(layer.times(before / scale))
-        thresholds.append(one if layer.weighted else scale / before)
+        scale = scale if layer.spiking else one
+        bias = None if layer.bias is None else layer.bias / scale
+        layers.append(layer.times(before / scale).with_bias(bias))
+        threshold = one if layer.weighted else scale / before
+        thresholds.append(threshold if layer.spiking else _never(scale))
     start = _at_fraction(network, thresholds, initial_potential)
     normalized = Network(tuple(layers), network.input_shape)
     return SpikingNetwork(normalized, thresholds, [one] * len(layers), start, reset)
 
 
+def _never(scale: Array) -> Array:
+    """A threshold that is never reached, in the type of a scale factor."""
+    return jnp.full((), jnp.inf, scale.dtype)
+
+
 def _at_fraction(
     network: Network, thresholds: Sequence[AnyArray], fraction: Numbers
 ) -> list[Array] | None:
-    """Initial potentials at a fraction of the thresholds; None stands for 0 everywhere."""
+    """Initial potentials at a fraction of the thresholds; None stands for 0 everywhere.
+
+    Outputs that accumulate start at 0.
+    """
     if isinstance(fraction, int | float) and fraction == 0:
         return None
     fractions = checked_potentials(network, fraction)
-    return [part * jnp.asarray(theta) for part, theta in zip(fractions, thresholds, strict=True)]
+    return [
+        part * jnp.asarray(theta) if layer.spiking else jnp.zeros_like(part)
+        for part, theta, layer in zip(fractions, thresholds, network.layers, strict=True)
+    ]
 
 
 def checked_potentials(network: Network, potential: Numbers) -> list[Array]:
@@ -255,7 +274,8 @@ def activation_scales(snn: SpikingNetwork) -> list[Any]:
 
     with the threshold θ and the amplitude a, for inputs that spike in every step where a pixel
     is 1: a layer at the rate r has the activation r·c, and sends r·a = g·(r·c). For
-    `balance_thresholds` that is λ, also where a layer without weights receives spikes of 1.
+    `balance_thresholds` that is λ, also where a layer without weights receives spikes of 1. For a
+    last layer without a ReLU it is what a potential of 1 stands for, 1 / g.
 
     Returns:
         For each layer a number or an array of its neurons; nan where the amplitudes are no multiple
@@ -274,7 +294,8 @@ def activation_scales(snn: SpikingNetwork) -> list[Any]:
     for index, (layer, theta, row) in enumerate(rows):
         ratio = numbers.asarray(1.0 if row[0] is None else row[0]) / scales[layer.connection.source]
         same = numbers.ptp(ratio) <= 1e-5 * numbers.max(ratio)
-        scales[index] = numbers.asarray(theta) / numbers.where(same, numbers.max(ratio), np.nan)
+        unit = numbers.asarray(theta) if layer.spiking else numbers.ones(())
+        scales[index] = unit / numbers.where(same, numbers.max(ratio), np.nan)
     return list(scales.values())[1:]
 
 
@@ -303,10 +324,16 @@ def _check(network: SpikingNetwork) -> None:
         name, row = relus.name(index), network.amplitudes[index]
         if layer.connection.source == INPUT and row[0] is not None:
             raise ValueError(f"{name}: what the input sends weighs 1: its amplitude must be None.")
-        for what, value in (("thresholds", thresholds[index]), ("amplitudes", amplitudes[index])):
+        settings = {"thresholds": thresholds[index], "amplitudes": amplitudes[index]}
+        never = layer.spiking or settings.pop("thresholds")
+        if not layer.spiking and not all_true(lambda number: number == jnp.inf, never):
+            raise ValueError(
+                f"{name}: outputs without a ReLU never spike; its threshold must be infinite."
+            )
+        for what, value in settings.items():
             if not all_true(lambda number: (number > 0) & (number < jnp.inf), value):
                 raise ValueError(f"{name}: its {what} must be positive and finite, not {value}.")
-        if not all(all_true(jnp.isfinite, weights) for weights in layer.weights):
+        if not all(all_true(jnp.isfinite, weights) for weights in jax.tree.leaves(layer)):
             raise ValueError(f"{name}: its weights are not all finite; train it again.")
 
 

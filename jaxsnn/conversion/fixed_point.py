@@ -338,6 +338,11 @@ def integer_layers(snn: SpikingNetwork, arithmetic: FixedPoint) -> IntegerLayers
     layers, parts, folded = [], [], []
     rows = zip(network.layers, snn.amplitudes, network.source_shapes, strict=True)
     for index, (layer, row, shape) in enumerate(rows):
+        if layer.bias is not None or not layer.spiking:
+            raise ValueError(
+                f"{network.name(index)}: fixed point has no biases yet, and no outputs without a "
+                "ReLU; simulate the network in floating point (arithmetic=None)."
+            )
         grid = _Grid(
             bits[index], arithmetic.per, arithmetic.steps, network.name(index), _windows(layer)
         )

@@ -3,7 +3,7 @@
 The scale factor λ of a layer is the ReLU activation that one spike in every step stands for; the
 input's is 1. Every rule maps a network (and images) to one λ for each layer. A layer without
 weights, such as an average pooling, takes the λ of the layer before it under every rule, since its
-values cannot exceed its inputs.
+values cannot exceed its inputs. A last layer without a ReLU never spikes, and has a λ of 1.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ def model_based_scales(network: Network) -> Scales:
         λₗ = λₗ₋₁ · maxⱼ Σᵢ max(0, wᵢⱼ),   λ₀ = 1
 
     For a convolution the sum goes over the whole kernel of an output map. Where several weighted
-    operations stand in one layer, their largest possible result takes the place of the sum.
+    operations stand in one layer, their largest possible result takes the place of the sum. With
+    biases it is λₗ₋₁ · maxⱼ Σᵢ max(0, wᵢⱼ) + maxⱼ bⱼ; in deep networks that is far above all real
+    activations.
 
     Source: Diehl et al. 2015, Algorithm 1.
 
@@ -61,7 +63,10 @@ def model_based_scales(network: Network) -> Scales:
     _check_known(network)
 
     def rule(index: int, previous: float) -> float:
-        return previous * _largest_output(network.layers[index])
+        layer = network.layers[index]
+        if layer.bias is None:
+            return previous * _largest_output(layer)
+        return _largest_output(layer, previous) + float(np.max(layer.bias))
 
     return _scale_layers(network, rule)
 
@@ -226,7 +231,8 @@ def percentile_scales(
     checked = _checked(network, images, batch_size)
     values, zeros = _percentiles(network, checked, percentile, batch_size, progress)
     for index, (value, share) in enumerate(zip(values, zeros, strict=True)):
-        if network.layers[index].weighted and value == 0 and share < 1:
+        layer = network.layers[index]
+        if layer.weighted and layer.spiking and value == 0 and share < 1:
             raise ValueError(
                 f"{network.name(index)} has a percentile of zero: {_percent(share)} % of its "
                 f"activations are zero, so percentile={percentile:g} falls on one of them. Give a "
@@ -274,6 +280,9 @@ def _scale_layers(network: Network, rule: Callable[[int, float], float]) -> Scal
     dtype = jnp.result_type(float)
     scales, previous = [], 1.0
     for index, layer in enumerate(network.layers):
+        if not layer.spiking:
+            scales.append(1.0)
+            continue
         if layer.weighted:
             previous = float(rule(index, previous))
             if not previous <= float(jnp.finfo(dtype).max):
@@ -306,7 +315,8 @@ def _warn_of_large_weights(network: Network, largest: Scales, layers: Iterable[i
         f"{network.name(index)}: its largest weight, {weight:.3g}, sets λ to "
         f"{weight / activation:.3g} times its largest activation, {activation:.3g}"
         for index in layers
-        if (activation := float(largest[index])) > 0
+        if network.layers[index].spiking
+        and (activation := float(largest[index])) > 0
         and (weight := _largest_weight(network, index)) > _FAR_ABOVE * activation
     ]
     if found:
@@ -334,9 +344,9 @@ def _check_known(network: Network) -> None:
 # -- Bounds ----------------------------------------------------------------------------------------
 
 
-def _largest_output(layer: Layer) -> float:
-    """The largest value that inputs in [0, 1] can give."""
-    low, high = 0.0, 1.0
+def _largest_output(layer: Layer, largest: float = 1.0) -> float:
+    """The largest value that inputs from 0 to the largest can give, without the bias."""
+    low, high = 0.0, largest
     for operation in layer.operations:
         if operation.weighted:
             low, high = _bounds(operation, low, high)

@@ -21,12 +21,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
 from jaxsnn import encoding, neurons, readout, stopping
 from jaxsnn.conversion.executable import Executable
 from jaxsnn.network import Network
-from jaxsnn.support.arrays import AnyArray, Shape, all_known, cached, is_known, numbers_of
+from jaxsnn.support.arrays import (
+    AnyArray,
+    Shape,
+    all_known,
+    cached,
+    for_batches,
+    is_known,
+    numbers_of,
+)
 from jaxsnn.support.digests import checksums, digest, fingerprint
 
 
@@ -226,6 +234,8 @@ class Trajectory(NamedTuple):
         records: what the `record` function returned, with leaves `[T, B, ...]`, or None.
         spikes: if `Run.per_step`, spikes of the input and of each layer `[T, B, 1 + layers]`.
         operations: if `Run.per_step`, synaptic operations `[T, B]`, as integers.
+        scores: the score of each class after every step `[T, B, classes]`, as `Output.scores`; None
+            where the engine does not give them.
     """
 
     state: State
@@ -233,6 +243,7 @@ class Trajectory(NamedTuple):
     records: PyTree = None
     spikes: AnyArray | None = None
     operations: AnyArray | None = None
+    scores: AnyArray | None = None
 
 
 class Counts(NamedTuple):
@@ -308,7 +319,7 @@ class Engine:
 
 def bytes_of_step(network: Network) -> int:
     """The memory that a sample takes for each step: output, spikes of each layer, operations."""
-    return 5 * prod(network.shapes[-1]) + 4 * (1 + len(network.layers)) + 8
+    return 9 * prod(network.shapes[-1]) + 4 * (1 + len(network.layers)) + 8
 
 
 def initial_state(run: Run) -> State:
@@ -364,20 +375,13 @@ def take_samples(tree: Any, samples: np.ndarray) -> Any:
     return jax.tree.map(lambda leaf: leaf[samples] if leaf.ndim else leaf, tree)
 
 
-def for_batches(values: Any, shape: Shape, dtype: Any) -> Array:
-    """Values that broadcast to the neurons of a layer, with as many axes as a batch of these."""
-    values = jnp.asarray(values, dtype)
-    if values.ndim == 0:
-        return values
-    return values.reshape((1,) * (1 + len(shape) - values.ndim) + values.shape)
-
-
 def output_seen(
     counts: AnyArray,
     potential: AnyArray,
     threshold: AnyArray,
     step_size: Any,
     first_class: AnyArray,
+    spiking: bool = True,
 ) -> readout.Output:
     """The output layer as readouts and stop rules see it: numbers of floating point, of JAX.
 
@@ -391,7 +395,7 @@ def output_seen(
         potential, threshold = (
             values.astype(step_size.dtype) * step_size for values in (potential, threshold)
         )
-    return readout.Output(counts, potential, threshold, jnp.asarray(first_class))
+    return readout.Output(counts, potential, threshold, jnp.asarray(first_class), spiking)
 
 
 # -- Checksums -------------------------------------------------------------------------------------

@@ -168,12 +168,29 @@ def check_behaviour(behaviour: Behaviour, stop: stopping.Stop | None, network: N
     _check_function("reset", behaviour.reset, output, output)
     _check_function("spike", behaviour.spike, output, output)
     _check_function("read", behaviour.read, output[:1], output)
+    if not network.layers[-1].spiking:
+        _check_accumulates(behaviour.read, stop, network)
     if isinstance(stop, stopping.Margin):
         stopping.check_margin(stop.spikes, stop.every)
     elif stop is not None:
         _check_function("stop", stop, output[:1], output)
     if behaviour.record is not None:
         _check_record(behaviour.record, shape, tuple(network.shapes))
+
+
+def _check_accumulates(read: Any, stop: Any, network: Network) -> None:
+    """Raise ValueError where a readout or a stop rule waits for spikes that never come."""
+    waits = {
+        "read=readout.spike_count": read is readout.spike_count,
+        "read=readout.first_spike": read is readout.first_spike,
+        "stop=stopping.first_spike": stop is stopping.first_spike,
+    }
+    for name in (name for name, given in waits.items() if given):
+        raise ValueError(
+            f"{name}: {network.name(len(network.layers) - 1)} has no ReLU, so that the outputs "
+            "accumulate what they receive and never spike; use readout.score, and "
+            "stopping.margin, which compares scores."
+        )
 
 
 @lru_cache(maxsize=64)

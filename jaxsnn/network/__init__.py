@@ -7,7 +7,9 @@ from jaxsnn.network.graph import (
     Layer,
     Network,
     check_range,
+    linear,
     per_layer,
+    relu,
 )
 from jaxsnn.network.operations import (
     AveragePooling,
@@ -39,5 +41,7 @@ __all__ = [
     "Transpose",
     "check_range",
     "is_known",
+    "linear",
     "per_layer",
+    "relu",
 ]

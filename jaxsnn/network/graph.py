@@ -19,7 +19,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxsnn.network.operations import Operation
-from jaxsnn.support.arrays import AnyArray, Shape, all_true, static_field
+from jaxsnn.support.arrays import AnyArray, Shape, all_true, for_batches, static_field
 from jaxsnn.support.typed import Images, Numbers, described, typed
 
 # Sources of connections that are not numbers of layers.
@@ -31,8 +31,13 @@ Activation = Callable[[Array], Array]
 
 
 def relu(x: Array) -> Array:
-    """max(x, 0)."""
+    """max(x, 0), for which integrate-and-fire neurons spike."""
     return jnp.maximum(x, 0)
+
+
+def linear(x: Array) -> Array:
+    """Keep x: outputs without a ReLU, such as logits, which accumulate and never spike."""
+    return x
 
 
 class Name(str):
@@ -72,8 +77,8 @@ class Layer:
     Attributes:
         connections: its connections, so far exactly one; operations alone stand for one from the
             layer before.
-        bias: so far None.
-        activation: so far `relu`.
+        bias: a constant input of each neuron, broadcasting to them; None is none.
+        activation: `relu`, or `linear` for a last layer without a ReLU.
         name: where the layer stands in the user's model, if that is known.
 
     Example:
@@ -96,8 +101,16 @@ class Layer:
         object.__setattr__(self, "name", Name(self.name))
 
     def __call__(self, x: Array) -> Array:
-        """The linear part of the layer, for the values that its source sends."""
-        return self.connection(x)
+        """What the neurons receive, bias included, for the values that the source sends."""
+        received = self.connection(x)
+        if self.bias is None:
+            return received
+        return received + for_batches(self.bias, received.shape[1:], received.dtype)
+
+    @property
+    def spiking(self) -> bool:
+        """Whether the layer has neurons that spike, and not linear outputs that accumulate."""
+        return self.activation is relu
 
     @property
     def connection(self) -> Connection:
@@ -125,8 +138,15 @@ class Layer:
         connection = Connection(tuple(operations), self.connection.source)
         return Layer((connection,), self.bias, self.activation, self.name)
 
+    def with_bias(self, bias: AnyArray | None) -> Layer:
+        """The layer with another bias."""
+        return Layer(self.connections, bias, self.activation, self.name)
+
     def times(self, factor: ArrayLike) -> Layer:
-        """The layer with its first weights multiplied by a factor; without weights, as it is."""
+        """The layer with its first weights multiplied by a factor; without weights, as it is.
+
+        The bias stays as it is.
+        """
         operations = list(self.operations)
         for index, operation in enumerate(operations):
             if operation.weighted:
@@ -141,13 +161,16 @@ class Layer:
         return named[0] if named else str(self)
 
     def __str__(self) -> str:
-        return ", ".join(map(str, self.operations))
+        parts = [*map(str, self.operations), *["bias"] * (self.bias is not None)]
+        return ", ".join(parts if self.spiking else [*parts, "no ReLU"])
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class Network:
-    """A bias-free ReLU network: layers of linear operations, each followed by a ReLU.
+    """A ReLU network: layers of linear operations, each followed by a ReLU.
+
+    The last layer may be `linear` instead, and its outputs logits.
 
     Attributes:
         layers: the layers, in the order of the data.
@@ -170,17 +193,20 @@ class Network:
     def __post_init__(self):
         # While JAX transforms a network, its fields may be anything.
         if isinstance(self.layers, tuple) and all(isinstance(part, Layer) for part in self.layers):
-            layers = tuple(_placed(layer, index) for index, layer in enumerate(self.layers))
+            last = len(self.layers) - 1
+            layers = tuple(
+                _placed(layer, index, index == last) for index, layer in enumerate(self.layers)
+            )
             object.__setattr__(self, "layers", layers)
 
     @typed
     def __call__(self, images: Images) -> Float[Array, "batch ..."]:
-        """The outputs of the last ReLU, for a batch of images."""
+        """The outputs of the last layer, for a batch of images."""
         return self.activations(images)[-1]
 
     @typed
     def activations(self, images: Images) -> list[Float[Array, "batch ..."]]:
-        """The outputs of every ReLU, one array for each layer."""
+        """The outputs of every layer, one array for each."""
         values = {INPUT: jnp.asarray(self.check_images(images)).astype(self.dtype)}
         for index, layer in enumerate(self.layers):
             values[index] = layer.activation(layer(values[layer.connection.source]))
@@ -247,23 +273,30 @@ class Network:
         return "\n".join(lines)
 
 
-def _placed(layer: Layer, index: int) -> Layer:
+def _placed(layer: Layer, index: int, last: bool) -> Layer:
     """The layer with the number of its source, or ValueError for what is not supported yet."""
     before = index - 1 if index else INPUT
     sources = [cast(Connection, connection).source for connection in layer.connections]
-    if layer.bias is None and layer.activation is relu and sources == [before]:
-        return layer
-    if layer.bias is not None or layer.activation is not relu or sources != [LAYER_BEFORE]:
+    if sources not in ([before], [LAYER_BEFORE]):
         names = {INPUT: "the input", LAYER_BEFORE: "the layer before"}
         given = [names.get(source, f"layer {source + 1}") for source in sources]
         raise ValueError(
-            f"layer {index + 1} receives from {' and '.join(given)}, with the activation "
-            f"{layer.activation.__name__} and {'no' if layer.bias is None else 'a'} bias; it must "
-            "have one connection, from the layer before (the first, from the input), a ReLU, and "
-            "no bias."
+            f"layer {index + 1} receives from {' and '.join(given)}; it must have one connection, "
+            "from the layer before (the first, from the input)."
         )
-    connection = Connection(layer.operations, before)
-    return Layer((connection,), None, relu, layer.name)
+    if not (layer.spiking or (last and layer.activation is linear)):
+        raise ValueError(
+            f"layer {index + 1} has the activation {layer.activation.__name__}; it must be relu, "
+            "or for the last layer linear."
+        )
+    if layer.bias is not None and not layer.weighted:
+        raise ValueError(
+            f"layer {index + 1} has a bias and no weights, by which both are scaled; give it "
+            "Multiply(jnp.ones(()))."
+        )
+    if sources == [before]:
+        return layer
+    return Layer((Connection(layer.operations, before),), layer.bias, layer.activation, layer.name)
 
 
 def _shape_advice(shape: Shape, expected: Shape) -> str:

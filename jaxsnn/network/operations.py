@@ -262,7 +262,7 @@ class Reshape(Operation):
 
     permutes: ClassVar[bool] = True
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: AnyArray) -> AnyArray:
         return x.reshape(x.shape[0], *self.shape)
 
     def __str__(self) -> str:
@@ -278,7 +278,7 @@ class Transpose(Operation):
 
     permutes: ClassVar[bool] = True
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: AnyArray) -> AnyArray:
         return x.transpose(self.axes)
 
     def __str__(self) -> str:

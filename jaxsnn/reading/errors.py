@@ -25,20 +25,13 @@ class UnsupportedError(ReadingError):
         super().__init__(_REMEDIES.get(primitive, _WHAT_IS_SUPPORTED))
 
 
-class ShiftError(ReadingError):
-    """A constant that is not zero is added."""
-
-
 def explained(primitive: str, error: ReadingError, origin: Origin) -> ReadingError:
     """The error of an operation, with its source line and the module that it belongs to."""
     module, line = origin.module, origin.line
     if module == "BatchNorm":
-        remedy = _BATCH_NORM if isinstance(error, ShiftError) else _BATCH_STATISTICS
-        return ReadingError(f"{module} at {line}: {remedy}")
+        return ReadingError(f"{module} at {line}: {_BATCH_STATISTICS}")
     if module in ("LayerNorm", "RMSNorm", "GroupNorm", "InstanceNorm"):
         return ReadingError(f"{module} at {line}: {_NORM}")
-    if module and isinstance(error, ShiftError):
-        return ReadingError(f"the bias of {module} at {line}: {_BIAS}")
     unsupported = "unsupported operation " if isinstance(error, UnsupportedError) else ""
     within = module or origin.function
     within = f" in {within}" if within not in ("", primitive) else ""
@@ -50,14 +43,6 @@ PADDING = "give the padding to the convolution or pooling that follows (padding=
 NOT_A_RELU = "train the model with ReLUs (nnx.relu, jax.nn.relu or jnp.maximum(x, 0)) instead."
 TWO_SIGNALS = "the product of two values that depend on the images is not linear."
 
-_BIAS = (
-    "integrate-and-fire neurons of this kind have none; train the model without (use_bias=False)."
-)
-_BATCH_NORM = (
-    "a trained batch norm subtracts a mean and adds a bias, and no such shifts can be read; train "
-    "the model without batch normalisation. (What only scales can be read: x * factors, or a batch "
-    "norm whose running mean and bias are 0.)"
-)
 _BATCH_STATISTICS = (
     "it computes statistics of the batch, as in training mode; read the model in evaluation mode "
     "(model.eval(), use_running_average=True)."
@@ -67,8 +52,8 @@ _NORM = (
     "(Constant factors, x * factors, can be read.)"
 )
 _WHAT_IS_SUPPORTED = (
-    "between two ReLUs there may be dense layers, convolutions, average pooling, reshape, "
-    "transpose, broadcasting and constant factors."
+    "between two ReLUs there may be dense layers, convolutions, batch norm, average pooling, "
+    "reshape, transpose, broadcasting, and constant factors and terms."
 )
 _REMEDIES = {
     "reduce_window_max": "max pooling is not linear; train the model with average pooling.",

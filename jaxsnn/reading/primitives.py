@@ -13,9 +13,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsnn.network import Convolution, Dense
 from jaxsnn.reading import products
-from jaxsnn.reading.errors import BRANCHES, TWO_SIGNALS, ReadingError, ShiftError
+from jaxsnn.reading.errors import BRANCHES, TWO_SIGNALS, ReadingError
 from jaxsnn.reading.signals import Signal
 from jaxsnn.reading.simplify import relu
 
@@ -32,11 +31,12 @@ def _signal_and_constant(x: Any, y: Any, error: str) -> tuple[Signal, Any]:
 
 
 def _max(_params: dict, x: Any, y: Any) -> Signal:
+    """max(x, c) = relu(x - c) + c."""
     error = "the maximum of two signals is not linear; use average pooling."
     signal, floor = _signal_and_constant(x, y, error)
-    if np.any(np.asarray(floor)):
-        raise ReadingError("only max(x, 0), the ReLU, can become a spiking neuron.")
-    return relu(signal)
+    if not np.all(np.isfinite(floor)):
+        raise ReadingError("the maximum with a constant that is not finite.")
+    return relu(signal.plus(-np.asarray(floor))).plus(floor)
 
 
 def _mul(_params: dict, x: Any, y: Any) -> Signal:
@@ -54,41 +54,16 @@ def _div(_params: dict, x: Any, y: Any) -> Signal:
 
 
 def _add(_params: dict, x: Any, y: Any) -> Signal:
-    signal, shift = _signal_and_constant(x, y, BRANCHES)
-    if np.any(np.asarray(shift)):
-        raise ShiftError(_SHIFTED_IMAGES if _is_image(signal) else _SHIFT)
-    return signal
+    signal, constant = _signal_and_constant(x, y, BRANCHES)
+    if not np.all(np.isfinite(constant)):
+        raise ReadingError("a constant is added here that is NaN or infinite; train again.")
+    return signal.plus(constant)
 
 
 def _sub(params: dict, x: Any, y: Any) -> Signal:
-    if isinstance(x, Signal):
-        return _add(params, x, y)
-    if np.any(np.asarray(x)) and _is_image(y):
-        raise ShiftError(_INVERTED_IMAGES)
-    return _add(params, x, y).times(-1.0)
-
-
-def _is_image(signal: Signal) -> bool:
-    """Whether there is no dense layer, convolution or ReLU before."""
-    return not signal.layers and not any(
-        isinstance(operation, Dense | Convolution) for operation in signal.operations
-    )
-
-
-_SHIFT = (
-    "a bias, or another constant that is not 0, is added or subtracted here; integrate-and-fire "
-    "neurons of this kind have none: train the model without (layers with use_bias=False)."
-)
-_SHIFTED_IMAGES = (
-    "a constant is added to the images or subtracted from them, which is a bias of the first "
-    "layer and cannot be read; scale the images only (x / std, without a mean) and train the model "
-    "so."
-)
-_INVERTED_IMAGES = (
-    "the images are subtracted from a constant, which is a bias of the first layer and cannot be "
-    "read; read the model without this line, and give the network the images so computed, such as "
-    "1 - images."
-)
+    if isinstance(y, Signal):
+        return _add(params, x, y.times(-1.0))
+    return _add(params, x, -np.asarray(y))
 
 
 def _select_n(_params: dict, which: Any, *cases: Any) -> Signal:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
@@ -16,7 +17,6 @@ from jaxsnn.reading.signals import Signal
 from jaxsnn.reading.simplify import layers_of
 from jaxsnn.reading.tracing import Model, evaluation_form, opened, trace
 from jaxsnn.support.typed import Images, typed
-from jaxsnn.support.warn import warn
 
 
 @typed
@@ -31,18 +31,16 @@ def read_network(model: Model, example: Images) -> Network:
 
     Returns:
         The network, with one layer for each ReLU, whose `name` says where it stands in the model.
+        Batch norm and other constant factors and terms become part of the weights and the biases.
         Average pooling with a ReLU after it is a layer of its own; without, it belongs to the next
-        layer. Neurons keep the model's own layout; a value that the model copies by broadcasting
-        stays one neuron where that is exact.
+        layer. A last layer without a ReLU has linear outputs, such as logits. Neurons keep the
+        model's own layout; a value that the model copies by broadcasting stays one neuron where
+        that is exact.
 
     Raises:
-        ReadingError: the model has a bias, an operation that is not linear (the message names it,
-            its line in your source and the remedy), no ReLU, or weights that are not finite.
+        ReadingError: the model has an operation that is not linear (the message names it, its line
+            in your source and the remedy), no ReLU, or weights that are not finite.
         ValueError: the example is not a batch of images.
-
-    Warns:
-        UserWarning: the model does not end in a ReLU and its outputs may be negative; the output
-            neurons stand for max(output, 0).
 
     Example:
         >>> import jax.numpy as jnp, jaxsnn
@@ -55,7 +53,7 @@ def read_network(model: Model, example: Images) -> Network:
     shape, dtype = _check_example(example)
     function = evaluation_form(model)
     try:
-        network, warning = _read(function, shape[1:], dtype)
+        network = _read(function, shape[1:], dtype)
     except ReadingError as error:
         unsupported = str(error).startswith("unsupported operation")
         if not unsupported and _can_be_read(function, shape, dtype):
@@ -65,8 +63,6 @@ def read_network(model: Model, example: Images) -> Network:
             ) from error
         raise
     _check_weights(network)
-    if warning:
-        warn(warning)
     return network
 
 
@@ -88,17 +84,14 @@ def _check_example(example: ArrayLike) -> tuple[Shape, Any]:
     return shape, dtype
 
 
-def _read(
-    function: Callable[[Any], Any], image_shape: Shape, dtype: Any
-) -> tuple[Network, str | None]:
-    """The network of a function of images of this shape, and what to warn of."""
+def _read(function: Callable[[Any], Any], image_shape: Shape, dtype: Any) -> Network:
+    """The network of a function of images of this shape."""
     closed = trace(function, image_shape, dtype)
     (output,) = interpret(*opened(closed), [Signal.of_images(image_shape)])
-    layers, warning = layers_of(output)
-    network = Network(layers, image_shape)
+    network = Network(layers_of(output), image_shape)
     expected = closed.out_avals[0].shape[1:]
     assert network.shapes[-1] == expected, f"{network} should end in {expected}"
-    return network, warning
+    return network
 
 
 def _can_be_read(function: Callable[[Any], Any], image_shape: Shape, dtype: Any) -> bool:
@@ -111,7 +104,7 @@ def _can_be_read(function: Callable[[Any], Any], image_shape: Shape, dtype: Any)
 
 def _check_weights(network: Network) -> None:
     for index, layer in enumerate(network.layers):
-        for weights in layer.weights:
+        for weights in jax.tree.leaves(layer):
             bad = int(np.sum(~np.isfinite(weights)))
             if bad:
                 raise ReadingError(

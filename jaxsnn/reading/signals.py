@@ -29,7 +29,7 @@ from jaxsnn.network import (
 from jaxsnn.reading.errors import PADDING, ReadingError
 from jaxsnn.reading.origins import Origin
 from jaxsnn.reading.tracing import TRACED_BATCH
-from jaxsnn.support.arrays import static_field
+from jaxsnn.support.arrays import AnyArray, static_field
 
 Pairs = tuple[tuple[int, int], ...]  # padding below and above, for each feature axis
 Factors = np.ndarray | None
@@ -210,7 +210,20 @@ class Signal:
         signal = self if sizes == self.shape else self.then(Reshape(sizes), copies)
         return replace(signal, axes=axes, copies=copies)
 
-    # -- Multiplication --
+    # -- Addition and multiplication by constants --
+
+    def plus(self, constant: ArrayLike) -> Signal:
+        """The sum with a constant."""
+        signal = self.broadcast_to(np.shape(constant))
+        smallest = signal._in_stored_order(constant)
+        if not np.any(smallest):
+            return signal
+        copied = [(axis, f) for axis, f in enumerate(signal.copies) if f is not None]
+        if any(smallest.shape[axis] != 1 or np.any(factors != 1) for axis, factors in copied):
+            return signal.with_copies_made().plus(constant)
+        signal.check_padding()
+        shift = Shift(jnp.asarray(smallest), signal.shape)
+        return replace(signal, operations=(*signal.operations, shift))
 
     def times(self, factor: ArrayLike) -> Signal:
         """The product with a constant."""
@@ -233,7 +246,7 @@ class Signal:
         return replace(signal, operations=(*signal.operations, Multiply(jnp.asarray(smallest))))
 
     def _in_stored_order(self, factor: ArrayLike) -> np.ndarray:
-        """A factor for the stored features, of size 1 along the axes where it is constant."""
+        """A constant for the stored features, of size 1 along the axes where it does not vary."""
         everywhere = np.broadcast_to(np.asarray(factor), self.model_shape)
         smallest = everywhere.transpose(np.argsort(self.axes))
         for axis in range(smallest.ndim):
@@ -241,7 +254,7 @@ class Signal:
             if np.array_equal(np.broadcast_to(first, smallest.shape), smallest):
                 smallest = first
         if smallest.shape[0] != 1:
-            raise ReadingError("the factor differs between the images of a batch.")
+            raise ReadingError("the constant differs between the images of a batch.")
         return np.asarray(smallest[0], jnp.result_type(float))
 
     def with_factors(self, axis: int, factors: Factors) -> Signal:
@@ -251,7 +264,8 @@ class Signal:
 
 def _last_linear(operations: tuple[Operation, ...]) -> Operation | None:
     """The last operation that does more than permute."""
-    return next((part for part in reversed(operations) if not part.permutes), None)
+    linear = (part for part in reversed(operations) if not isinstance(part, Shift))
+    return next((part for part in linear if not part.permutes), None)
 
 
 # -- Operations whose reading is not finished ------------------------------------------------------
@@ -261,6 +275,18 @@ def _last_linear(operations: tuple[Operation, ...]) -> Operation | None:
 @dataclass(frozen=True, eq=False)
 class Broadcast(Dense):
     """The dense operation from 1 value to its copies; it joins the dense operation before it."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Shift(Operation):
+    """A constant that is added, until the layer's bias has been computed from it."""
+
+    constant: AnyArray  # broadcasting to the features
+    shape: Shape = static_field()  # of the features
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x + self.constant
 
 
 @jax.tree_util.register_dataclass

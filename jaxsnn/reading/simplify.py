@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +19,10 @@ from jaxsnn.network import (
     Operation,
     Reshape,
     Transpose,
+    linear,
 )
 from jaxsnn.reading.errors import ReadingError
-from jaxsnn.reading.signals import Broadcast, Signal, WindowSum
+from jaxsnn.reading.signals import Broadcast, Shift, Signal, WindowSum
 
 # -- The end of a layer ----------------------------------------------------------------------------
 
@@ -32,13 +33,13 @@ def relu(signal: Signal) -> Signal:
         signal = signal.with_copies_made()  # other copies may be made after the ReLU as well
     signal = signal.batch_first()
     layer = _layer(signal)
-    if _only_permutes(layer):
+    if _only_permutes(layer) and layer.bias is None:
         return signal
     return replace(signal, layers=(*signal.layers, layer), operations=(), source="")
 
 
-def layers_of(output: Any) -> tuple[tuple[Layer, ...], str | None]:
-    """The layers of the whole network, which ends in a ReLU, and what to warn of."""
+def layers_of(output: Any) -> tuple[Layer, ...]:
+    """The layers of the whole network; the last is linear where its outputs may be negative."""
     if isinstance(output, ReadingError):
         raise output
     if not isinstance(output, Signal):
@@ -50,22 +51,31 @@ def layers_of(output: Any) -> tuple[tuple[Layer, ...], str | None]:
         )
     *layers, last = output.layers
     positive = all(factors is None or np.all(factors >= 0) for factors in output.copies)
-    if positive and _only_permutes(_layer(output)):
+    rest = _layer(output)
+    if positive and _only_permutes(rest) and rest.bias is None:
         # Permutations and copies can as well be made before the last ReLU.
-        operations = (*last.operations, *output.operations)
+        shift = () if last.bias is None else (Shift(last.bias, np.shape(last.bias)),)
+        operations = (*last.operations, *shift, *output.operations)
         output = replace(output, operations=operations, source=str(last.name))
-        return (*layers, _layer(output.in_model_form())), None
-    output = output.in_model_form()
-    warning = None if _never_negative(output.operations) else f"{output.line}: {_NO_LAST_RELU}"
-    return (*output.layers, _layer(output)), warning
+        return _finished((*layers, _layer(output.in_model_form())))
+    layer = _layer(output.in_model_form())
+    spiking = layer.bias is None and _never_negative(layer.operations)
+    return _finished((*output.layers, layer if spiking else replace(layer, activation=linear)))
 
 
-_NO_LAST_RELU = (
-    "the model does not end in a ReLU, so the output neurons stand for max(output, 0). The class "
-    "is that of the model wherever at least one output is positive, and nothing else is lost; "
-    "images whose outputs are all negative stay undecided (-1). How many are decided: "
-    "(model(images).max(-1) > 0).mean()."
-)
+def _finished(layers: Sequence[Layer]) -> tuple[Layer, ...]:
+    """The layers with biases of size 1 along the axes where they do not vary."""
+    return tuple(
+        layer if layer.bias is None else layer.with_bias(_smallest(np.asarray(layer.bias)))
+        for layer in layers
+    )
+
+
+def _smallest(bias: Any) -> Any:
+    for axis in range(bias.ndim):
+        one = bias.take([0], axis)
+        bias = one if np.array_equal(np.broadcast_to(one, bias.shape), bias) else bias
+    return bias.reshape(()) if bias.size == 1 else bias
 
 
 def _only_permutes(layer: Layer) -> bool:
@@ -85,7 +95,7 @@ def _layer(signal: Signal) -> Layer:
     """The layer that does the same in the fewest operations, so that equal models read equal."""
     signal.check_padding()
     scalar, kept = np.ones(()), []
-    for operation in signal.operations:
+    for operation in (part for part in signal.operations if not isinstance(part, Shift)):
         whole = isinstance(operation, WindowSum)
         for part in operation.divided(np.ones(())) if whole else (operation,):
             if isinstance(part, Multiply) and part.factor.ndim == 0:
@@ -95,13 +105,36 @@ def _layer(signal: Signal) -> Layer:
             while len(kept) > 1 and (merged := _merged(*kept[-2:])) is not None:
                 kept[-2:] = [merged]
     kept = [Dense(part.kernel) if isinstance(part, Broadcast) else part for part in kept]
-    layer = Layer((Connection(tuple(kept)),), name=signal.name)
-    if abs(scalar - 1.0) < 1e-6:
-        return layer
-    factor = jnp.asarray(scalar, jnp.result_type(float))
+    layer = Layer((Connection(tuple(kept)),), _bias(signal.operations), name=signal.name)
+    exact = abs(scalar - 1.0) < 1e-6
+    factor = jnp.asarray(1.0 if exact else scalar, jnp.result_type(float))
     if layer.weighted:
-        return layer.times(factor)
-    return layer.with_operations([*kept, Multiply(factor)])
+        return layer if exact else layer.times(factor)
+    if exact and layer.bias is None:
+        return layer
+    return layer.with_operations([*kept, Multiply(factor)])  # by which a bias is scaled, too
+
+
+def _bias(operations: Sequence[Operation]) -> Any:
+    """What the operations make of zeros, for each neuron; None if nothing."""
+    shifts = [index for index, part in enumerate(operations) if isinstance(part, Shift)]
+    if not shifts:
+        return None
+    first = cast(Shift, operations[shifts[0]])
+    value: Any = np.zeros((1, *first.shape))
+    for operation in operations[shifts[0] :]:
+        # In NumPy where that is possible: JAX would compile a program for every shape.
+        match operation:
+            case Shift():
+                value = np.asarray(value, np.float64) + np.asarray(operation.constant)
+            case Multiply():
+                value = np.asarray(value, np.float64) * np.asarray(operation.factor)
+            case _ if operation.permutes:
+                value = operation(value)
+            case _:
+                value = operation(jnp.asarray(value, jnp.result_type(float)))
+    bias = np.asarray(value, jnp.result_type(float))[0]
+    return bias if np.any(bias) else None
 
 
 def _merged(first: Operation, second: Operation) -> Operation | None:

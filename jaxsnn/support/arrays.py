@@ -60,6 +60,14 @@ def share_cache(original: Any, changed: Any) -> Any:
     return changed
 
 
+def for_batches(values: Any, shape: Shape, dtype: Any) -> Array:
+    """Values that broadcast to the neurons of a layer, with as many axes as a batch of these."""
+    values = jnp.asarray(values, dtype)
+    if values.ndim == 0:
+        return values
+    return values.reshape((1,) * (1 + len(shape) - values.ndim) + values.shape)
+
+
 def all_true(condition: Callable[[Any], Any], value: ArrayLike) -> bool:
     """Whether a condition holds everywhere; a tracer passes, since nothing is known of it."""
     if not is_known(value):

@@ -131,10 +131,11 @@ def checked_job(
     grid: Grid,
     calibration: ArrayLike | None,
     encode: encoding.Encoding,
-    read: readout.Readout,
+    read: readout.Readout | None,
     arithmetic: FixedPoint | None,
 ) -> SweepJob:
     """The job of these arguments of `sweep`, or the errors that it names."""
+    read = read or readout.default(network.layers[-1].spiking)
     balance_thresholds(network, 1.0).check()
     pixels, classes = _checked_images(network, images, labels)
     for row in grid.values("threshold"):
@@ -235,7 +236,8 @@ def _structure(network: Network) -> str:
 def _output(network: Network) -> readout.Output:
     """What a readout sees of one sample."""
     zeros = jnp.zeros((1, *network.shapes[-1]), network.dtype)
-    return readout.Output(zeros, zeros, jnp.ones((), network.dtype), jnp.zeros(1, jnp.int32))
+    one, first = jnp.ones((), network.dtype), jnp.zeros(1, jnp.int32)
+    return readout.Output(zeros, zeros, one, first, network.layers[-1].spiking)
 
 
 def _labels(axis: Axis) -> str:

@@ -62,7 +62,7 @@ def sweep(
     *,
     calibration: Images | None = None,
     encode: encoding.Encoding = encoding.poisson,
-    read: readout.Readout = readout.spike_count,
+    read: readout.Readout | None = None,
     arithmetic: FixedPoint | None = None,
     engine: EngineChoice = "auto",
     path: str | PathLike[str] | None = None,
@@ -85,7 +85,7 @@ def sweep(
         calibration: images for the grid's scale rules that look at activations, usually the
             training set.
         encode: how pixels drive the first layer.
-        read: how a class is read from the output layer.
+        read: how a class is read from the output layer; by default as in `simulate`.
         arithmetic: `FixedPoint(bits)` rounds weights and thresholds to integers: counts are then
             the same bit for bit whatever computes them. By default floating point.
         engine: "scan", "events" or "auto", as in `jaxsnn.simulate`; the event-driven engine

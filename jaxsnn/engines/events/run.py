@@ -115,10 +115,11 @@ class Results(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """Some steps of a run: what happened in each, and the class after each `[T, B]`."""
+    """Some steps of a run: what happened in each, class and scores after each `[T, B, ...]`."""
 
     results: Results
     predictions: Array
+    scores: Array
 
 
 def simulate_events(run: Run, advance: Callable[[int], Any]) -> Trajectory:
@@ -136,19 +137,23 @@ def simulate_events(run: Run, advance: Callable[[int], Any]) -> Trajectory:
     layout = cached(network, "layout", layout_of)
     arrays = _start(run, layout)
     parts: list[Any] = []
-    spikes, operations = [], []
+    scores, spikes, operations = [], [], []
     for segment in _steps(run, layout, arrays, advance):
         parts.append(segment.predictions)
+        scores.append(segment.scores)
         if run.per_step:
             spikes.append(segment.results.totals)
             operations.append(segment.results.operations)
     left = run.steps - sum(map(len, parts))
     if left:  # a stop rule has ended all samples
-        parts.append(np.full((left, len(run.images)), -1, parts[0].dtype))
+        parts.append(np.full((left, *parts[0].shape[1:]), -1, parts[0].dtype))
+        scores.append(np.zeros((left, *scores[0].shape[1:]), scores[0].dtype))
         advance(left * len(run.images))
     # By NumPy, which compiles nothing for each number of segments.
-    predictions = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    found = Trajectory(_state(run, layout, arrays), cast(Array, predictions))
+    predictions, said = (
+        cast(Array, part[0] if len(part) == 1 else np.concatenate(part)) for part in (parts, scores)
+    )
+    found = Trajectory(_state(run, layout, arrays), predictions, scores=said)
     if not run.per_step:
         return found
     return found._replace(
@@ -178,7 +183,7 @@ def _steps(
         results = _run_kernels(layout, settings, inputs, arrays, advance)
         if not layout.in_order[-1]:
             results = _in_order(layout, arrays, results, first_class < 0, done)
-        predictions = _read(
+        said = _read(
             results.output,
             results.potentials,
             counts,
@@ -190,7 +195,7 @@ def _steps(
             read=run.behaviour.read,
         )
         # The next steps write to what is read here, and results must not pile up.
-        yield Segment(results, jax.block_until_ready(predictions))
+        yield Segment(results, *jax.block_until_ready(said))
         done += steps
         if np.all(arrays.exit_step > 0):
             return
@@ -393,14 +398,15 @@ def _read(
     threshold: Array,
     *,
     read: readout.Readout,
-) -> Array:
-    """What the network says after every step [T, B]."""
+) -> tuple[Array, Array]:
+    """Predictions and scores after every step [T, B, ...]."""
     output, potentials = output.swapaxes(0, 1), potentials.swapaxes(0, 1)
     so_far = counts[None] + output.cumsum(0, dtype=counts.dtype)
     ends = jnp.asarray(done) + 1 + jnp.arange(len(output))
 
-    def at(end: Array, so_far: Array, potential: Array) -> Array:
+    def at(end: Array, so_far: Array, potential: Array) -> tuple[Array, Array]:
         known = jnp.where(first_step <= end, first_class, -1)
-        return read(output_seen(so_far, potential, threshold, step_size, known))
+        output = output_seen(so_far, potential, threshold, step_size, known)
+        return read(output), output.scores
 
     return jax.vmap(at)(ends, so_far, potentials)

@@ -33,10 +33,10 @@ from jaxsnn.engines.base import (
     segments,
     take_samples,
 )
-from jaxsnn.engines.scan.loop import joined, recorder, sample_counts, scan_steps
+from jaxsnn.engines.scan.loop import Kept, joined, recorder, sample_counts, scan_steps
 from jaxsnn.engines.scan.lowering import compiled, fastest_formats, is_compiled
 from jaxsnn.engines.scan.points import simulate_points
-from jaxsnn.support.arrays import AnyArray, is_known
+from jaxsnn.support.arrays import AnyArray, is_known, numbers_of
 from jaxsnn.support.typed import Count, typed
 
 # Potentials, counters and spikes of a batch; small batches stay in a CPU's caches.
@@ -165,7 +165,11 @@ def _to_the_end(run: Run, state: State, chunk: int, advance: Callable[[int], Any
         if advance is not no_progress:  # nobody waits for the device unless someone watches
             jax.block_until_ready(state)
             advance(steps * len(run.images))
-    return Trajectory(state, *joined(outputs))
+    return _trajectory(state, joined(outputs))
+
+
+def _trajectory(state: State, kept: Kept) -> Trajectory:
+    return Trajectory(state, kept.predictions, kept.observed, scores=kept.scores)
 
 
 def _with_sample_counts(found: Trajectory) -> Trajectory:
@@ -179,9 +183,12 @@ def _with_sample_counts(found: Trajectory) -> Trajectory:
     )
 
 
-def scanner(run: Run, chunk: int) -> Callable[[State, int], tuple[State, tuple[Array, PyTree]]]:
+def scanner(run: Run, chunk: int) -> Callable[[State, int], tuple[State, Kept]]:
     """A function from a state and a number of steps to what the compiled loop makes of them."""
     probabilities, stop = run.probabilities, stopping.as_argument(run.stop)
+    # Of one type, so that rates share a program.
+    rate: Any = run.max_rate * run.dt
+    rate = numbers_of(rate).asarray(rate, run.network.network.dtype)
     advance = program(run.behaviour)
     # The reset is among the functions of the program, and potentials are in the state.
     network = run.network.bare()
@@ -190,9 +197,9 @@ def scanner(run: Run, chunk: int) -> Callable[[State, int], tuple[State, tuple[A
     if run.per_step:
         fan_outs = [values.astype(jnp.int32) for values in metrics.fan_out(network.network)]
 
-    def scan(state: State, steps: int) -> tuple[State, tuple[Array, PyTree]]:
+    def scan(state: State, steps: int) -> tuple[State, Kept]:
         options = {"steps": steps, "chunk": min(chunk, steps), "formats": formats}
-        return advance(network, probabilities, run.keys, state, stop, fan_outs, **options)
+        return advance(network, probabilities, run.keys, rate, state, stop, fan_outs, **options)
 
     return scan
 
@@ -202,7 +209,9 @@ def program(behaviour: Behaviour) -> Any:
     """`loop.scan_steps` for one set of functions, as a function that JAX compiles."""
 
     @partial(jax.jit, static_argnames=("steps", "chunk", "formats"))
-    def advance(network, probabilities, keys, state, stop, fan_outs, *, steps, chunk, formats):
+    def advance(
+        network, probabilities, keys, rate, state, stop, fan_outs, *, steps, chunk, formats
+    ):
         observe = recorder(behaviour.record)
         if fan_outs is not None:
             record = observe
@@ -212,6 +221,7 @@ def program(behaviour: Behaviour) -> Any:
             behaviour,
             jnp.asarray(probabilities, network.network.dtype),
             keys,
+            rate,
             state,
             stop,
             steps=steps,
@@ -236,10 +246,11 @@ def _to_exits(run: Run, state: State, chunk: int, advance: Callable[[int], Any])
     for steps in segments(run.steps, _STEPS_BETWEEN_EXITS):
         state, output = scan(state, steps)
         if whole is None:
-            whole = Trajectory(jax.tree.map(np.array, state), *_of_all_steps(output, run.steps))
+            whole = _trajectory(jax.tree.map(np.array, state), _of_all_steps(output, run.steps))
         whole = whole._replace(state=jax.tree.map(_put(running), whole.state, state))
         now = slice(done, done + steps)
-        jax.tree.map(_put_at(now, running), (whole.predictions, whole.records), output)
+        written = Kept(whole.predictions, whole.scores, whole.records)
+        jax.tree.map(_put_at(now, running), written, output)
         done += steps
         worked += steps * len(running)
         advance(steps * len(running))
@@ -255,13 +266,11 @@ def _to_exits(run: Run, state: State, chunk: int, advance: Callable[[int], Any])
     return whole._replace(state=replace(whole.state, step=step))
 
 
-def _of_all_steps(output: tuple[Array, PyTree], steps: int) -> tuple[Any, PyTree]:
-    """Arrays for the predictions and records of all steps: -1 and 0 where nothing is written."""
-    predictions, records = output
-    return (
-        np.full((steps, *predictions.shape[1:]), -1, np.int32),
-        jax.tree.map(lambda leaf: np.zeros((steps, *leaf.shape[1:]), leaf.dtype), records),
-    )
+def _of_all_steps(output: Kept, steps: int) -> Kept:
+    """Arrays for what is kept of all steps: -1 for predictions, else 0 where nothing is written."""
+    whole: Any = jax.tree.map(lambda leaf: np.zeros((steps, *leaf.shape[1:]), leaf.dtype), output)
+    whole.predictions[:] = -1
+    return whole
 
 
 def _padded(left: np.ndarray, size: int) -> np.ndarray:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike
 from jaxtyping import Array, PyTree
 
 from jaxsnn import encoding, neurons
@@ -106,18 +107,27 @@ def _per_sample(values: Array) -> Array:
     return values.sum(range(2, values.ndim), dtype=values.dtype)
 
 
+class Kept(NamedTuple):
+    """What is kept of T steps: `predictions` [T, B], `scores` [T, B, classes], and observations."""
+
+    predictions: Array
+    scores: Array
+    observed: PyTree
+
+
 def scan_steps(
     layers: Compiled,
     behaviour: Behaviour,
     probabilities: Array,
     keys: Array,
+    rate: ArrayLike,
     state: State,
     stop: Stop | None,
     *,
     steps: int,
     chunk: int,
     observe: Observer,
-) -> tuple[State, tuple[Array, PyTree]]:
+) -> tuple[State, Kept]:
     """The next steps of a batch.
 
     Args:
@@ -125,6 +135,7 @@ def scan_steps(
         behaviour: the functions that make up the simulation.
         probabilities: pixel·max_rate·dt of each input `[B, ...]`.
         keys: the words of the key of each sample `[B, 2]`.
+        rate: max_rate·dt, by which biases are multiplied.
         state: the state to resume from; counts of spikes that are None are not kept.
         stop: when a sample is decided, by `stopping.as_argument`.
         steps: how many steps.
@@ -132,15 +143,17 @@ def scan_steps(
         observe: what to keep of each chunk; only it sees more than the state.
 
     Returns:
-        The new state, and of every step the predictions `[T, B]` and what was observed `[T, ...]`.
+        The new state, and what is kept of every step.
     """
     # An input that is the same in all steps has one current.
     same = ignores_key(behaviour.encode, probabilities.shape[1:])
     drive = _drive(layers, behaviour, keys, probabilities, state.step, 1) if same else None
 
-    def advance(length: int, state: State, _: None) -> tuple[State, tuple[Array, PyTree]]:
+    gain = jnp.asarray(rate, layers.dtype)
+
+    def advance(length: int, state: State, _: None) -> tuple[State, Kept]:
         driven = drive or _drive(layers, behaviour, keys, probabilities, state.step, length)
-        return _advance(layers, behaviour, stop, driven, state, length, observe)
+        return _advance(layers, behaviour, stop, driven, gain, state, length, observe)
 
     whole, rest = divmod(steps, chunk)
     outputs = []
@@ -196,10 +209,11 @@ def _advance(
     behaviour: Behaviour,
     stop: Stop | None,
     drive: _Drive,
+    gain: Array,
     state: State,
     length: int,
     observe: Observer,
-) -> tuple[State, tuple[Array, PyTree]]:
+) -> tuple[State, Kept]:
     """One chunk of time: the layers one after the other, each through all steps."""
     sent, potentials, new_neurons = {INPUT: drive.inputs}, [], []
     last = len(layers.currents) - 1
@@ -208,13 +222,16 @@ def _advance(
         currents = drive.currents
         if source != INPUT:
             currents = _at_once(layers.currents[index], sent[source])
+        if (bias := layers.biases[index]) is not None:
+            currents = currents + gain * (bias[None] if bias.ndim else bias)
+        functions = behaviour if layers.spiking[index] else behaviour._replace(**_ACCUMULATES)
         keep = index == last or observe is not nothing
-        fire = partial(_fire, layers.thresholds[index], behaviour, state.refractory_steps, keep)
+        fire = partial(_fire, layers.thresholds[index], functions, state.refractory_steps, keep)
         new, (sent[index], potential) = _through(fire, old, currents, length)
         new_neurons.append(new)
         potentials.append(potential)
     spikes = [sent[index] for index in range(last + 1)]
-    after, predictions, active, first = _read(
+    after, (predictions, scores), active, first = _read(
         layers, behaviour, stop, state, spikes[-1], potentials[-1]
     )
     inputs = drive.inputs
@@ -230,10 +247,17 @@ def _advance(
         ],
     )
     if observe is nothing:
-        return after, (predictions, None)
+        return after, Kept(predictions, scores, None)
     potentials = [layers.in_units(index, value) for index, value in enumerate(potentials)]
     seen = Chunk(inputs, spikes, potentials, predictions, first, after.first_spike_class)
-    return after, (predictions, observe(seen))
+    return after, Kept(predictions, scores, observe(seen))
+
+
+# The functions of outputs that accumulate what they receive, and never spike.
+_ACCUMULATES: dict[str, Any] = {
+    "spike": lambda potential, threshold: jnp.zeros_like(potential),
+    "reset": lambda potential, spikes, threshold: potential,
+}
 
 
 def _through(
@@ -281,8 +305,8 @@ def _read(
     state: State,
     spikes: Array,
     potentials: Array,
-) -> tuple[State, Array, Array | None, Array]:
-    """The predictions of a chunk, which samples are running, and whose first spike is when."""
+) -> tuple[State, tuple[Array, Array], Array | None, Array]:
+    """Predictions and scores of a chunk, which samples are running, whose first spike is when."""
     ends = state.step + 1 + jnp.arange(len(spikes), dtype=state.step.dtype)
     counts = state.spike_counts[-1][None] + spikes.cumsum(0, dtype=spikes.dtype)
     fired = (spikes > 0).any(-1)
@@ -292,7 +316,14 @@ def _read(
 
     def seen(end: Array, counts: Array, potential: Array) -> Any:
         known = jnp.where(new & (ends[now] <= end), first, state.first_spike_class)
-        return output_seen(counts, potential, layers.thresholds[-1], layers.step_sizes[-1], known)
+        return output_seen(
+            counts,
+            potential,
+            layers.thresholds[-1],
+            layers.step_sizes[-1],
+            known,
+            layers.spiking[-1],
+        )
 
     outputs = jax.vmap(seen)(ends, counts, potentials)
     active = None
@@ -310,7 +341,8 @@ def _read(
         first_spike_step=jnp.where(new, ends[now], state.first_spike_step).astype(jnp.int32),
     )
     in_step = new[None] & (jnp.arange(len(spikes), dtype=now.dtype)[:, None] == now[None])
-    return state, jax.vmap(behaviour.read)(outputs), active, in_step
+    said = jax.vmap(behaviour.read)(outputs), jax.vmap(lambda output: output.scores)(outputs)
+    return state, said, active, in_step
 
 
 def _counted(so_far: Array | None, spikes: Array, active: Array | None) -> Array | None:

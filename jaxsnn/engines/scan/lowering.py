@@ -16,7 +16,6 @@ from jaxtyping import Array
 
 from jaxsnn.conversion.executable import Executable
 from jaxsnn.conversion.fixed_point import FixedPointNetwork
-from jaxsnn.engines.base import for_batches
 from jaxsnn.engines.scan.integers import FLOAT32, Format, fastest_format, integer_product, planes
 from jaxsnn.engines.scan.patches import Patches, as_patches
 from jaxsnn.network import (
@@ -25,6 +24,7 @@ from jaxsnn.network import (
     Connection,
     Convolution,
     Dense,
+    Layer,
     Multiply,
     Network,
     Operation,
@@ -32,6 +32,7 @@ from jaxsnn.network import (
     Shape,
     Transpose,
 )
+from jaxsnn.support.arrays import for_batches
 
 # The number format of each kind of operation with weights; empty in floating point.
 Formats = tuple[tuple[type[Operation], Format], ...]
@@ -81,6 +82,9 @@ class Compiled(NamedTuple):
 
     Attributes:
         currents: for each layer a function from the spikes it receives `[N, ...]` to currents.
+        biases: for each layer what its neurons receive in a step at a rate of one spike in each
+            step, or None.
+        spiking: for each layer whether its neurons spike, and not only accumulate.
         sources: for each layer the index of the layer whose spikes it receives, or `INPUT`.
         thresholds: for each layer the firing thresholds, in the type of the potentials.
         step_sizes: for each layer what a potential of 1 stands for; None where that is 1.
@@ -88,6 +92,8 @@ class Compiled(NamedTuple):
     """
 
     currents: list[Callable[[Array], Array]]
+    biases: list[Array | None]
+    spiking: list[bool]
     sources: list[int]
     thresholds: Sequence[Array]
     step_sizes: Sequence[Array | None]
@@ -115,6 +121,7 @@ def compiled(network: Executable, formats: Formats) -> Compiled:
     """
     integers = isinstance(network, FixedPointNetwork)
     connections = _connections(network.network)
+    layers = list(zip(network.network.layers, network.network.shapes, strict=True))
     rows = zip(connections, network.amplitudes, network.network.source_shapes, strict=True)
     return Compiled(
         [
@@ -123,10 +130,12 @@ def compiled(network: Executable, formats: Formats) -> Compiled:
             else _of_floats(connection, row[0], shape, network.dtype)
             for connection, row, shape in rows
         ],
+        [_bias(layer, shape, network.dtype) for layer, shape in layers],
+        [layer.spiking for layer, _ in layers],
         [connection.source for connection in connections],
         [
-            for_batches(theta, shape, network.dtype)
-            for theta, shape in zip(network.thresholds, network.network.shapes, strict=True)
+            for_batches(theta if layer.spiking else 0, shape, network.dtype)
+            for theta, (layer, shape) in zip(network.thresholds, layers, strict=True)
         ],
         [
             None if size is None else for_batches(size, shape, size.dtype)
@@ -134,6 +143,10 @@ def compiled(network: Executable, formats: Formats) -> Compiled:
         ],
         network.dtype,
     )
+
+
+def _bias(layer: Layer, shape: Shape, dtype: Any) -> Array | None:
+    return None if layer.bias is None else for_batches(layer.bias, shape, dtype)
 
 
 def fastest_formats(network: Executable) -> Formats:

@@ -76,7 +76,6 @@ def simulate_points(
     Returns:
         Counts [S, R, P, padded steps, ...]. Nothing else crosses from device to device.
     """
-
     count = partial(_count, padded_steps=padded_steps, behaviour=behaviour, formats=formats)
 
     def on_a_device(network, settings, refractory_steps, factors, keys, images, *others):
@@ -123,11 +122,12 @@ def _count(
 
     def advance(index: Array, carry: tuple[State, Counts]) -> tuple[State, Counts]:
         state, counts = carry
-        state, (_, now) = scan_steps(
+        state, kept = scan_steps(
             layers,
             behaviour,
             probabilities,
             keys,
+            factor,
             state,
             None,
             steps=1,
@@ -135,7 +135,7 @@ def _count(
             observe=counter(images, fan_outs),
         )
         write = partial(lax.dynamic_update_slice_in_dim, start_index=index, axis=0)
-        return state, jax.tree.map(write, counts, now)
+        return state, jax.tree.map(write, counts, kept.observed)
 
     shapes = Counts.shapes(len(state.neurons))
     counts = Counts(*(jnp.zeros((padded_steps, *shape), jnp.int32) for shape in shapes))
