@@ -141,7 +141,8 @@ def scan_pieces(segment: Segment) -> Jobs:
 
     def weights(layers: Compiled) -> Callable:
         def piece(none: Any, given: list[Array]) -> tuple[Any, list[Array]]:
-            pairs = zip(layers.currents, given, strict=True)
+            currents = [row[0][1] for row in layers.connections]  # of chains
+            pairs = zip(currents, given, strict=True)
             return none, [loop._at_once(current, spikes) for current, spikes in pairs]
 
         return piece

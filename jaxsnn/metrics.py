@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxsnn.network import Layer, Network
+from jaxsnn.network import INPUT, Connection, Network
 from jaxsnn.support.arrays import AnyArray, all_true, cached, is_known
 from jaxsnn.support.typed import Count, Numbers, Real, described, typed
 
@@ -193,15 +193,15 @@ def latency(accuracies: Numbers, *, within: Real = 0.003, dt: Real = 1e-3) -> fl
 
 @typed
 def fan_out(network: Network) -> list[Float[Array, "..."]]:
-    """For each layer, how many synapses lead into it from each neuron of the layer before.
+    """For the input and each layer but the last, how many synapses lead from each of its neurons.
 
     A synapse is a weight that is not zero, counted for each output that it reaches: a pixel at
     the border of a convolution has fewer than one in the middle. Layers without weights, such as
     average poolings, have no synapses, as in NeuroBench, which counts dense, convolutional and
-    recurrent layers alone.
+    recurrent layers alone. A layer that is a sum, without neurons, sends no spikes: it has none.
 
     Returns:
-        For each layer an array of the shape of its inputs.
+        For each source an array of the shape of its neurons.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxsnn
@@ -210,20 +210,29 @@ def fan_out(network: Network) -> list[Float[Array, "..."]]:
         >>> [counts.tolist() for counts in jaxsnn.metrics.fan_out(network)]
         [[1.0, 2.0]]
     """
-    return cached(network, "fan_out", _fan_out)
+    found = cached(network, "fan_out", _fan_out)
+    sums = [index for index, layer in enumerate(network.layers[:-1]) if not layer.spiking]
+    return [0 * values if index - 1 in sums else values for index, values in enumerate(found)]
 
 
 @jax.jit
 def _fan_out(network: Network) -> list[Array]:
-    return list(map(_synapses, network.layers, network.source_shapes))
+    """The synapses of each source, those of sums included."""
+    sources = [INPUT, *range(len(network.layers) - 1)]
+    found = {source: jnp.zeros(network.shape_of(source)) for source in sources}
+    for layer in network.layers:
+        for connection in layer.all_connections:
+            synapses = _synapses(connection, network.shape_of(connection.source))
+            found[connection.source] = found[connection.source] + synapses
+    return list(found.values())
 
 
-def _synapses(layer: Layer, shape: tuple[int, ...]) -> Array:
-    if not layer.weighted:
+def _synapses(connection: Connection, shape: tuple[int, ...]) -> Array:
+    if not connection.weighted:
         return jnp.zeros(shape)
 
     def paths(x: Array) -> Array:
-        for operation in layer.operations:
+        for operation in connection.operations:
             x = operation.paths(x)
         return x
 
@@ -318,4 +327,4 @@ def dense_operations(network: Network) -> float:
     """
     if not all(map(is_known, jax.tree.leaves(network))):
         raise ValueError("the network must be known, not traced: call this outside of jit.")
-    return float(sum(synapses.sum() for synapses in fan_out(network)))
+    return float(sum(synapses.sum() for synapses in cached(network, "fan_out", _fan_out)))

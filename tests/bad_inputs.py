@@ -778,7 +778,7 @@ def add_functions(corpus: Corpus, w: World, by: Callable[..., Callable[[Any], An
         simulate, "read", by("read"),
         functions
         | {
-            "None": None, "spike_count": "spike_count", "no arguments": lambda: 1,
+            "spike_count": "spike_count", "no arguments": lambda: 1,
             "two arguments": lambda o, t: o.first_spike_class, "returns None": lambda o: None,
             "a scalar": lambda o: jnp.int32(0), "a number of Python": lambda o: 0,
             "floats": lambda o: o.spike_counts.max(1), "two axes": lambda o: o.spike_counts,
@@ -2027,12 +2027,12 @@ def add_sweeps(corpus: Corpus, w: World) -> None:
             lambda t=threshold: sweep(grid=jaxsnn.Grid(scales=1.0, threshold=t, duration=0.004)),
             "threshold",
         )
-    functions = NO_FUNCTION | {"None": None, "the class FixedPoint": jaxsnn.FixedPoint}
+    functions = NO_FUNCTION | {"the class FixedPoint": jaxsnn.FixedPoint}
     each(
         "sweep", "encode", lambda v: sweep(encode=v),
         functions
         | {
-            "one argument": lambda k: k, "returns None": lambda k, p: None,
+            "None": None, "one argument": lambda k: k, "returns None": lambda k, p: None,
             "another shape": lambda k, p: p[:1], "a scalar": lambda k, p: p.sum(),
             "returns a string": lambda k, p: "a",
         },

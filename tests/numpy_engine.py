@@ -25,20 +25,27 @@ class NumpyEngine(engines.Engine):
 
     def simulate(self, run, advance):
         network, state = run.network, jax.tree.map(np.array, initial_state(run))
-        matrices = [matrix.astype(network.dtype) for matrix in matrices_of(network)]
-        sources = [layer.connection.source for layer in network.network.layers]
+        matrices = all_matrices(network)
         inputs, first = inputs_of(run), int(state.step)
         fan_outs = [np.asarray(values, np.int64).ravel() for values in fan_out(network.network)]
         predictions, scores, totals, operations = [], [], [], []
         for t, drive in enumerate(inputs):
-            sent, layers = {INPUT: drive.reshape(len(drive), -1).astype(network.dtype)}, []
-            for index, layer in enumerate(state.neurons):
-                current = (sent[sources[index]] @ matrices[index].T).reshape(layer.potential.shape)
-                if network.network.layers[index].bias is not None:
-                    current += network.network.layers[index].bias * (run.max_rate * run.dt)
-                layer, fired = self.fire(run, layer, current, np.asarray(network.thresholds[index]))
+            values, layers = {INPUT: drive.reshape(len(drive), -1).astype(network.dtype)}, []
+            sent = dict(values)
+            for index, (layer, of_layer) in enumerate(zip(state.neurons, network.network.layers)):
+                parts = zip(of_layer.connections, matrices[index], strict=True)
+                current = sum(
+                    values[part.source] @ matrix.T.astype(network.dtype) for part, matrix in parts
+                )
+                sent[index], values[index] = np.zeros_like(current), current
+                if of_layer.spiking or index == len(matrices) - 1:
+                    current = current.reshape(layer.potential.shape)
+                    if of_layer.bias is not None:
+                        current = current + of_layer.bias * (run.max_rate * run.dt)
+                    threshold = np.asarray(network.thresholds[index])
+                    layer, fired = self.fire(run, layer, current, threshold)
+                    sent[index] = values[index] = fired.reshape(len(fired), -1)
                 layers.append(layer)
-                sent[index] = fired.reshape(len(fired), -1)
             state = self.counted(state, layers, drive, sent, first + t + 1)
             step_size = network.step_sizes[-1]
             spiking = network.network.layers[-1].spiking
@@ -107,18 +114,22 @@ def inputs_of(run):
 
 
 def matrices_of(network):
-    """For each layer the matrix [neurons, senders] of its connection, by its unit vectors."""
+    """For each layer the matrix [neurons, senders] of its only connection."""
+    return [of_layer[0] for of_layer in all_matrices(network)]
+
+
+def all_matrices(network):
+    """For each layer the matrices [neurons, senders] of its connections, by their unit vectors."""
     integers = np.issubdtype(network.dtype, np.integer)
     found = []
-    for layer, row, shape in zip(
-        network.network.layers, network.amplitudes, network.network.source_shapes, strict=True
-    ):
-        x = jnp.eye(int(np.prod(shape))).reshape(-1, *shape)
-        for operation in layer.operations:
-            wide = jax.tree.map(lambda weights: weights.astype(jnp.float32), operation)
-            x = operation.sum(x) if integers and not operation.weighted else wide(x)
-        amplitude = np.broadcast_to(np.asarray(1 if row[0] is None else row[0]), shape).reshape(
-            -1, 1
-        )
-        found.append((np.asarray(x).reshape(len(x), -1) * amplitude).T)
+    for layer, row in zip(network.network.layers, network.amplitudes, strict=True):
+        found.append([])
+        for connection, weight in zip(layer.connections, row, strict=True):
+            shape = network.network.shape_of(connection.source)
+            x = jnp.eye(int(np.prod(shape))).reshape(-1, *shape)
+            for operation in connection.operations:
+                wide = jax.tree.map(lambda weights: weights.astype(jnp.float32), operation)
+                x = operation.sum(x) if integers and not operation.weighted else wide(x)
+            weight = np.broadcast_to(np.asarray(1 if weight is None else weight), shape)
+            found[-1].append((np.asarray(x).reshape(len(x), -1) * weight.reshape(-1, 1)).T)
     return found

@@ -184,7 +184,9 @@ def test_after_model_based_normalisation_no_neuron_gets_over_its_threshold_in_a_
     ):
         for density in (0.1, 0.5, 0.9, 1.0):
             spikes = jnp.asarray(rng.random((50, *shape)) < density, jnp.float32)
-            assert float(layer(spikes).max()) <= 1 + 1e-6  # rounding of the divided weights
+            assert (
+                float(layer.connection(spikes).max()) <= 1 + 1e-6
+            )  # rounding of the divided weights
 
 
 @settings(max_examples=15, deadline=None)

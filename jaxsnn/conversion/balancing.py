@@ -20,7 +20,7 @@ from jaxtyping import Array
 
 from jaxsnn import neurons
 from jaxsnn.conversion.executable import Executable
-from jaxsnn.network import INPUT, Network, per_layer
+from jaxsnn.network import INPUT, Layer, Network, per_layer
 from jaxsnn.support.arrays import (
     AnyArray,
     all_known,
@@ -41,9 +41,10 @@ class SpikingNetwork(Executable):
     Attributes:
         network: the linear operations and their weights.
         thresholds: for each layer the firing threshold: a scalar, or an array that broadcasts to
-            the layer's neurons; infinity for a last layer without a ReLU, which never spikes.
+            the layer's neurons; infinity for a layer without a ReLU, which never spikes.
         amplitudes: for each layer what a spike weighs on each of its connections: a scalar, or an
-            array that broadcasts to the neurons of the source; None for the input, which weighs 1.
+            array that broadcasts to the neurons of the source; None for the input and for sums,
+            which send values.
             In place of the lists of connections, there may be one value for each layer: what its
             spikes weigh everywhere.
         initial_potentials: for each layer the membrane potential at the start, likewise in the
@@ -111,9 +112,11 @@ class SpikingNetwork(Executable):
 
 def _by_connection(network: Network, sent: Sequence[Any]) -> list[list[Any]]:
     """What a spike weighs on each connection, from what the spikes of each layer weigh."""
-    of_source = {INPUT: None, **dict(enumerate(sent))}
     return [
-        [of_source[connection.source] for connection in layer.connections]  # type: ignore[index]
+        [
+            sent[connection.source] if network.spikes_from(connection.source) else None
+            for connection in layer.all_connections
+        ]
         for layer in network.layers
     ]
 
@@ -162,16 +165,14 @@ def balance_thresholds(
           layer 1: Multiply → (1,), receives spikes of 1, threshold 1
     """
     factors = _checked(network, scales)
-    thresholds, amplitudes = list(factors), []
+    thresholds, amplitudes = list(factors), _by_connection(network, factors)
     for index, layer in enumerate(network.layers):
-        source = layer.connection.source
-        before = jnp.ones(()) if source == INPUT else factors[source]
-        if not layer.weighted and before.ndim == 0:
-            thresholds[index] = factors[index] / before
-            before = jnp.ones_like(before)
+        row = amplitudes[index]
         if not layer.spiking:
             thresholds[index] = _never(factors[index])
-        amplitudes.append([None if source == INPUT else before])
+        elif not layer.weighted and len(row) == 1 and row[0] is not None and row[0].ndim == 0:
+            thresholds[index] = factors[index] / row[0]
+            amplitudes[index] = [jnp.ones_like(row[0])]
     start = _at_fraction(network, thresholds, initial_potential)
     return SpikingNetwork(network, thresholds, amplitudes, start, reset)
 
@@ -221,13 +222,18 @@ def normalize_weights(
     one = jnp.ones((), factors[0].dtype)
     layers, thresholds = [], []
     for layer, scale in zip(network.layers, factors, strict=True):
-        source = layer.connection.source
-        before = one if source == INPUT else factors[source]
+        sources = [part.source for part in layer.all_connections]
+        before = [factors[s] if network.spikes_from(s) else one for s in sources]
         scale = scale if layer.spiking else one
+        threshold = one if layer.spiking else _never(scale)
+        connections = layer.all_connections
+        if layer.weighted or len(sources) > 1 or not layer.spiking:
+            connections = tuple(p.times(b / scale) for p, b in zip(connections, before))
+        else:
+            threshold = scale / before[0]
         bias = None if layer.bias is None else layer.bias / scale
-        layers.append(layer.times(before / scale).with_bias(bias))
-        threshold = one if layer.weighted else scale / before
-        thresholds.append(threshold if layer.spiking else _never(scale))
+        layers.append(Layer(connections, bias, layer.activation, layer.name))
+        thresholds.append(threshold)
     start = _at_fraction(network, thresholds, initial_potential)
     normalized = Network(tuple(layers), network.input_shape)
     return SpikingNetwork(normalized, thresholds, [one] * len(layers), start, reset)
@@ -292,10 +298,14 @@ def activation_scales(snn: SpikingNetwork) -> list[Any]:
     scales: dict[Any, Any] = {INPUT: numbers.ones(())}
     rows = zip(snn.network.layers, snn.thresholds, snn.amplitudes, strict=True)
     for index, (layer, theta, row) in enumerate(rows):
-        ratio = numbers.asarray(1.0 if row[0] is None else row[0]) / scales[layer.connection.source]
-        same = numbers.ptp(ratio) <= 1e-5 * numbers.max(ratio)
+        ratios = [
+            numbers.asarray(1.0 if weight is None else weight) / scales[part.source]
+            for part, weight in zip(layer.all_connections, row, strict=True)
+        ]
+        most = numbers.stack([numbers.max(ratio) for ratio in ratios]).max()
+        least = numbers.stack([numbers.min(ratio) for ratio in ratios]).min()
         unit = numbers.asarray(theta) if layer.spiking else numbers.ones(())
-        scales[index] = unit / numbers.where(same, numbers.max(ratio), np.nan)
+        scales[index] = unit / numbers.where(most - least <= 1e-5 * most, most, np.nan)
     return list(scales.values())[1:]
 
 
@@ -322,8 +332,12 @@ def _check(network: SpikingNetwork) -> None:
         )
     for index, layer in enumerate(relus.layers):
         name, row = relus.name(index), network.amplitudes[index]
-        if layer.connection.source == INPUT and row[0] is not None:
-            raise ValueError(f"{name}: what the input sends weighs 1: its amplitude must be None.")
+        sends = [relus.spikes_from(part.source) for part in layer.all_connections]
+        if [weight is not None for weight in row] != sends:
+            raise ValueError(
+                f"{name}: its amplitudes are {row}; there must be one for each connection, and "
+                "None for those from the input and from sums."
+            )
         settings = {"thresholds": thresholds[index], "amplitudes": amplitudes[index]}
         never = layer.spiking or settings.pop("thresholds")
         if not layer.spiking and not all_true(lambda number: number == jnp.inf, never):
@@ -340,9 +354,10 @@ def _check(network: SpikingNetwork) -> None:
 def _sent(network: SpikingNetwork) -> Sequence[Any]:
     """For each layer what its spikes weigh; what was not understood is left as it is."""
     rows, layers = network.amplitudes, network.network.layers
-    if not all(isinstance(row, list) and len(row) == 1 for row in rows):
+    if not all(isinstance(row, list) for row in rows):
         return rows
-    sent = {layer.connection.source: row[0] for layer, row in zip(layers, rows)}
+    pairs = ((zip(layer.all_connections, row)) for layer, row in zip(layers, rows))
+    sent = {part.source: weight for row in pairs for part, weight in row if weight is not None}
     return [sent.get(index, 1.0) for index in range(len(rows))]
 
 

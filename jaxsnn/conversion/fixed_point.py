@@ -336,13 +336,14 @@ def integer_layers(snn: SpikingNetwork, arithmetic: FixedPoint) -> IntegerLayers
     if len(bits) != len(network.layers):
         raise ValueError(f"bits={each}: {len(bits)} numbers for {len(network.layers)} layers.")
     layers, parts, folded = [], [], []
-    rows = zip(network.layers, snn.amplitudes, network.source_shapes, strict=True)
+    if (name := network.beyond_a_chain()) is not None:
+        raise ValueError(
+            f"{name}: fixed point takes chains of ReLUs, without biases and sums, and no outputs "
+            "without a ReLU; simulate the network in floating point (arithmetic=None)."
+        )
+    shapes = [network.input_shape, *network.shapes[:-1]]
+    rows = zip(network.layers, snn.amplitudes, shapes, strict=True)
     for index, (layer, row, shape) in enumerate(rows):
-        if layer.bias is not None or not layer.spiking:
-            raise ValueError(
-                f"{network.name(index)}: fixed point has no biases yet, and no outputs without a "
-                "ReLU; simulate the network in floating point (arithmetic=None)."
-            )
         grid = _Grid(
             bits[index], arithmetic.per, arithmetic.steps, network.name(index), _windows(layer)
         )

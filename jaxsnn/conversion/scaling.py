@@ -3,12 +3,12 @@
 The scale factor λ of a layer is the ReLU activation that one spike in every step stands for; the
 input's is 1. Every rule maps a network (and images) to one λ for each layer. A layer without
 weights, such as an average pooling, takes the λ of the layer before it under every rule, since its
-values cannot exceed its inputs. A last layer without a ReLU never spikes, and has a λ of 1.
+values cannot exceed its inputs. A layer without a ReLU never spikes, and has a λ of 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import ceil, floor, inf, log10, prod
 from typing import TypeVar, cast
 
@@ -18,7 +18,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from jaxsnn.network import Convolution, Layer, Network, Operation
+from jaxsnn.network import INPUT, Connection, Convolution, Network, Operation
 from jaxsnn.support.arrays import is_known
 from jaxsnn.support.progress import progress_bar
 from jaxsnn.support.typed import Count, Images, Real, typed
@@ -62,11 +62,17 @@ def model_based_scales(network: Network) -> Scales:
     """
     _check_known(network)
 
-    def rule(index: int, previous: float) -> float:
+    def rule(index: int, before: Mapping[int, float]) -> float:
         layer = network.layers[index]
-        if layer.bias is None:
-            return previous * _largest_output(layer)
-        return _largest_output(layer, previous) + float(np.max(layer.bias))
+        found = [before[p.source] * _largest_output(p) for p in layer.all_connections]
+        return sum(found) + (0.0 if layer.bias is None else float(np.max(layer.bias)))
+
+    sums = [index for index, layer in enumerate(network.layers[:-1]) if not layer.spiking]
+    if sums:
+        raise ValueError(
+            f"{network.name(sums[0])} is a sum that several layers read, which may be negative: "
+            "there is no bound from its weights. Use percentile_scales."
+        )
 
     return _scale_layers(network, rule)
 
@@ -164,15 +170,17 @@ def data_based_scales_of_authors_code(
     convolutional = any(
         isinstance(operation, Convolution)
         for layer in network.layers
-        for operation in layer.operations
+        for connection in layer.all_connections
+        for operation in connection.operations
     )
     untouched = len(network.layers) - 1 if convolutional else None
     touched = [index for index in range(len(network.layers)) if index != untouched]
     _warn_of_large_weights(network, largest, touched)
     applied = 1.0
 
-    def rule(index: int, previous: float) -> float:
+    def rule(index: int, before: Mapping[int, float]) -> float:
         nonlocal applied
+        previous = before[network.layers[index].all_connections[0].source]
         if index == untouched:
             return previous
         applied = _published_scale(network, largest, index) / applied
@@ -239,7 +247,7 @@ def percentile_scales(
                 "percentile well above that share; 100 takes the largest activation."
             )
 
-    def rule(index: int, _previous: float) -> float:
+    def rule(index: int, _before: Mapping[int, float]) -> float:
         return values[index]
 
     return _scale_layers(network, rule)
@@ -275,16 +283,18 @@ def largest_activations(
     return cast(Array, largest)
 
 
-def _scale_layers(network: Network, rule: Callable[[int, float], float]) -> Scales:
-    """λ of each layer; `rule(index, λ of the layer before)` gives those of weighted layers."""
+def _scale_layers(network: Network, rule: Callable[[int, Mapping[int, float]], float]) -> Scales:
+    """λ of each layer; `rule(index, λ of every source before)` gives those of weighted layers."""
     dtype = jnp.result_type(float)
-    scales, previous = [], 1.0
+    scales = {INPUT: 1.0}
     for index, layer in enumerate(network.layers):
+        scales[index] = 1.0
         if not layer.spiking:
-            scales.append(1.0)
             continue
-        if layer.weighted:
-            previous = float(rule(index, previous))
+        first, *others = (connection.source for connection in layer.all_connections)
+        previous = scales[first]
+        if layer.weighted or others or (first != INPUT and not network.spikes_from(first)):
+            previous = float(rule(index, scales))
             if not previous <= float(jnp.finfo(dtype).max):
                 raise ValueError(
                     f"{network.name(index)} would get the scale factor {previous:g}, which is not "
@@ -295,8 +305,8 @@ def _scale_layers(network: Network, rule: Callable[[int, float], float]) -> Scal
                     f"{network.name(index)} is dead: its scale factor is {previous:g}, so it would "
                     "never spike. Check its weights and the calibration images, or train again."
                 )
-        scales.append(previous)
-    return jnp.asarray(scales, dtype)
+        scales[index] = previous
+    return jnp.asarray([scales[index] for index in range(len(network.layers))], dtype)
 
 
 def _published_scale(network: Network, largest: Scales, index: int) -> float:
@@ -344,10 +354,10 @@ def _check_known(network: Network) -> None:
 # -- Bounds ----------------------------------------------------------------------------------------
 
 
-def _largest_output(layer: Layer, largest: float = 1.0) -> float:
-    """The largest value that inputs from 0 to the largest can give, without the bias."""
-    low, high = 0.0, largest
-    for operation in layer.operations:
+def _largest_output(connection: Connection) -> float:
+    """The largest value that inputs in [0, 1] can give."""
+    low, high = 0.0, 1.0
+    for operation in connection.operations:
         if operation.weighted:
             low, high = _bounds(operation, low, high)
     return high

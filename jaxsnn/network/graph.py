@@ -6,9 +6,9 @@ engines simulate. It is an immutable pytree whose leaves are the weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from math import prod
 from typing import Any, cast
 
@@ -18,7 +18,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from jaxsnn.network.operations import Operation
+from jaxsnn.network.operations import Multiply, Operation
 from jaxsnn.support.arrays import AnyArray, Shape, all_true, for_batches, static_field
 from jaxsnn.support.typed import Images, Numbers, described, typed
 
@@ -56,7 +56,7 @@ class Connection:
     """What leads from one layer to another: a chain of linear operations.
 
     Attributes:
-        operations: the operations, in order.
+        operations: the operations, in order; none is the identity.
         source: the index of the layer that sends, `INPUT`, or `LAYER_BEFORE`.
     """
 
@@ -68,6 +68,28 @@ class Connection:
             x = operation(x)
         return x
 
+    @property
+    def weighted(self) -> bool:
+        """Whether there are weights; average poolings and reshapes alone have none."""
+        return any(operation.weighted for operation in self.operations)
+
+    def times(self, factor: ArrayLike) -> Connection:
+        """The connection multiplied by a factor, which goes into its first weights if it has any.
+
+        Without weights, it becomes an operation.
+        """
+        operations = list(self.operations)
+        for index, operation in enumerate(operations):
+            if operation.weighted:
+                operations[index] = jax.tree.map(lambda w: (w * factor).astype(w.dtype), operation)
+                break
+        else:
+            operations.append(Multiply(jnp.asarray(factor)))
+        return Connection(tuple(operations), self.source)
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.operations)) or "identity"
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
@@ -75,17 +97,18 @@ class Layer:
     """One layer of ReLUs or of spiking neurons, and what leads into it.
 
     Attributes:
-        connections: its connections, so far exactly one; operations alone stand for one from the
-            layer before.
+        connections: its connections, whose sum the neurons receive; operations alone stand for
+            one connection from the layer before.
         bias: a constant input of each neuron, broadcasting to them; None is none.
-        activation: `relu`, or `linear` for a last layer without a ReLU.
+        activation: `relu`, or `linear` for a sum without neurons: the last layer of a model that
+            returns logits, or a value that several layers read.
         name: where the layer stands in the user's model, if that is known.
 
     Example:
         >>> import jax.numpy as jnp
         >>> from jaxsnn.network import Dense, Layer
         >>> layer = Layer((Dense(jnp.array([[1.0], [2.0]])),))
-        >>> layer(jnp.array([[1.0, 1.0]])).tolist(), layer.weighted, str(layer)
+        >>> layer.connection(jnp.array([[1.0, 1.0]])).tolist(), layer.weighted, str(layer)
         ([[3.0]], True, 'Dense 2 → 1')
     """
 
@@ -100,23 +123,28 @@ class Layer:
             object.__setattr__(self, "connections", (Connection(operations),))
         object.__setattr__(self, "name", Name(self.name))
 
-    def __call__(self, x: Array) -> Array:
-        """What the neurons receive, bias included, for the values that the source sends."""
-        received = self.connection(x)
+    def received(self, values: Mapping[int, Array]) -> Array:
+        """What the neurons receive, bias included, for the values of every source [B, ...]."""
+        total = reduce(jnp.add, (part(values[part.source]) for part in self.all_connections))
         if self.bias is None:
-            return received
-        return received + for_batches(self.bias, received.shape[1:], received.dtype)
+            return total
+        return total + for_batches(self.bias, total.shape[1:], total.dtype)
+
+    @property
+    def all_connections(self) -> tuple[Connection, ...]:
+        """The connections, as which operations alone are understood, too."""
+        return cast(tuple[Connection, ...], self.connections)
 
     @property
     def spiking(self) -> bool:
-        """Whether the layer has neurons that spike, and not linear outputs that accumulate."""
+        """Whether the layer has neurons that spike, and is not a sum alone."""
         return self.activation is relu
 
     @property
     def connection(self) -> Connection:
         """The only connection of the layer."""
-        (connection,) = self.connections
-        return cast(Connection, connection)
+        (connection,) = self.all_connections
+        return connection
 
     @property
     def operations(self) -> tuple[Operation, ...]:
@@ -126,7 +154,7 @@ class Layer:
     @property
     def weighted(self) -> bool:
         """Whether the layer has weights; average poolings and reshapes alone have none."""
-        return any(operation.weighted for operation in self.operations)
+        return any(connection.weighted for connection in self.all_connections)
 
     @property
     def weights(self) -> list[Array]:
@@ -143,37 +171,41 @@ class Layer:
         return Layer(self.connections, bias, self.activation, self.name)
 
     def times(self, factor: ArrayLike) -> Layer:
-        """The layer with its first weights multiplied by a factor; without weights, as it is.
+        """The layer with the weights of each connection multiplied by a factor.
 
-        The bias stays as it is.
+        The bias, and connections without weights, stay as they are.
         """
-        operations = list(self.operations)
-        for index, operation in enumerate(operations):
-            if operation.weighted:
-                operations[index] = jax.tree.map(lambda w: (w * factor).astype(w.dtype), operation)
-                break
-        return self.with_operations(operations)
+        connections = tuple(
+            part.times(factor) if part.weighted else part for part in self.all_connections
+        )
+        return Layer(connections, self.bias, self.activation, self.name)
 
     @property
     def kind(self) -> str:
         """The first operation that does more than permute: "Dense 784 → 1200"."""
-        named = [str(operation) for operation in self.operations if not operation.permutes]
+        named = [
+            str(operation)
+            for connection in self.all_connections
+            for operation in connection.operations
+            if not operation.permutes
+        ]
         return named[0] if named else str(self)
 
     def __str__(self) -> str:
-        parts = [*map(str, self.operations), *["bias"] * (self.bias is not None)]
+        parts = [" + ".join(map(str, self.connections)), *["bias"] * (self.bias is not None)]
         return ", ".join(parts if self.spiking else [*parts, "no ReLU"])
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class Network:
-    """A ReLU network: layers of linear operations, each followed by a ReLU.
+    """A ReLU network: a graph of layers of linear operations, each followed by a ReLU.
 
-    The last layer may be `linear` instead, and its outputs logits.
+    A layer receives the sum of what its connections bring from the input and from layers before.
+    The last layer may be `linear` instead of a ReLU, and its outputs logits.
 
     Attributes:
-        layers: the layers, in the order of the data.
+        layers: the layers, each after all that it receives from.
         input_shape: shape of one image, such as (28, 28, 1).
 
     Example:
@@ -193,10 +225,7 @@ class Network:
     def __post_init__(self):
         # While JAX transforms a network, its fields may be anything.
         if isinstance(self.layers, tuple) and all(isinstance(part, Layer) for part in self.layers):
-            last = len(self.layers) - 1
-            layers = tuple(
-                _placed(layer, index, index == last) for index, layer in enumerate(self.layers)
-            )
+            layers = tuple(_placed(layer, index) for index, layer in enumerate(self.layers))
             object.__setattr__(self, "layers", layers)
 
     @typed
@@ -209,14 +238,28 @@ class Network:
         """The outputs of every layer, one array for each."""
         values = {INPUT: jnp.asarray(self.check_images(images)).astype(self.dtype)}
         for index, layer in enumerate(self.layers):
-            values[index] = layer.activation(layer(values[layer.connection.source]))
+            values[index] = layer.activation(layer.received(values))
         return list(values.values())[1:]
 
-    @property
-    def source_shapes(self) -> list[Shape]:
-        """For each layer the shape of what it receives, without the batch axis."""
-        shapes = {INPUT: self.input_shape, **dict(enumerate(self.shapes))}
-        return [shapes[layer.connection.source] for layer in self.layers]
+    def shape_of(self, source: int) -> Shape:
+        """The shape of what a source sends, without the batch axis: a layer's, or the input's."""
+        return self.input_shape if source == INPUT else self.shapes[source]
+
+    def spikes_from(self, source: int) -> bool:
+        """Whether a source is a layer that spikes, and not the input or a sum."""
+        return source != INPUT and self.layers[source].spiking
+
+    def beyond_a_chain(self) -> str | None:
+        """The name of the first layer that is no link of a chain of ReLUs, or None.
+
+        A link has one connection, from the layer before, no bias, and a ReLU.
+        """
+        for index, layer in enumerate(self.layers):
+            sources = [connection.source for connection in layer.all_connections]
+            before = index - 1 if index else INPUT
+            if sources != [before] or layer.bias is not None or not layer.spiking:
+                return self.name(index)
+        return None
 
     @property
     def dtype(self) -> jnp.dtype:
@@ -268,35 +311,47 @@ class Network:
 
     def __str__(self) -> str:
         lines = [f"Network with inputs {self.input_shape}"]
-        for number, (layer, shape) in enumerate(zip(self.layers, self.shapes, strict=True), 1):
-            lines.append(f"  layer {number}: {layer} → {shape}")
+        for index, shape in enumerate(self.shapes):
+            lines.append(f"  layer {index + 1}: {self._described(index)} → {shape}")
         return "\n".join(lines)
 
+    def _described(self, index: int) -> str:
+        """A layer as text, with the sources of its connections that are not the layer before."""
+        layer, before = self.layers[index], index - 1 if index else INPUT
+        parts = []
+        for connection in layer.all_connections:
+            source = "the input" if connection.source == INPUT else f"layer {connection.source + 1}"
+            parts.append(f"{connection} of {source}" if connection.source != before else connection)
+        text = " + ".join(map(str, parts))
+        return str(layer).replace(" + ".join(map(str, layer.connections)), text, 1)
 
-def _placed(layer: Layer, index: int, last: bool) -> Layer:
-    """The layer with the number of its source, or ValueError for what is not supported yet."""
+
+def _placed(layer: Layer, index: int) -> Layer:
+    """The layer with the numbers of its sources, or ValueError for what a layer cannot be."""
     before = index - 1 if index else INPUT
-    sources = [cast(Connection, connection).source for connection in layer.connections]
-    if sources not in ([before], [LAYER_BEFORE]):
-        names = {INPUT: "the input", LAYER_BEFORE: "the layer before"}
-        given = [names.get(source, f"layer {source + 1}") for source in sources]
+    sources = [
+        before if part.source == LAYER_BEFORE else part.source for part in layer.all_connections
+    ]
+    if not sources or not all(INPUT <= source < index for source in sources):
+        names = ["the input" if s == INPUT else f"layer {s + 1}" for s in sources] or ["nothing"]
         raise ValueError(
-            f"layer {index + 1} receives from {' and '.join(given)}; it must have one connection, "
-            "from the layer before (the first, from the input)."
+            f"layer {index + 1} receives from {' and '.join(names)}; a layer receives from the "
+            "input and from layers before it, at least from one of them."
         )
-    if not (layer.spiking or (last and layer.activation is linear)):
+    if layer.activation not in (relu, linear):
         raise ValueError(
-            f"layer {index + 1} has the activation {layer.activation.__name__}; it must be relu, "
-            "or for the last layer linear."
+            f"layer {index + 1} has the activation {layer.activation.__name__}; it must be relu or "
+            "linear."
         )
     if layer.bias is not None and not layer.weighted:
         raise ValueError(
             f"layer {index + 1} has a bias and no weights, by which both are scaled; give it "
             "Multiply(jnp.ones(()))."
         )
-    if sources == [before]:
+    if sources == [part.source for part in layer.all_connections]:
         return layer
-    return Layer((Connection(layer.operations, before),), layer.bias, layer.activation, layer.name)
+    placed = [Connection(p.operations, s) for p, s in zip(layer.all_connections, sources)]
+    return Layer(tuple(placed), layer.bias, layer.activation, layer.name)
 
 
 def _shape_advice(shape: Shape, expected: Shape) -> str:

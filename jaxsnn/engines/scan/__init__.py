@@ -92,10 +92,11 @@ class Scan(Engine):
 
     def unsupported(self, run: Run) -> str | None:
         for index, layer in enumerate(run.network.network.layers):
-            for operation in layer.operations:
-                if not is_compiled(operation):
-                    kind = type(operation).__name__
-                    return f"it does not compute {kind}, in {run.network.network.name(index)}"
+            for connection in layer.all_connections:
+                for operation in connection.operations:
+                    if not is_compiled(operation):
+                        kind = type(operation).__name__
+                        return f"it does not compute {kind}, in {run.network.network.name(index)}"
         return None
 
     def samples_at_once(self, run: Run) -> int:

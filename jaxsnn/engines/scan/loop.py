@@ -174,10 +174,13 @@ def joined(outputs: Sequence[PyTree]) -> PyTree:
 
 
 class _Drive(NamedTuple):
-    """Inputs of the steps of a chunk [K, B, ...], and the currents of the first layer."""
+    """Inputs of the steps of a chunk [K, B, ...], and the currents that they cause.
+
+    The currents are of each layer the sum over its connections from the input, or None.
+    """
 
     inputs: Array
-    currents: Array
+    currents: list[Array | None]
 
 
 def _drive(
@@ -195,7 +198,15 @@ def _drive(
         return jax.vmap(behaviour.encode)(step_keys, probabilities).astype(layers.dtype)
 
     inputs = jax.vmap(at)(first + jnp.arange(length, dtype=first.dtype))
-    return _Drive(inputs, _at_once(layers.currents[0], inputs))
+    return _Drive(inputs, [_received(layer, {INPUT: inputs}) for layer in layers.connections])
+
+
+def _received(
+    connections: Sequence[tuple[int, Callable[[Array], Array]]], sent: dict[int, Array]
+) -> Array | None:
+    """The currents of a layer [K, B, ...] that those sources cause that are given."""
+    parts = [_at_once(current, sent[source]) for source, current in connections if source in sent]
+    return reduce(jnp.add, parts) if parts else None
 
 
 def _at_once(current: Callable[[Array], Array], spikes: Array) -> Array:
@@ -215,13 +226,19 @@ def _advance(
     observe: Observer,
 ) -> tuple[State, Kept]:
     """One chunk of time: the layers one after the other, each through all steps."""
-    sent, potentials, new_neurons = {INPUT: drive.inputs}, [], []
-    last = len(layers.currents) - 1
+    sent: dict[int, Array] = {}
+    spikes, potentials, new_neurons = [], [], []
+    last = len(layers.connections) - 1
     for index, old in enumerate(state.neurons):
-        source = layers.sources[index]
-        currents = drive.currents
-        if source != INPUT:
-            currents = _at_once(layers.currents[index], sent[source])
+        parts = drive.currents[index], _received(layers.connections[index], sent)
+        currents = reduce(jnp.add, (part for part in parts if part is not None))
+        if not layers.spiking[index] and index < last:  # a sum, whose value lives for one step
+            sent[index] = currents
+            currents = jnp.broadcast_to(currents, (length, *currents.shape[1:]))
+            spikes.append(jnp.zeros_like(currents))
+            potentials.append(currents)
+            new_neurons.append(old)
+            continue
         if (bias := layers.biases[index]) is not None:
             currents = currents + gain * (bias[None] if bias.ndim else bias)
         functions = behaviour if layers.spiking[index] else behaviour._replace(**_ACCUMULATES)
@@ -229,8 +246,8 @@ def _advance(
         fire = partial(_fire, layers.thresholds[index], functions, state.refractory_steps, keep)
         new, (sent[index], potential) = _through(fire, old, currents, length)
         new_neurons.append(new)
+        spikes.append(sent[index])
         potentials.append(potential)
-    spikes = [sent[index] for index in range(last + 1)]
     after, (predictions, scores), active, first = _read(
         layers, behaviour, stop, state, spikes[-1], potentials[-1]
     )

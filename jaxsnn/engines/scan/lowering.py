@@ -19,14 +19,12 @@ from jaxsnn.conversion.fixed_point import FixedPointNetwork
 from jaxsnn.engines.scan.integers import FLOAT32, Format, fastest_format, integer_product, planes
 from jaxsnn.engines.scan.patches import Patches, as_patches
 from jaxsnn.network import (
-    INPUT,
     AveragePooling,
     Connection,
     Convolution,
     Dense,
     Layer,
     Multiply,
-    Network,
     Operation,
     Reshape,
     Shape,
@@ -81,20 +79,19 @@ class Compiled(NamedTuple):
     """The layers as the neurons see them.
 
     Attributes:
-        currents: for each layer a function from the spikes it receives `[N, ...]` to currents.
+        connections: for each layer the sources of its connections, each a layer or `INPUT`, with a
+            function from what they send `[N, ...]` to currents.
         biases: for each layer what its neurons receive in a step at a rate of one spike in each
             step, or None.
         spiking: for each layer whether its neurons spike, and not only accumulate.
-        sources: for each layer the index of the layer whose spikes it receives, or `INPUT`.
         thresholds: for each layer the firing thresholds, in the type of the potentials.
         step_sizes: for each layer what a potential of 1 stands for; None where that is 1.
         dtype: type of potentials and spikes.
     """
 
-    currents: list[Callable[[Array], Array]]
+    connections: list[list[tuple[int, Callable[[Array], Array]]]]
     biases: list[Array | None]
     spiking: list[bool]
-    sources: list[int]
     thresholds: Sequence[Array]
     step_sizes: Sequence[Array | None]
     dtype: Any
@@ -120,19 +117,25 @@ def compiled(network: Executable, formats: Formats) -> Compiled:
         Its layers as the neurons see them.
     """
     integers = isinstance(network, FixedPointNetwork)
-    connections = _connections(network.network)
     layers = list(zip(network.network.layers, network.network.shapes, strict=True))
-    rows = zip(connections, network.amplitudes, network.network.source_shapes, strict=True)
+
+    def current(connection: Connection, amplitude: Any) -> Callable[[Array], Array]:
+        shape = network.network.shape_of(connection.source)
+        fastest = _fastest(connection, shape)
+        if integers:
+            return _of_integers(fastest, amplitude, dict(formats))
+        return _of_floats(fastest, amplitude, shape, network.dtype)
+
     return Compiled(
         [
-            _of_integers(connection, row[0], dict(formats))
-            if integers
-            else _of_floats(connection, row[0], shape, network.dtype)
-            for connection, row, shape in rows
+            [
+                (connection.source, current(connection, amplitude))
+                for connection, amplitude in zip(layer.all_connections, row, strict=True)
+            ]
+            for (layer, _), row in zip(layers, network.amplitudes, strict=True)
         ],
         [_bias(layer, shape, network.dtype) for layer, shape in layers],
         [layer.spiking for layer, _ in layers],
-        [connection.source for connection in connections],
         [
             for_batches(theta if layer.spiking else 0, shape, network.dtype)
             for theta, (layer, shape) in zip(network.thresholds, layers, strict=True)
@@ -157,22 +160,19 @@ def fastest_formats(network: Executable) -> Formats:
     return tuple((kind, fastest_format(kind, jax.default_backend())) for kind in kinds)
 
 
-def _connections(network: Network) -> list[Connection]:
-    """The connection of each layer, with the fastest form of each operation."""
-    found = []
-    for layer, shape in zip(network.layers, network.source_shapes, strict=True):
-        operations = []
-        for operation in layer.operations:
-            operations.append(compiled_operation(operation, shape))
-            shape = operation.output_shape(shape)
-        found.append(Connection(tuple(operations), layer.connection.source))
-    return found
+def _fastest(connection: Connection, shape: Shape) -> Connection:
+    """The connection with the fastest form of each operation, for a source of this shape."""
+    operations = []
+    for operation in connection.operations:
+        operations.append(compiled_operation(operation, shape))
+        shape = operation.output_shape(shape)
+    return Connection(tuple(operations), connection.source)
 
 
 def _of_floats(
     connection: Connection, amplitude: Any, shape: Shape, dtype: Any
 ) -> Callable[[Array], Array]:
-    if connection.source == INPUT:
+    if amplitude is None:
         return connection
     weight = for_batches(amplitude, shape, dtype)
     return lambda spikes: connection(spikes * weight)
