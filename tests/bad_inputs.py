@@ -1680,16 +1680,11 @@ def add_reading(corpus: Corpus, w: World) -> None:
         "sigmoid": (lambda x: jax.nn.sigmoid(x @ weights), "logistic|sigmoid"),
         "gelu": (lambda x: jax.nn.gelu(x @ weights), "ReLU"),
         "softmax": (lambda x: jax.nn.softmax(relu(x @ weights)), "softmax"),
-        "leaky relu": (lambda x: jax.nn.leaky_relu(x @ weights), "ReLU"),
-        "relu6": (lambda x: jax.nn.relu6(x @ weights), "ReLU|min"),
         "elu": (lambda x: jax.nn.elu(x @ weights), "ReLU"),
         "silu": (lambda x: jax.nn.silu(x @ weights), "ReLU"),
-        "abs": (lambda x: abs(x @ weights), "abs"),
         "argmax": (lambda x: relu(x @ weights).argmax(-1), "argmax|class"),
         "a square": (lambda x: relu((x @ weights) ** 2), "linear|integer_pow|square"),
         "a product": (lambda x: relu(x @ weights) * relu(x @ weights), "linear"),
-        "a branch": (lambda x: relu(x @ weights) + relu(x @ weights), "branch"),
-        "a concatenation": (lambda x: jnp.concatenate([relu(x @ weights)] * 2, -1), "branch"),
         "an infinite bias": (lambda x: relu(x @ weights + np.inf), "NaN|infinite"),
         "a mean over the batch": (lambda x: relu((x - x.mean(0)) @ weights), "batch"),
         "flattened with the batch": (
@@ -1714,7 +1709,6 @@ def add_reading(corpus: Corpus, w: World) -> None:
         "a sort": (lambda x: jnp.sort(relu(x @ weights)), "sort"),
         "a rounding": (lambda x: jnp.round(relu(x @ weights)), "round"),
         "integers": (lambda x: relu(x @ weights).astype(int), "integer|int|round"),
-        "a slice": (lambda x: relu(x @ weights)[:, :2], "slice|crop"),
         "a scan": (
             lambda x: lax.scan(lambda c, _: (relu(c @ np.eye(4, dtype="f4")), None), x, None, 3)[0],
             "scan|unroll|loop",
@@ -1749,7 +1743,7 @@ def add_reading(corpus: Corpus, w: World) -> None:
         "a softplus": (lambda x: jax.nn.softplus(x @ weights), "ReLU|softmax|log"),
         "a negative relu": (lambda x: jnp.minimum(x @ weights, 0), "ReLU|min"),
         "clip": (lambda x: jnp.clip(x @ weights, 0, 1), "ReLU|clamp|clip|min"),
-        "where": (lambda x: jnp.where(x @ weights > 0.5, x @ weights, 0), "ReLU|choice|gt"),
+        "where": (lambda x: jnp.where(x @ weights > 0.5, x @ weights, 0), "ReLU|chosen|gt"),
         "stochastic depth": (
             lambda x: relu(x @ weights) * jax.random.bernoulli(jax.random.key(1)), "random",
         ),

@@ -20,7 +20,7 @@ from jaxtyping import Array
 
 from jaxsnn import neurons
 from jaxsnn.conversion.executable import Executable
-from jaxsnn.network import INPUT, Layer, Network, per_layer
+from jaxsnn.network import INPUT, Capped, Layer, Network, per_layer, relu
 from jaxsnn.support.arrays import (
     AnyArray,
     all_known,
@@ -232,7 +232,10 @@ def normalize_weights(
         else:
             threshold = scale / before[0]
         bias = None if layer.bias is None else layer.bias / scale
-        layers.append(Layer(connections, bias, layer.activation, layer.name))
+        activation = layer.activation
+        if isinstance(activation, Capped):
+            activation = Capped(activation.ceiling / float(scale)) if is_known(scale) else relu
+        layers.append(Layer(connections, bias, activation, layer.name))
         thresholds.append(threshold)
     start = _at_fraction(network, thresholds, initial_potential)
     normalized = Network(tuple(layers), network.input_shape)
@@ -368,6 +371,13 @@ def _checked(network: Network, scales: Numbers) -> list[Array]:
             raise ValueError(
                 f"{network.name(index)}: scale factor {_short(value)}; it must be positive and "
                 "finite."
+            )
+        ceiling = network.layers[index].ceiling
+        if not all_true(lambda scale: scale <= ceiling * (1 + 1e-6), value):  # noqa: B023
+            raise ValueError(
+                f"{network.name(index)}: scale factor {_short(value)}; it must not exceed the "
+                f"ceiling of the activation, {ceiling:g}, which neurons compute by spiking in "
+                "every step at most."
             )
     return values
 

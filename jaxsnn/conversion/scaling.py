@@ -3,7 +3,8 @@
 The scale factor λ of a layer is the ReLU activation that one spike in every step stands for; the
 input's is 1. Every rule maps a network (and images) to one λ for each layer. A layer without
 weights, such as an average pooling, takes the λ of the layer before it under every rule, since its
-values cannot exceed its inputs. A layer without a ReLU never spikes, and has a λ of 1.
+values cannot exceed its inputs. A layer without a ReLU never spikes, and has a λ of 1; the λ of a
+ReLU with a ceiling does not exceed the ceiling.
 """
 
 from __future__ import annotations
@@ -294,7 +295,7 @@ def _scale_layers(network: Network, rule: Callable[[int, Mapping[int, float]], f
         first, *others = (connection.source for connection in layer.all_connections)
         previous = scales[first]
         if layer.weighted or others or (first != INPUT and not network.spikes_from(first)):
-            previous = float(rule(index, scales))
+            previous = min(float(rule(index, scales)), layer.ceiling)
             if not previous <= float(jnp.finfo(dtype).max):
                 raise ValueError(
                     f"{network.name(index)} would get the scale factor {previous:g}, which is not "

@@ -3,6 +3,7 @@
 from jaxsnn.network.graph import (
     INPUT,
     LAYER_BEFORE,
+    Capped,
     Connection,
     Layer,
     Network,
@@ -19,6 +20,7 @@ from jaxsnn.network.operations import (
     Multiply,
     Operation,
     Reshape,
+    Select,
     Transpose,
 )
 from jaxsnn.support.arrays import AnyArray, Shape, is_known
@@ -28,6 +30,7 @@ __all__ = [
     "LAYER_BEFORE",
     "AnyArray",
     "AveragePooling",
+    "Capped",
     "Channels",
     "Connection",
     "Convolution",
@@ -37,6 +40,7 @@ __all__ = [
     "Network",
     "Operation",
     "Reshape",
+    "Select",
     "Shape",
     "Transpose",
     "check_range",

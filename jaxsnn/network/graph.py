@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
-from math import prod
+from math import inf, prod
 from typing import Any, cast
 
 import jax
@@ -38,6 +38,23 @@ def relu(x: Array) -> Array:
 def linear(x: Array) -> Array:
     """Keep x: outputs without a ReLU, such as logits, which accumulate and never spike."""
     return x
+
+
+@dataclass(frozen=True)
+class Capped:
+    """min(max(x, 0), ceiling), such as ReLU6.
+
+    Neurons whose threshold stands for the ceiling, or for less, compute it: they spike in every
+    step at most.
+    """
+
+    ceiling: float
+
+    def __call__(self, x: Array) -> Array:
+        return jnp.clip(x, 0, jnp.asarray(self.ceiling, x.dtype))
+
+    def __str__(self) -> str:
+        return f"at most {self.ceiling:g}"
 
 
 class Name(str):
@@ -100,8 +117,9 @@ class Layer:
         connections: its connections, whose sum the neurons receive; operations alone stand for
             one connection from the layer before.
         bias: a constant input of each neuron, broadcasting to them; None is none.
-        activation: `relu`, or `linear` for a sum without neurons: the last layer of a model that
-            returns logits, or a value that several layers read.
+        activation: `relu`; `Capped` for one with a ceiling; or `linear` for a sum without
+            neurons: the last layer of a model that returns logits, or a value that several layers
+            read.
         name: where the layer stands in the user's model, if that is known.
 
     Example:
@@ -138,7 +156,12 @@ class Layer:
     @property
     def spiking(self) -> bool:
         """Whether the layer has neurons that spike, and is not a sum alone."""
-        return self.activation is relu
+        return self.activation is not linear
+
+    @property
+    def ceiling(self) -> float:
+        """The largest activation that the ReLU lets pass."""
+        return self.activation.ceiling if isinstance(self.activation, Capped) else inf
 
     @property
     def connection(self) -> Connection:
@@ -193,7 +216,9 @@ class Layer:
 
     def __str__(self) -> str:
         parts = [" + ".join(map(str, self.connections)), *["bias"] * (self.bias is not None)]
-        return ", ".join(parts if self.spiking else [*parts, "no ReLU"])
+        if self.activation is not relu:
+            parts.append("no ReLU" if self.activation is linear else str(self.activation))
+        return ", ".join(parts)
 
 
 @jax.tree_util.register_dataclass
@@ -257,7 +282,8 @@ class Network:
         for index, layer in enumerate(self.layers):
             sources = [connection.source for connection in layer.all_connections]
             before = index - 1 if index else INPUT
-            if sources != [before] or layer.bias is not None or not layer.spiking:
+            link = sources == [before] and layer.bias is None and layer.activation is relu
+            if not link:
                 return self.name(index)
         return None
 
@@ -338,10 +364,10 @@ def _placed(layer: Layer, index: int) -> Layer:
             f"layer {index + 1} receives from {' and '.join(names)}; a layer receives from the "
             "input and from layers before it, at least from one of them."
         )
-    if layer.activation not in (relu, linear):
+    if layer.activation not in (relu, linear) and not isinstance(layer.activation, Capped):
         raise ValueError(
-            f"layer {index + 1} has the activation {layer.activation.__name__}; it must be relu or "
-            "linear."
+            f"layer {index + 1} has the activation {described(layer.activation)}; it must be relu, "
+            "linear or Capped(...)."
         )
     if layer.bias is not None and not layer.weighted:
         raise ValueError(

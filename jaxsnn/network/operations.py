@@ -253,6 +253,46 @@ class AveragePooling(Operation):
         return f"AveragePooling {'x'.join(str(size) for size in self.window if size > 1)}"
 
 
+class Places:
+    """An array of integers that can be compared and hashed, for fields of the structure."""
+
+    def __init__(self, values: np.ndarray):
+        self.values = np.ascontiguousarray(values, np.int32)
+        self._key = self.values.shape, self.values.tobytes()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Places) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __repr__(self) -> str:
+        return f"Places{self.values.shape}"
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Select(Operation):
+    """Features chosen by their places, such as slices, padded and concatenated parts.
+
+    `places` has the shape of the output, and for each value its place among the inputs in row-major
+    order, or -1 where it is 0.
+    """
+
+    places: Places = static_field()
+
+    def __call__(self, x: Array) -> Array:
+        places = self.places.values
+        flat = x.reshape(x.shape[0], -1)
+        zero = jnp.zeros((len(flat), 1), x.dtype)
+        padded = jnp.concatenate([flat, zero], 1) if places.min(initial=0) < 0 else flat
+        chosen = np.where(places.ravel() < 0, flat.shape[1], places.ravel())
+        return jnp.take(padded, chosen, axis=1).reshape(len(flat), *places.shape)
+
+    def __str__(self) -> str:
+        return f"Select {self.places.values.shape}"
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Reshape(Operation):

@@ -38,7 +38,6 @@ def explained(primitive: str, error: ReadingError, origin: Origin) -> ReadingErr
     return ReadingError(f"{unsupported}{primitive}{within} at {line}: {error}")
 
 
-BRANCHES = "two branches are joined here; only a chain of layers can be read."
 PADDING = "give the padding to the convolution or pooling that follows (padding=...)"
 NOT_A_RELU = "train the model with ReLUs (nnx.relu, jax.nn.relu or jnp.maximum(x, 0)) instead."
 TWO_SIGNALS = "the product of two values that depend on the images is not linear."
@@ -52,29 +51,19 @@ _NORM = (
     "(Constant factors, x * factors, can be read.)"
 )
 _WHAT_IS_SUPPORTED = (
-    "between two ReLUs there may be dense layers, convolutions, batch norm, average pooling, "
-    "reshape, transpose, broadcasting, and constant factors and terms."
+    "between two ReLUs there may be dense layers, convolutions, batch norm, average pooling, sums, "
+    "slices and concatenations, reshape, transpose, broadcasting, and constant factors and terms."
 )
 _REMEDIES = {
     "reduce_window_max": "max pooling is not linear; train the model with average pooling.",
     "reduce_max": "a maximum is not linear: use average pooling; and return without softmax.",
-    "slice": (
-        "parts of an array, as in x[:, 1:-1], and circular padding cannot be read; cut the images "
-        "before, or leave it out."
-    ),
-    "concatenate": BRANCHES,
     "argmax": "let the model return the outputs of its last ReLU, not the class.",
     "exp": "let the model return its ReLU outputs, without softmax.",
-    "gather": (
-        "values chosen by index, as in x[:, indices], embeddings and nearest-neighbour resizing, "
-        "cannot be read; repeat pixels by jnp.repeat."
-    ),
     "while": (
         "write the loop as a Python `for` loop, or as a lax.fori_loop whose bounds are numbers, "
         "which are unrolled."
     ),
-    **dict.fromkeys(("tanh", "logistic", "erf", "erfc", "min", "clamp", "abs"), NOT_A_RELU),
-    **dict.fromkeys(("gt", "ge", "lt", "le", "sign"), NOT_A_RELU),
+    **dict.fromkeys(("tanh", "logistic", "erf", "erfc", "expm1", "sign", "ne", "eq"), NOT_A_RELU),
     **dict.fromkeys(
         ("pow", "integer_pow", "square", "sqrt", "rsqrt", "log"), f"not linear; {NOT_A_RELU}"
     ),

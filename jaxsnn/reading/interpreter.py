@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Jaxpr, JaxprEqn, Literal
 
 from jaxsnn.reading.errors import NOT_A_RELU, ReadingError, UnsupportedError, explained
+from jaxsnn.reading.moves import MOVES, moved
 from jaxsnn.reading.origins import Origin, is_library, origin_of
-from jaxsnn.reading.primitives import HANDLERS
-from jaxsnn.reading.signals import Signal
+from jaxsnn.reading.primitives import HANDLERS, OF_MASKS, OF_SUMS, PRODUCTS
+from jaxsnn.reading.signals import Mask, Signal, Sum
+from jaxsnn.reading.simplify import as_layer, shared
 from jaxsnn.reading.tracing import opened
 
 
@@ -23,8 +26,21 @@ def interpret(
 
     `origin` is that of the call where the jaxpr is that of a library function.
     """
+    readers = Counter(
+        atom
+        for atoms in (*(equation.invars for equation in jaxpr.eqns), jaxpr.outvars)
+        for atom in atoms
+        if not isinstance(atom, Literal)
+    )
     values: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
-    values.update(zip(jaxpr.invars, arguments, strict=True))
+
+    def keep(variables: Sequence[Any], found: Sequence[Any]) -> None:
+        """Several readers of a product share its result: it becomes a layer, without neurons."""
+        for variable, value in zip(variables, found, strict=True):
+            several = readers[variable] > 1 and isinstance(value, Signal | Sum)
+            values[variable] = shared(value) if several else value
+
+    keep(jaxpr.invars, arguments)
 
     def value(atom: Any) -> Any:
         return atom.val if isinstance(atom, Literal) else values[atom]
@@ -36,12 +52,15 @@ def interpret(
             outputs = _outputs(equation, inputs, origin or origin_of(equation))
         except ReadingError as error:
             outputs = [error] * len(equation.outvars)
-        values.update(zip(equation.outvars, outputs, strict=True))
+        keep(equation.outvars, outputs)
     return [value(atom) for atom in jaxpr.outvars]
 
 
 def _outputs(equation: JaxprEqn, inputs: list[Any], origin: Origin) -> Sequence[Any]:
     """Outputs of one equation."""
+    shapes = [getattr(variable.aval, "shape", ()) for variable in equation.outvars]
+    if all(0 in shape for shape in shapes):  # such as the edges of an axis that is not padded
+        return [np.zeros(shape, np.float32) for shape in shapes]
     for error in (x for x in inputs if isinstance(x, ReadingError)):
         raise error
     name, params = equation.primitive.name, equation.params
@@ -55,18 +74,38 @@ def _outputs(equation: JaxprEqn, inputs: list[Any], origin: Origin) -> Sequence[
             "with its dropout off (model.eval(), deterministic=True), and make its layers once, "
             "outside of the function."
         )
-    signal = next((x for x in inputs if isinstance(x, Signal)), None)
+    signal = next((x for x in inputs if isinstance(x, Signal | Sum | Mask)), None)
     if signal is None:
         output = equation.primitive.bind(*inputs, **params)
         return output if equation.primitive.multiple_results else [output]
     try:
         if name in _CONTROL:
             return _CONTROL[name](params, inputs, origin)
-        if name not in HANDLERS:
+        if name in MOVES:
+            found = moved(equation.primitive, params, inputs)
+        elif name in HANDLERS:
+            found = [_handled(name, params, inputs)]
+        else:
             raise UnsupportedError(name)
-        return [HANDLERS[name](params, *inputs).with_origin(origin, signal)]
+        return [value.with_origin(origin, signal) for value in found]
     except ReadingError as error:
         raise explained(name, error, origin) from None
+
+
+def _handled(name: str, params: dict, inputs: list[Any]) -> Any:
+    """What the handler of a primitive makes of its inputs; sums go term by term."""
+    sums = [x for x in inputs if isinstance(x, Sum)]
+    if name not in OF_MASKS and any(isinstance(x, Mask) for x in inputs):
+        raise ReadingError(f"a comparison of values that depend on the images; {NOT_A_RELU}")
+    if name in OF_SUMS or not sums:
+        return HANDLERS[name](params, *inputs)
+    if name in PRODUCTS or sum(isinstance(x, Signal | Sum) for x in inputs) > 1:
+        return HANDLERS[name](params, *(as_layer(x) if isinstance(x, Sum) else x for x in inputs))
+    (whole,) = sums
+    found = [
+        HANDLERS[name](params, *(term if x is whole else x for x in inputs)) for term in whole.terms
+    ]
+    return Sum.of(cast(list[Signal], found))
 
 
 # -- Primitives that run functions -----------------------------------------------------------------
@@ -89,7 +128,7 @@ def _scan(params: dict, inputs: list[Any], origin: Origin) -> Sequence[Any]:
     """A scan, or a loop with fixed bounds, is its body as many times."""
     constants, carried = params["num_consts"], params["num_consts"] + params["num_carry"]
     consts, carry, xs = inputs[:constants], inputs[constants:carried], inputs[carried:]
-    if any(isinstance(x, Signal) for x in xs):
+    if any(isinstance(x, Signal | Sum) for x in xs):
         raise ReadingError(
             "the loop runs over an axis of the images, as recurrent networks do; only a chain of "
             "layers can be read."
@@ -106,7 +145,7 @@ def _scan(params: dict, inputs: list[Any], origin: Origin) -> Sequence[Any]:
 
 
 def _stacked(values: Sequence[Any]) -> Any:
-    if not values or any(isinstance(value, Signal | ReadingError) for value in values):
+    if not values or any(isinstance(value, Signal | Sum | ReadingError) for value in values):
         return ReadingError("a scan collects values that depend on the images: use the last.")
     return jnp.stack(values)
 
@@ -114,7 +153,7 @@ def _stacked(values: Sequence[Any]) -> Any:
 def _cond(params: dict, inputs: list[Any], origin: Origin) -> Sequence[Any]:
     """The branch of a known index."""
     index, *arguments = inputs
-    if isinstance(index, Signal):
+    if isinstance(index, Signal | Sum):
         raise ReadingError(f"the branch depends on the images, which is not linear; {NOT_A_RELU}")
     branches = params["branches"]
     return _of_body(branches[int(np.clip(index, 0, len(branches) - 1))], arguments, origin)

@@ -14,38 +14,113 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsnn.reading import products
-from jaxsnn.reading.errors import BRANCHES, TWO_SIGNALS, ReadingError
-from jaxsnn.reading.signals import Signal
-from jaxsnn.reading.simplify import relu
+from jaxsnn.reading.errors import NOT_A_RELU, TWO_SIGNALS, ReadingError
+from jaxsnn.reading.signals import Mask, Signal, Sum
+from jaxsnn.reading.simplify import capped, relu, shared
 
 
-def _signal_and_constant(x: Any, y: Any, error: str) -> tuple[Signal, Any]:
+def _signal_and_constant(x: Any, y: Any, error: str) -> tuple[Any, Any]:
     """The operand that is a signal, broadcast against the other, and the other, which is known."""
-    signal, constant = (x, y) if isinstance(x, Signal) else (y, x)
-    if isinstance(constant, Signal):
+    signal, constant = (x, y) if isinstance(x, Signal | Sum) else (y, x)
+    if isinstance(constant, Signal | Sum):
         raise ReadingError(error)
     return signal.broadcast_to(np.shape(constant)), constant
 
 
-# -- Arithmetic ------------------------------------------------------------------------------------
+# -- ReLUs, and what consists of them --------------------------------------------------------------
 
 
-def _max(_params: dict, x: Any, y: Any) -> Signal:
-    """max(x, c) = relu(x - c) + c."""
-    error = "the maximum of two signals is not linear; use average pooling."
-    signal, floor = _signal_and_constant(x, y, error)
+def _max(params: dict, x: Any, y: Any) -> Any:
+    """max(x, y) = relu(x - y) + y."""
+    if isinstance(x, Signal | Sum) and isinstance(y, Signal | Sum):
+        y = shared(y)
+        return _add(params, relu(_sub(params, x, y)), y)
+    signal, floor = _signal_and_constant(x, y, "")
     if not np.all(np.isfinite(floor)):
         raise ReadingError("the maximum with a constant that is not finite.")
     return relu(signal.plus(-np.asarray(floor))).plus(floor)
 
 
-def _mul(_params: dict, x: Any, y: Any) -> Signal:
+def _min(params: dict, x: Any, y: Any) -> Any:
+    """min(x, c): a ceiling of the ReLU before, or min(x, y) = y - relu(y - x)."""
+    if not (isinstance(x, Signal | Sum) and isinstance(y, Signal | Sum)):
+        signal, ceiling = _signal_and_constant(x, y, "")
+        if not np.all(np.isfinite(ceiling)):
+            raise ReadingError("the minimum with a constant that is not finite.")
+        limited = capped(signal, np.asarray(ceiling, np.float64))
+        if limited is not None:
+            return limited
+        x, y = signal, ceiling
+    else:
+        y = shared(y)
+    return _sub(params, y, relu(_sub(params, y, x)))
+
+
+def _clamp(params: dict, low: Any, x: Any, high: Any) -> Any:
+    return _min(params, _max(params, x, low), high)
+
+
+def _abs(params: dict, x: Any) -> Any:
+    """|x| = relu(x) + relu(-x)."""
+    x = shared(x)
+    return _add(params, relu(x), relu(x.times(-1.0)))
+
+
+# -- Choices by the sign of a value ----------------------------------------------------------------
+
+
+def _greater(params: dict, x: Any, y: Any) -> Mask:
+    return Mask(shared(_sub(params, x, y)))
+
+
+def _less(params: dict, x: Any, y: Any) -> Mask:
+    return _greater(params, y, x)
+
+
+def _chosen(mask: Mask, positive: Any, negative: Any) -> Any:
+    """A where x > 0 and b elsewhere, where a - b = c·x: b + c·relu(x)."""
+    known = not any(isinstance(x, Signal | Sum) for x in (positive, negative))
+    factor = None if known else _multiple(_sub({}, positive, negative), mask.value)
+    if factor is None:
+        raise ReadingError(
+            "values are chosen by the sign of another value; that is piecewise linear only where "
+            "their difference is a multiple of that value, as in jnp.where(x > 0, x, 0.1 * x); "
+            + NOT_A_RELU
+        )
+    spiking = relu(mask.value).times(factor)
+    zero = not isinstance(negative, Signal | Sum) and not np.any(np.asarray(negative))
+    return spiking if zero else _add({}, spiking, negative)
+
+
+def _multiple(value: Signal | Sum, of: Signal | Sum) -> float | None:
+    """The number by which a value is a multiple of another; None if it is no multiple."""
+    if len(value.terms) != len(of.terms):
+        return None
+    pairs = [(one.affine(), other.affine()) for one, other in zip(value.terms, of.terms)]
+    if not all(base.same_as(other) and scale for (base, _, _), (other, scale, _) in pairs):
+        return None
+    factor = pairs[0][0][1] / pairs[0][1][1]
+    same = all(
+        np.allclose(one, factor * other, rtol=1e-6)
+        and np.allclose(shift, factor * start, rtol=1e-6)
+        for (_, one, shift), (_, other, start) in pairs
+    )
+    return factor if same else None
+
+
+# -- Arithmetic with constants ---------------------------------------------------------------------
+
+
+def _mul(_params: dict, x: Any, y: Any) -> Any:
+    for mask, value in ((x, y), (y, x)):
+        if isinstance(mask, Mask):
+            return _chosen(mask, value, 0.0)
     signal, factor = _signal_and_constant(x, y, TWO_SIGNALS)
     return signal.times(factor)
 
 
-def _div(_params: dict, x: Any, y: Any) -> Signal:
-    if isinstance(y, Signal):
+def _div(_params: dict, x: Any, y: Any) -> Signal | Sum:
+    if isinstance(y, Signal | Sum):
         raise ReadingError("dividing by a value that depends on the images is not linear.")
     divisor = np.asarray(y, np.float64)
     if not np.all(divisor):
@@ -53,30 +128,37 @@ def _div(_params: dict, x: Any, y: Any) -> Signal:
     return x.times(1.0 / divisor)
 
 
-def _add(_params: dict, x: Any, y: Any) -> Signal:
-    signal, constant = _signal_and_constant(x, y, BRANCHES)
+def _add(_params: dict, x: Any, y: Any) -> Signal | Sum:
+    if isinstance(x, Signal | Sum) and isinstance(y, Signal | Sum):
+        return Sum.of([*x.terms, *y.terms])
+    signal, constant = _signal_and_constant(x, y, TWO_SIGNALS)
     if not np.all(np.isfinite(constant)):
         raise ReadingError("a constant is added here that is NaN or infinite; train again.")
     return signal.plus(constant)
 
 
-def _sub(params: dict, x: Any, y: Any) -> Signal:
-    if isinstance(y, Signal):
+def _sub(params: dict, x: Any, y: Any) -> Any:
+    if isinstance(y, Signal | Sum):
         return _add(params, x, y.times(-1.0))
     return _add(params, x, -np.asarray(y))
 
 
-def _select_n(_params: dict, which: Any, *cases: Any) -> Signal:
-    """A choice between the signal and 0 by a constant mask is a multiplication with the mask."""
-    chosen = [case for case, x in enumerate(cases) if isinstance(x, Signal)]
-    linear = not isinstance(which, Signal) and len(cases) == 2 and len(chosen) == 1
-    if not linear or np.any(np.asarray(cases[1 - chosen[0]])):
-        raise ReadingError(
-            "only a choice between values and 0 by a constant mask is linear; write a ReLU as "
-            "max(x, 0)."
-        )
-    signal = cases[chosen[0]].broadcast_to(np.shape(cases[1 - chosen[0]]))
-    return signal.times(np.asarray(which == chosen[0], np.float32))
+def _select_n(params: dict, which: Any, *cases: Any) -> Any:
+    """By a constant mask: the sum of the cases, each times the mask of its own places."""
+    if isinstance(which, Mask):
+        return _chosen(which, cases[1], cases[0])
+    if isinstance(which, Signal | Sum):
+        raise ReadingError(f"values are chosen by a value that depends on the images; {NOT_A_RELU}")
+    total: Any = 0.0
+    for number, case in enumerate(cases):
+        mask = np.asarray(which == number, np.float32)
+        if isinstance(case, Signal | Sum):
+            total = _add(params, case.broadcast_to(mask.shape).times(mask), total)
+        else:
+            constant = np.where(mask > 0, np.asarray(case, np.float32), 0)
+            signal = isinstance(total, Signal | Sum)
+            total = _add(params, total, constant) if signal else total + constant
+    return total
 
 
 # -- Shapes and types ------------------------------------------------------------------------------
@@ -105,7 +187,7 @@ def _transpose(params: dict, signal: Signal) -> Signal:
     return replace(signal, axes=tuple(signal.axes[axis] for axis in params["permutation"]))
 
 
-def _convert_element_type(params: dict, signal: Signal) -> Signal:
+def _convert_element_type(params: dict, signal: Any) -> Any:
     dtype = params["new_dtype"]
     if jnp.issubdtype(dtype, jnp.complexfloating):
         raise ReadingError("complex numbers are not supported.")
@@ -120,7 +202,15 @@ def _unchanged(_params: dict, *signals: Signal) -> Signal:
     return signals[0]
 
 
-HANDLERS: dict[str, Callable[..., Signal]] = {
+# What the handlers of sums get as they are; others get them as one signal, or term by term.
+OF_SUMS = (
+    *("max", "min", "clamp", "abs", "mul", "div", "neg", "add", "add_any", "sub"),
+    *("gt", "ge", "lt", "le", "select_n", "convert_element_type"),
+)
+OF_MASKS = ("mul", "select_n", "convert_element_type", "broadcast_in_dim", "reshape")
+PRODUCTS = ("dot_general", "conv_general_dilated")
+
+HANDLERS: dict[str, Callable[..., Any]] = {
     "dot_general": products.dot_general,
     "conv_general_dilated": products.convolution,
     "pad": products.pad,
@@ -128,6 +218,13 @@ HANDLERS: dict[str, Callable[..., Signal]] = {
     "reduce_window_sum": products.reduce_window_sum,
     "reduce_sum": products.reduce_sum,
     "max": _max,
+    "min": _min,
+    "clamp": _clamp,
+    "abs": _abs,
+    "gt": _greater,
+    "ge": _greater,
+    "lt": _less,
+    "le": _less,
     "mul": _mul,
     "div": _div,
     "neg": lambda params, x: x.times(-1.0),

@@ -1,7 +1,8 @@
 """The values of the interpreter that depend on the images, and the operations that lead to them.
 
-Such a value is a `Signal`. Transposes and broadcasts of the model are lazy: the signal records
-them, and most are merged into a later product or sum, so that they need no operation.
+Such a value is a `Signal`, what one layer sends through a chain of operations, or a `Sum` of
+several. Transposes and broadcasts of the model are lazy: the signal records them, and most are
+merged into a later product or sum, so that they need no operation.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from math import prod
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxsnn.network import (
+    INPUT,
     AveragePooling,
     Dense,
     Layer,
@@ -30,9 +33,88 @@ from jaxsnn.reading.errors import PADDING, ReadingError
 from jaxsnn.reading.origins import Origin
 from jaxsnn.reading.tracing import TRACED_BATCH
 from jaxsnn.support.arrays import AnyArray, static_field
+from jaxsnn.support.digests import digest
 
 Pairs = tuple[tuple[int, int], ...]  # padding below and above, for each feature axis
 Factors = np.ndarray | None
+
+
+@dataclass
+class Graph:
+    """The layers that were read so far, in order; equal layers are one."""
+
+    layers: list[Layer]
+    places: dict[Any, int]
+
+    def add(self, layer: Layer) -> int:
+        """The index of a layer, which is new if there is none that is equal."""
+        key = jax.tree.structure(layer), *map(digest, jax.tree.leaves(layer))
+        if key not in self.places:
+            self.places[key] = len(self.layers)
+            self.layers.append(layer)
+        return self.places[key]
+
+
+@dataclass(frozen=True, eq=False)
+class Sum:
+    """A sum of signals, of one shape in the model."""
+
+    terms: tuple[Signal, ...]
+
+    @classmethod
+    def of(cls, terms: Sequence[Signal]) -> Signal | Sum:
+        """The sum of signals, which JAX broadcasts to each other; multiples of one are one."""
+        shape = np.broadcast_shapes(*(term.model_shape for term in terms))
+        found: list[tuple[Signal, float, Any]] = []
+        for term in (term.broadcast_to(shape) for term in terms):
+            base, factor, shift = term.affine()
+            for place, (other, so_far, before) in enumerate(found):
+                if base.same_as(other):
+                    found[place] = other, so_far + factor, before + shift
+                    break
+            else:
+                found.append((base, factor, shift))
+        whole = tuple(base.times(factor).shifted(shift) for base, factor, shift in found)
+        return whole[0] if len(whole) == 1 else cls(whole)
+
+    @property
+    def graph(self) -> Graph:
+        """The layers that were read so far."""
+        return self.terms[0].graph
+
+    @property
+    def model_shape(self) -> Shape:
+        """The shape that the model sees, with the batch."""
+        return self.terms[0].model_shape
+
+    @property
+    def line(self) -> str:
+        """Source line of the last operation."""
+        return self.terms[0].line
+
+    @property
+    def name(self) -> str:
+        """Where the last operation stands in the user's model."""
+        return self.line
+
+    def with_origin(self, origin: Origin, before: Any) -> Sum:
+        """The sum with the origin of the operation that made it."""
+        del before
+        return Sum(tuple(replace(term, line=origin.line) for term in self.terms))
+
+    def broadcast_to(self, shape: Sequence[int]) -> Sum:
+        """The sum as JAX broadcasts it against this shape."""
+        return Sum(tuple(term.broadcast_to(shape) for term in self.terms))
+
+    def plus(self, constant: ArrayLike) -> Signal | Sum:
+        """The sum with a constant."""
+        first, *others = self.terms
+        shape = np.broadcast_shapes(self.model_shape, np.shape(constant))
+        return Sum(tuple(term.broadcast_to(shape) for term in (first.plus(constant), *others)))
+
+    def times(self, factor: ArrayLike) -> Sum:
+        """The product with a constant."""
+        return Sum(tuple(term.times(factor) for term in self.terms))
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +130,9 @@ class Signal:
         copies    (None, None, ones(5))
 
     Attributes:
-        layers: the layers that end in a ReLU already.
-        operations: the operations since the last ReLU.
+        graph: the layers that were read so far.
+        layer: the index of the layer that sends the signal, or `INPUT`.
+        operations: the operations since that layer.
         shape: shape of the features as they are stored, without the batch, which is axis 0.
         copies: for each stored axis of the features None, or the factors of the copies along it:
             there the stored size is 1, and the model has as many values as there are factors.
@@ -58,7 +141,8 @@ class Signal:
         source: module and source line of the last operation that does more than permute.
     """
 
-    layers: tuple[Layer, ...]
+    graph: Graph
+    layer: int
     operations: tuple[Operation, ...]
     shape: Shape
     copies: tuple[Factors, ...]
@@ -68,8 +152,9 @@ class Signal:
 
     @classmethod
     def of_images(cls, shape: Shape) -> Signal:
-        """The images themselves, of this shape."""
-        return cls((), (), shape, (None,) * len(shape), tuple(range(len(shape) + 1)), "the input")
+        """The images themselves, of this shape, with a new graph."""
+        axes = tuple(range(len(shape) + 1))
+        return cls(Graph([], {}), INPUT, (), shape, (None,) * len(shape), axes, "the input")
 
     @property
     def model_shape(self) -> Shape:
@@ -78,13 +163,18 @@ class Signal:
         return tuple((TRACED_BATCH, *sizes)[axis] for axis in self.axes)
 
     @property
+    def terms(self) -> tuple[Signal, ...]:
+        """The signal itself, as the only term of a sum."""
+        return (self,)
+
+    @property
     def name(self) -> str:
         """Where the operations stand in the user's model."""
         return self.source or self.line
 
-    def with_origin(self, origin: Origin, before: Signal) -> Signal:
-        """The signal with the origin of the operation that made it from the signal before."""
-        last, earlier = _last_linear(self.operations), _last_linear(before.operations)
+    def with_origin(self, origin: Origin, before: Any) -> Signal:
+        """The signal with the origin of the operation that made it from the value before."""
+        last, earlier = _last_linear(self.operations), _last_linear(before.terms[-1].operations)
         changed = last is not None and last is not earlier
         return replace(self, line=origin.line, source=str(origin) if changed else self.source)
 
@@ -210,6 +300,43 @@ class Signal:
         signal = self if sizes == self.shape else self.then(Reshape(sizes), copies)
         return replace(signal, axes=axes, copies=copies)
 
+    # -- Multiples --
+
+    def affine(self) -> tuple[Signal, float, Any]:
+        """The signal as base·factor + shift, with the shift for the features as they are stored."""
+        known = len(self.operations)
+        while known and _is_affine(self.operations[known - 1]):
+            known -= 1
+        factor, shift = 1.0, cast(Any, 0.0)
+        for operation in self.operations[known:]:
+            if isinstance(operation, Shift):
+                shift = shift + np.asarray(operation.constant, np.float64)
+            elif isinstance(operation, Multiply):
+                number = float(operation.factor)
+                factor, shift = factor * number, shift * number
+        return replace(self, operations=self.operations[:known]), factor, shift
+
+    def shifted(self, shift: ArrayLike) -> Signal:
+        """The signal plus a constant for the features as they are stored."""
+        if not np.any(shift):
+            return self
+        constant = jnp.asarray(shift, jnp.result_type(float))
+        return replace(self, operations=(*self.operations, Shift(constant, self.shape)))
+
+    def same_as(self, other: Signal) -> bool:
+        """Whether two signals come from one layer through the same operations."""
+        copies = zip(self.copies, other.copies, strict=False)
+        return (
+            self.graph is other.graph
+            and (self.layer, self.axes, self.shape) == (other.layer, other.axes, other.shape)
+            and len(self.operations) == len(other.operations)
+            and all(a is b for a, b in zip(self.operations, other.operations))
+            and all(
+                a is b or (a is not None and b is not None and np.array_equal(a, b))
+                for a, b in copies
+            )
+        )
+
     # -- Addition and multiplication by constants --
 
     def plus(self, constant: ArrayLike) -> Signal:
@@ -222,8 +349,7 @@ class Signal:
         if any(smallest.shape[axis] != 1 or np.any(factors != 1) for axis, factors in copied):
             return signal.with_copies_made().plus(constant)
         signal.check_padding()
-        shift = Shift(jnp.asarray(smallest), signal.shape)
-        return replace(signal, operations=(*signal.operations, shift))
+        return signal.shifted(smallest)
 
     def times(self, factor: ArrayLike) -> Signal:
         """The product with a constant."""
@@ -260,6 +386,31 @@ class Signal:
     def with_factors(self, axis: int, factors: Factors) -> Signal:
         """The signal with other factors of the copies along one of its stored axes of features."""
         return replace(self, copies=(*self.copies[:axis], factors, *self.copies[axis + 1 :]))
+
+
+@dataclass(frozen=True, eq=False)
+class Mask:
+    """1 where a value is positive (or not negative, which makes no difference), else 0."""
+
+    value: Any
+    line: str = ""
+
+    @property
+    def terms(self) -> tuple[Signal, ...]:
+        """The terms of the value that is compared with 0."""
+        return self.value.terms
+
+    def with_origin(self, origin: Origin, before: Any) -> Mask:
+        """The mask with the line of its comparison."""
+        del before
+        return replace(self, line=origin.line)
+
+
+def _is_affine(operation: Operation) -> bool:
+    """Whether an operation adds a constant or multiplies by a number."""
+    if isinstance(operation, Multiply):
+        return np.ndim(operation.factor) == 0
+    return isinstance(operation, Shift)
 
 
 def _last_linear(operations: tuple[Operation, ...]) -> Operation | None:

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsnn.network import (
+    INPUT,
+    Capped,
     Connection,
     Convolution,
     Dense,
@@ -21,54 +23,140 @@ from jaxsnn.network import (
     Transpose,
     linear,
 )
-from jaxsnn.reading.errors import ReadingError
-from jaxsnn.reading.signals import Broadcast, Shift, Signal, WindowSum
+from jaxsnn.network import relu as relu_activation
+from jaxsnn.reading.errors import NOT_A_RELU, ReadingError
+from jaxsnn.reading.signals import Broadcast, Mask, Shift, Signal, Sum, WindowSum
 
 # -- The end of a layer ----------------------------------------------------------------------------
 
 
-def relu(signal: Signal) -> Signal:
-    """End the layer. Where pixels or ReLU outputs are only permuted, a ReLU changes nothing."""
-    if any(factors is not None and np.any(factors < 0) for factors in signal.copies):
-        signal = signal.with_copies_made()  # other copies may be made after the ReLU as well
-    signal = signal.batch_first()
+def relu(value: Signal | Sum) -> Signal:
+    """End a layer. Where pixels or ReLU outputs are only permuted, a ReLU changes nothing."""
+    if isinstance(value, Sum):
+        return _sent_by(value, _layer_of_sum(value))
+    negative = any(factors is not None and np.any(factors < 0) for factors in value.copies)
+    # Other copies may be made after the ReLU as well.
+    signal = (value.with_copies_made() if negative else value).batch_first()
     layer = _layer(signal)
-    if _only_permutes(layer) and layer.bias is None:
+    if _only_permutes(layer) and layer.bias is None and not _is_sum(signal):
         return signal
-    return replace(signal, layers=(*signal.layers, layer), operations=(), source="")
+    return _sent_by(signal, layer)
+
+
+def capped(value: Signal | Sum, ceiling: np.ndarray) -> Signal | None:
+    """min(value, ceiling), where the value is what a ReLU sends, or that plus a number; else None.
+
+    A layer with the ceiling takes the place of the one without, unless others read that one.
+    """
+    if isinstance(value, Sum) or value.layer == INPUT or ceiling.size != 1:
+        return None
+    layer = value.graph.layers[value.layer]
+    copied = any(factors is not None and np.any(factors != 1) for factors in value.copies)
+    moved = all(part.permutes or isinstance(part, Shift) for part in value.operations)
+    shift = np.unique(_bias(value.operations))
+    limit = float(ceiling.reshape(())) - float(shift[0])
+    if copied or not moved or shift.size > 1 or not layer.spiking or limit <= 0:
+        return None
+    limited = replace(layer, activation=Capped(min(limit, layer.ceiling)))
+    return replace(value, layer=value.graph.add(limited))
+
+
+def shared(value: Signal | Sum) -> Signal | Sum:
+    """A value that is read several times: with weights, as what one layer sends."""
+    products = (part for term in value.terms for part in term.affine()[0].operations)
+    return as_layer(value) if any(part.weighted for part in products) else value
+
+
+def as_layer(value: Signal | Sum) -> Signal:
+    """The value as what one layer without neurons sends; its bias is left to those who read it."""
+    if isinstance(value, Sum):
+        layer = _layer_of_sum(value)
+    else:
+        value = value.batch_first()
+        layer = _layer(value)
+    signal = _sent_by(value, replace(layer, bias=None, activation=linear))
+    if layer.bias is None:
+        return signal
+    return replace(signal, operations=(Shift(layer.bias, np.shape(layer.bias)),))
+
+
+def _sent_by(value: Signal | Sum, layer: Layer) -> Signal:
+    """What a layer sends that was made of a value."""
+    index = value.graph.add(layer)
+    if isinstance(value, Signal):
+        return replace(value, layer=index, operations=(), source="")
+    shape = value.model_shape[1:]
+    axes = tuple(range(len(shape) + 1))
+    return Signal(value.graph, index, (), shape, (None,) * len(shape), axes, value.line)
+
+
+def _layer_of_sum(value: Sum) -> Layer:
+    """A layer that receives a sum, in the layout of the model."""
+    return _layer(*(term.in_model_form() for term in value.terms), name=value.name)
+
+
+def _is_sum(signal: Signal) -> bool:
+    """Whether a layer without neurons sends the signal."""
+    return signal.layer != INPUT and not signal.graph.layers[signal.layer].spiking
 
 
 def layers_of(output: Any) -> tuple[Layer, ...]:
     """The layers of the whole network; the last is linear where its outputs may be negative."""
     if isinstance(output, ReadingError):
         raise output
-    if not isinstance(output, Signal):
+    if isinstance(output, Mask):
+        raise ReadingError(f"{output.line}: the model returns a comparison; {NOT_A_RELU}")
+    if not isinstance(output, Signal | Sum):
         raise ReadingError("the model's output does not depend on its input.")
-    if not output.layers:
+    layers = output.graph.layers
+    if not any(layer.spiking for layer in layers):
         raise ReadingError(
             f"{output.line}: the model has no ReLU after a layer, so no neuron could spike; put "
             "nnx.relu, jax.nn.relu or jnp.maximum(x, 0) after its layers and train it so."
         )
-    *layers, last = output.layers
+    return _finished([*layers, _last_layer(output)])
+
+
+def _last_layer(output: Signal | Sum) -> Layer:
+    """The output layer."""
+    if isinstance(output, Sum):
+        return replace(_layer_of_sum(output), activation=linear)
+    rest = _layer(output.in_model_form())
     positive = all(factors is None or np.all(factors >= 0) for factors in output.copies)
-    rest = _layer(output)
-    if positive and _only_permutes(rest) and rest.bias is None:
+    if positive and _only_permutes(_layer(output)) and rest.bias is None and not _is_sum(output):
+        if output.layer == INPUT:
+            return rest
         # Permutations and copies can as well be made before the last ReLU.
-        shift = () if last.bias is None else (Shift(last.bias, np.shape(last.bias)),)
-        operations = (*last.operations, *shift, *output.operations)
-        output = replace(output, operations=operations, source=str(last.name))
-        return _finished((*layers, _layer(output.in_model_form())))
-    layer = _layer(output.in_model_form())
-    spiking = layer.bias is None and _never_negative(layer.operations)
-    return _finished((*output.layers, layer if spiking else replace(layer, activation=linear)))
+        last = output.graph.layers[output.layer]
+        if len(last.connections) == 1 and last.activation is relu_activation:
+            shift = () if last.bias is None else (Shift(last.bias, np.shape(last.bias)),)
+            operations = (*last.operations, *shift, *output.operations)
+            before = replace(
+                output, layer=last.connection.source, operations=operations, source=str(last.name)
+            )
+            return _layer(before.in_model_form())
+        if not rest.operations:
+            return last
+    spiking = rest.bias is None and _never_negative(rest) and not _is_sum(output)
+    return rest if spiking else replace(rest, activation=linear)
 
 
 def _finished(layers: Sequence[Layer]) -> tuple[Layer, ...]:
-    """The layers with biases of size 1 along the axes where they do not vary."""
-    return tuple(
-        layer if layer.bias is None else layer.with_bias(_smallest(np.asarray(layer.bias)))
-        for layer in layers
-    )
+    """The layers that the last one needs, and biases of size 1 where they do not vary."""
+    needed = {len(layers) - 1}
+    for index in reversed(range(len(layers))):
+        if index in needed:
+            needed.update(part.source for part in layers[index].all_connections)
+    kept = sorted(needed - {INPUT})
+    places = {INPUT: INPUT, **{old: new for new, old in enumerate(kept)}}
+    found = []
+    for layer in (layers[index] for index in kept):
+        connections = tuple(
+            Connection(part.operations, places[part.source]) for part in layer.all_connections
+        )
+        bias = None if layer.bias is None else _smallest(np.asarray(layer.bias))
+        found.append(Layer(connections, bias, layer.activation, layer.name))
+    return tuple(found)
 
 
 def _smallest(bias: Any) -> Any:
@@ -82,17 +170,28 @@ def _only_permutes(layer: Layer) -> bool:
     return all(operation.permutes for operation in layer.operations)
 
 
-def _never_negative(operations: Sequence[Operation]) -> bool:
+def _never_negative(layer: Layer) -> bool:
     """Whether no output is negative where no input is."""
-    weights = [leaf for part in operations if part.weighted for leaf in jax.tree.leaves(part)]
-    return all(np.all(np.asarray(leaf) >= 0) for leaf in weights)
+    return all(np.all(np.asarray(leaf) >= 0) for leaf in layer.weights)
 
 
 # -- The fewest operations -------------------------------------------------------------------------
 
 
-def _layer(signal: Signal) -> Layer:
-    """The layer that does the same in the fewest operations, so that equal models read equal."""
+def _layer(*terms: Signal, name: str = "") -> Layer:
+    """The layer that receives signals, without more operations than it needs."""
+    connections = list(map(_connection, terms))
+    bias = sum((_bias(term.operations) for term in terms), np.zeros(()))
+    if not np.any(bias):
+        return Layer(tuple(connections), name=name or terms[0].name)
+    if not any(connection.weighted for connection in connections):
+        connections[0] = connections[0].times(1.0)  # by which the bias is scaled, too
+    bias = cast(Any, np.asarray(bias, jnp.result_type(float)))
+    return Layer(tuple(connections), bias, name=name or terms[0].name)
+
+
+def _connection(signal: Signal) -> Connection:
+    """What leads to a signal in the fewest operations, so that equal models read equal."""
     signal.check_padding()
     scalar, kept = np.ones(()), []
     for operation in (part for part in signal.operations if not isinstance(part, Shift)):
@@ -105,21 +204,17 @@ def _layer(signal: Signal) -> Layer:
             while len(kept) > 1 and (merged := _merged(*kept[-2:])) is not None:
                 kept[-2:] = [merged]
     kept = [Dense(part.kernel) if isinstance(part, Broadcast) else part for part in kept]
-    layer = Layer((Connection(tuple(kept)),), _bias(signal.operations), name=signal.name)
-    exact = abs(scalar - 1.0) < 1e-6
-    factor = jnp.asarray(1.0 if exact else scalar, jnp.result_type(float))
-    if layer.weighted:
-        return layer if exact else layer.times(factor)
-    if exact and layer.bias is None:
-        return layer
-    return layer.with_operations([*kept, Multiply(factor)])  # by which a bias is scaled, too
+    connection = Connection(tuple(kept), signal.layer)
+    if abs(scalar - 1.0) < 1e-6:
+        return connection
+    return connection.times(jnp.asarray(scalar, jnp.result_type(float)))
 
 
-def _bias(operations: Sequence[Operation]) -> Any:
-    """What the operations make of zeros, for each neuron; None if nothing."""
+def _bias(operations: Sequence[Operation]) -> np.ndarray:
+    """What the operations make of zeros, for each neuron."""
     shifts = [index for index, part in enumerate(operations) if isinstance(part, Shift)]
     if not shifts:
-        return None
+        return np.zeros(())
     first = cast(Shift, operations[shifts[0]])
     value: Any = np.zeros((1, *first.shape))
     for operation in operations[shifts[0] :]:
@@ -133,8 +228,7 @@ def _bias(operations: Sequence[Operation]) -> Any:
                 value = operation(value)
             case _:
                 value = operation(jnp.asarray(value, jnp.result_type(float)))
-    bias = np.asarray(value, jnp.result_type(float))[0]
-    return bias if np.any(bias) else None
+    return np.asarray(value, np.float64)[0]
 
 
 def _merged(first: Operation, second: Operation) -> Operation | None:

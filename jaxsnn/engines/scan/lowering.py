@@ -27,6 +27,7 @@ from jaxsnn.network import (
     Multiply,
     Operation,
     Reshape,
+    Select,
     Shape,
     Transpose,
 )
@@ -58,7 +59,7 @@ def as_it_is(operation: Operation, shape: Shape) -> Operation:
     return operation
 
 
-for _kind in (Dense, Multiply, AveragePooling, Reshape, Transpose):
+for _kind in (Dense, Multiply, AveragePooling, Reshape, Select, Transpose):
     compiled_operation.register(_kind, as_it_is)
 
 
