@@ -1741,8 +1741,6 @@ def add_reading(corpus: Corpus, w: World) -> None:
         ),
         "a log": (lambda x: relu(jnp.log(x) @ weights), "log"),
         "a softplus": (lambda x: jax.nn.softplus(x @ weights), "ReLU|softmax|log"),
-        "a negative relu": (lambda x: jnp.minimum(x @ weights, 0), "ReLU|min"),
-        "clip": (lambda x: jnp.clip(x @ weights, 0, 1), "ReLU|clamp|clip|min"),
         "where": (lambda x: jnp.where(x @ weights > 0.5, x @ weights, 0), "ReLU|chosen|gt"),
         "stochastic depth": (
             lambda x: relu(x @ weights) * jax.random.bernoulli(jax.random.key(1)), "random",
@@ -1794,8 +1792,6 @@ def add_reading(corpus: Corpus, w: World) -> None:
             ),
             photos, "norm",
         ),
-        "max pooling": (lambda x: relu(nnx.max_pool(around(x), (2, 2))), photos, "max pooling"),
-        "a global maximum": (lambda x: relu(around(x).max((1, 2))), photos, "maximum|max"),
         "an LSTM": (
             lambda x: nnx.RNN(nnx.LSTMCell(4, 3, rngs=nnx.Rngs(0)))(x[:, None]), example,
             "scan|loop|unroll|logistic|model",

@@ -725,7 +725,7 @@ def test_the_line_is_the_innermost_of_the_users():
         (lambda x: jax.nn.softmax(jax.nn.relu(x)), "without softmax"),
         (lambda x: jax.nn.relu(x * x), "not linear"),
         (lambda x: jax.nn.relu(x + jnp.inf), "NaN or infinite"),
-        (lambda x: jnp.maximum(x, -jnp.inf), "not finite"),
+        (lambda x: jnp.maximum(x, jnp.inf), "not finite"),
         (lambda x: jax.nn.relu(x) / x.sum(1, keepdims=True), "not linear"),
         (lambda x: x @ jnp.ones((4, 2)), "no ReLU"),
         (lambda x: jax.nn.relu(lax.reduce(x, 0.0, lambda a, b: b * a, (1,))), "reduce_prod|reduce"),
@@ -736,7 +736,6 @@ def test_the_line_is_the_innermost_of_the_users():
         (lambda x: jax.nn.relu(x - x.mean(0)), "batch"),
         (lambda x: jax.nn.relu(x * jnp.arange(len(x), dtype=float)[:, None]), "between the images"),
         (lambda x: nnx.Dropout(0.5, rngs=nnx.Rngs(0))(jax.nn.relu(x)), "evaluation form"),
-        (lambda x: nnx.max_pool(jax.nn.relu(x)[..., None], (2,)), "average pooling"),
         (lambda x: lax.while_loop(lambda y: y.sum() < 9, lambda y: y * 2, x), "lax.fori_loop"),
         (lambda x: jax.nn.relu(x.astype(jnp.int32)), "rounding"),
     ],
@@ -753,7 +752,7 @@ WEIGHTS = np.linspace(-1, 1, 12, dtype=np.float32).reshape(4, 3)
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda x: jax.nn.log_softmax(jax.nn.relu(x)), "reduce_max in log_softmax.*softmax"),
+        (lambda x: jax.nn.log_softmax(jax.nn.relu(x)), "exp in log_softmax.*softmax"),
         (lambda x: jax.nn.gelu(x @ WEIGHTS), "train the model with ReLUs"),
         (lambda x: jax.nn.elu(x @ WEIGHTS), "elu.*train the model with ReLUs"),
         (lambda x: jax.nn.softplus(x @ WEIGHTS), "in softplus"),

@@ -18,7 +18,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from jaxsnn.network.operations import Multiply, Operation
+from jaxsnn.network.operations import MaxPooling, Multiply, Operation
 from jaxsnn.support.arrays import AnyArray, Shape, all_true, for_batches, static_field
 from jaxsnn.support.typed import Images, Numbers, described, typed
 
@@ -157,6 +157,12 @@ class Layer:
     def spiking(self) -> bool:
         """Whether the layer has neurons that spike, and is not a sum alone."""
         return self.activation is not linear
+
+    @property
+    def pools_maxima(self) -> bool:
+        """Whether the layer is a max pooling, whose spikes follow from numbers of spikes."""
+        parts = (operation for part in self.all_connections for operation in part.operations)
+        return any(isinstance(operation, MaxPooling) for operation in parts)
 
     @property
     def ceiling(self) -> float:
@@ -369,6 +375,14 @@ def _placed(layer: Layer, index: int) -> Layer:
             f"layer {index + 1} has the activation {described(layer.activation)}; it must be relu, "
             "linear or Capped(...)."
         )
+    if layer.pools_maxima:
+        alone = len(sources) == 1 and sources != [INPUT] and layer.activation is relu
+        parts = [part for one in layer.all_connections for part in one.operations]
+        if not alone or not all(part.permutes or isinstance(part, MaxPooling) for part in parts):
+            raise ValueError(
+                f"layer {index + 1} has a max pooling; it must be a layer of its own, after one of "
+                "ReLUs, with reshapes and transposes alone beside it."
+            )
     if layer.bias is not None and not layer.weighted:
         raise ValueError(
             f"layer {index + 1} has a bias and no weights, by which both are scaled; give it "

@@ -253,6 +253,32 @@ class AveragePooling(Operation):
         return f"AveragePooling {'x'.join(str(size) for size in self.window if size > 1)}"
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class MaxPooling(Operation):
+    """Maximum over windows of values that are not negative, the only operation of its layer.
+
+    It is not linear: a spiking network takes it of the numbers of spikes that were sent so far.
+    """
+
+    window: Shape = static_field()
+    strides: Shape = static_field()
+    padding: tuple[tuple[int, int], ...] = static_field()
+
+    def __call__(self, x: Array) -> Array:
+        return lax.reduce_window(
+            x,
+            np.asarray(0, x.dtype)[()],
+            lax.max,
+            (1, *self.window),
+            (1, *self.strides),
+            ((0, 0), *self.padding),
+        )
+
+    def __str__(self) -> str:
+        return f"MaxPooling {'x'.join(str(size) for size in self.window if size > 1)}"
+
+
 class Places:
     """An array of integers that can be compared and hashed, for fields of the structure."""
 

@@ -38,6 +38,10 @@ def explained(primitive: str, error: ReadingError, origin: Origin) -> ReadingErr
     return ReadingError(f"{unsupported}{primitive}{within} at {line}: {error}")
 
 
+MAXIMUM = (
+    "a max pooling of values that may be negative can be read where a ReLU follows it, with batch "
+    "norm or a bias at most between; put the ReLU before the pooling, or right after it."
+)
 PADDING = "give the padding to the convolution or pooling that follows (padding=...)"
 NOT_A_RELU = "train the model with ReLUs (nnx.relu, jax.nn.relu or jnp.maximum(x, 0)) instead."
 TWO_SIGNALS = "the product of two values that depend on the images is not linear."
@@ -51,11 +55,10 @@ _NORM = (
     "(Constant factors, x * factors, can be read.)"
 )
 _WHAT_IS_SUPPORTED = (
-    "between two ReLUs there may be dense layers, convolutions, batch norm, average pooling, sums, "
+    "between two ReLUs there may be dense layers, convolutions, batch norm, poolings, sums, "
     "slices and concatenations, reshape, transpose, broadcasting, and constant factors and terms."
 )
 _REMEDIES = {
-    "reduce_window_max": "max pooling is not linear; train the model with average pooling.",
     "reduce_max": "a maximum is not linear: use average pooling; and return without softmax.",
     "argmax": "let the model return the outputs of its last ReLU, not the class.",
     "exp": "let the model return its ReLU outputs, without softmax.",

@@ -36,6 +36,8 @@ def _max(params: dict, x: Any, y: Any) -> Any:
         y = shared(y)
         return _add(params, relu(_sub(params, x, y)), y)
     signal, floor = _signal_and_constant(x, y, "")
+    if np.all(np.isneginf(floor)):
+        return signal
     if not np.all(np.isfinite(floor)):
         raise ReadingError("the maximum with a constant that is not finite.")
     return relu(signal.plus(-np.asarray(floor))).plus(floor)
@@ -45,6 +47,8 @@ def _min(params: dict, x: Any, y: Any) -> Any:
     """min(x, c): a ceiling of the ReLU before, or min(x, y) = y - relu(y - x)."""
     if not (isinstance(x, Signal | Sum) and isinstance(y, Signal | Sum)):
         signal, ceiling = _signal_and_constant(x, y, "")
+        if np.all(np.isposinf(ceiling)):
+            return signal
         if not np.all(np.isfinite(ceiling)):
             raise ReadingError("the minimum with a constant that is not finite.")
         limited = capped(signal, np.asarray(ceiling, np.float64))
@@ -208,7 +212,7 @@ OF_SUMS = (
     *("gt", "ge", "lt", "le", "select_n", "convert_element_type"),
 )
 OF_MASKS = ("mul", "select_n", "convert_element_type", "broadcast_in_dim", "reshape")
-PRODUCTS = ("dot_general", "conv_general_dilated")
+PRODUCTS = ("dot_general", "conv_general_dilated", "reduce_window_max", "reduce_max")
 
 HANDLERS: dict[str, Callable[..., Any]] = {
     "dot_general": products.dot_general,
@@ -217,6 +221,8 @@ HANDLERS: dict[str, Callable[..., Any]] = {
     "reduce_window": products.reduce_window,
     "reduce_window_sum": products.reduce_window_sum,
     "reduce_sum": products.reduce_sum,
+    "reduce_window_max": products.reduce_window_max,
+    "reduce_max": products.reduce_max,
     "max": _max,
     "min": _min,
     "clamp": _clamp,

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxsnn.network import AveragePooling, Convolution, Dense, Shape
+from jaxsnn.network import AveragePooling, Convolution, Dense, MaxPooling, Shape
 from jaxsnn.reading.errors import PADDING, TWO_SIGNALS, ReadingError
-from jaxsnn.reading.signals import Factors, Padding, Pairs, Signal, WindowSum
+from jaxsnn.reading.signals import Factors, Maximum, Padding, Pairs, Signal, WindowSum
+from jaxsnn.reading.simplify import max_pooled, never_negative
 from jaxsnn.reading.tracing import opened
 
 # -- Dense layers ----------------------------------------------------------------------------------
@@ -177,6 +178,36 @@ def reduce_window_sum(params: dict, signal: Signal) -> Signal:
     return _window_sum(
         signal, params["window_dimensions"], params["window_strides"], params["padding"]
     )
+
+
+def reduce_window_max(params: dict, signal: Signal) -> Signal:
+    """The maximum over windows, with a padding that never is the largest."""
+    if any(n != 1 for n in (*params["base_dilation"], *params["window_dilation"])):
+        raise ReadingError("dilated pooling is not supported.")
+    return _maximum(
+        signal, params["window_dimensions"], params["window_strides"], params["padding"]
+    )
+
+
+def reduce_max(params: dict, signal: Signal) -> Signal:
+    """The maximum over whole axes."""
+    axes, sizes = set(params["axes"]), signal.model_shape
+    window = tuple(n if axis in axes else 1 for axis, n in enumerate(sizes))
+    pooled = _maximum(signal, window, (1,) * len(sizes), ((0, 0),) * len(sizes))
+    return pooled.reshaped([n for axis, n in enumerate(sizes) if axis not in axes])
+
+
+def _maximum(
+    signal: Signal, window: Shape, strides: Shape, padding: Sequence[tuple[int, int]]
+) -> Signal:
+    if (window[0], strides[0], tuple(padding[0])) != (1, 1, (0, 0)):
+        raise ReadingError("the window must not reach over the batch axis.")
+    signal = signal.in_model_form()
+    pairs = tuple((low, high) for low, high in padding[1:])
+    options = tuple(window[1:]), tuple(strides[1:]), pairs
+    if never_negative(signal):
+        return max_pooled(signal, MaxPooling(*options))
+    return signal.then(Maximum(*options, signal.shape))
 
 
 def reduce_sum(params: dict, signal: Signal) -> Signal:

@@ -23,13 +23,14 @@ from jaxsnn.network import (
     AveragePooling,
     Dense,
     Layer,
+    MaxPooling,
     Multiply,
     Operation,
     Reshape,
     Shape,
     Transpose,
 )
-from jaxsnn.reading.errors import PADDING, ReadingError
+from jaxsnn.reading.errors import MAXIMUM, PADDING, ReadingError
 from jaxsnn.reading.origins import Origin
 from jaxsnn.reading.tracing import TRACED_BATCH
 from jaxsnn.support.arrays import AnyArray, static_field
@@ -187,6 +188,8 @@ class Signal:
         """
         assert copies is not None or all(factors is None for factors in self.copies)
         self.check_padding()
+        if not operation.permutes and any(isinstance(part, Maximum) for part in self.operations):
+            raise ReadingError(MAXIMUM)
         shape = operation.output_shape(self.shape)
         return replace(
             self,
@@ -450,6 +453,14 @@ class Padding(Operation):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return jnp.pad(x, ((0, 0), *self.padding))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Maximum(MaxPooling):
+    """A max pooling before its ReLU, until that has been read."""
+
+    shape: Shape = static_field()  # of the inputs
 
 
 @jax.tree_util.register_dataclass

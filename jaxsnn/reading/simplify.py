@@ -17,6 +17,7 @@ from jaxsnn.network import (
     Convolution,
     Dense,
     Layer,
+    MaxPooling,
     Multiply,
     Operation,
     Reshape,
@@ -24,8 +25,8 @@ from jaxsnn.network import (
     linear,
 )
 from jaxsnn.network import relu as relu_activation
-from jaxsnn.reading.errors import NOT_A_RELU, ReadingError
-from jaxsnn.reading.signals import Broadcast, Mask, Shift, Signal, Sum, WindowSum
+from jaxsnn.reading.errors import MAXIMUM, NOT_A_RELU, ReadingError
+from jaxsnn.reading.signals import Broadcast, Mask, Maximum, Shift, Signal, Sum, WindowSum
 
 # -- The end of a layer ----------------------------------------------------------------------------
 
@@ -34,6 +35,8 @@ def relu(value: Signal | Sum) -> Signal:
     """End a layer. Where pixels or ReLU outputs are only permuted, a ReLU changes nothing."""
     if isinstance(value, Sum):
         return _sent_by(value, _layer_of_sum(value))
+    if _pending(value):
+        return _relu_before_maximum(value)
     negative = any(factors is not None and np.any(factors < 0) for factors in value.copies)
     # Other copies may be made after the ReLU as well.
     signal = (value.with_copies_made() if negative else value).batch_first()
@@ -41,6 +44,71 @@ def relu(value: Signal | Sum) -> Signal:
     if _only_permutes(layer) and layer.bias is None and not _is_sum(signal):
         return signal
     return _sent_by(signal, layer)
+
+
+def _pending(signal: Signal) -> bool:
+    """Whether a max pooling waits for its ReLU."""
+    return any(isinstance(operation, Maximum) for operation in signal.operations)
+
+
+def never_negative(signal: Signal) -> bool:
+    """Whether a layer of ReLUs sends the signal, through weights of which none is negative."""
+    if signal.layer == INPUT or _is_sum(signal) or np.any(_bias(signal.operations)):
+        return False
+    weights = jax.tree.leaves([part for part in signal.operations if part.weighted])
+    return all(np.all(np.asarray(leaf) >= 0) for leaf in weights)
+
+
+def max_pooled(signal: Signal, pooling: MaxPooling) -> Signal:
+    """The signal of a layer that is a max pooling of a layer of ReLUs."""
+    if not all(operation.permutes for operation in signal.operations):
+        signal = relu(signal)  # neurons of its own, whose spikes are counted
+    connection = Connection((*signal.operations, pooling), signal.layer)
+    pooled = signal.then(pooling)
+    return _sent_by(pooled, Layer((connection,), name=pooled.name))
+
+
+def _relu_before_maximum(signal: Signal) -> Signal:
+    """relu(f · max(x) + b) as max(relu(f · x + b)), for positive factors that the windows share."""
+    place = next(n for n, part in enumerate(signal.operations) if isinstance(part, Maximum))
+    before, after = signal.operations[:place], signal.operations[place + 1 :]
+    maximum = cast(Maximum, signal.operations[place])
+    pooling = MaxPooling(maximum.window, maximum.strides, maximum.padding)
+    pooled_shape = pooling.output_shape(maximum.shape)
+    moved, permutes, shape = [], [], pooled_shape
+    for part in after:
+        if isinstance(part, Reshape):
+            permutes.append(part)
+            shape = part.shape
+            continue
+        if not isinstance(part, Multiply | Shift):
+            raise ReadingError(MAXIMUM)
+        values = np.asarray(part.factor if isinstance(part, Multiply) else part.constant)
+        values = _smallest(np.broadcast_to(values, shape).reshape(pooled_shape))
+        sizes = zip(values.shape, maximum.window, maximum.shape) if values.ndim else ()
+        if any(n != 1 and (window != 1 or n != size) for n, window, size in sizes):
+            raise ReadingError(f"the constants differ between the windows. {MAXIMUM}")
+        values = jnp.asarray(values, jnp.result_type(float))
+        if isinstance(part, Shift):
+            moved.append(Shift(values, maximum.shape))
+        elif np.all(np.asarray(values) > 0):
+            moved.append(Multiply(values))
+        else:
+            raise ReadingError(
+                "a max pooling is multiplied by a factor that is not positive, such as a scale of "
+                "batch norm, which makes it a minimum; put the ReLU before the pooling."
+            )
+    whole = Signal(
+        *(signal.graph, signal.layer, (*before, *moved), maximum.shape),
+        (None,) * len(maximum.shape),
+        tuple(range(len(maximum.shape) + 1)),
+        signal.line,
+        signal.source,
+    )
+    pooled = max_pooled(relu(whole), pooling)
+    for part in permutes:
+        pooled = pooled.then(part)
+    return pooled
 
 
 def capped(value: Signal | Sum, ceiling: np.ndarray) -> Signal | None:
@@ -63,6 +131,8 @@ def capped(value: Signal | Sum, ceiling: np.ndarray) -> Signal | None:
 
 def shared(value: Signal | Sum) -> Signal | Sum:
     """A value that is read several times: with weights, as what one layer sends."""
+    if any(map(_pending, value.terms)):
+        return value
     products = (part for term in value.terms for part in term.affine()[0].operations)
     return as_layer(value) if any(part.weighted for part in products) else value
 
@@ -128,7 +198,8 @@ def _last_layer(output: Signal | Sum) -> Layer:
             return rest
         # Permutations and copies can as well be made before the last ReLU.
         last = output.graph.layers[output.layer]
-        if len(last.connections) == 1 and last.activation is relu_activation:
+        simple = len(last.connections) == 1 and not last.pools_maxima
+        if simple and last.activation is relu_activation:
             shift = () if last.bias is None else (Shift(last.bias, np.shape(last.bias)),)
             operations = (*last.operations, *shift, *output.operations)
             before = replace(
@@ -193,6 +264,8 @@ def _layer(*terms: Signal, name: str = "") -> Layer:
 def _connection(signal: Signal) -> Connection:
     """What leads to a signal in the fewest operations, so that equal models read equal."""
     signal.check_padding()
+    if _pending(signal):
+        raise ReadingError(MAXIMUM)
     scalar, kept = np.ones(()), []
     for operation in (part for part in signal.operations if not isinstance(part, Shift)):
         whole = isinstance(operation, WindowSum)

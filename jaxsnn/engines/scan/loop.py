@@ -230,6 +230,14 @@ def _advance(
     spikes, potentials, new_neurons = [], [], []
     last = len(layers.connections) - 1
     for index, old in enumerate(state.neurons):
+        if (pool := layers.pooling[index]) is not None:
+            (source, _), *_ = layers.connections[index]
+            pooled = _pooled(pool, state.spike_counts[source], spikes[source])
+            sent[index] = pooled
+            spikes.append(pooled)
+            potentials.append(jnp.zeros_like(pooled))
+            new_neurons.append(old)
+            continue
         parts = drive.currents[index], _received(layers.connections[index], sent)
         currents = reduce(jnp.add, (part for part in parts if part is not None))
         if not layers.spiking[index] and index < last:  # a sum, whose value lives for one step
@@ -268,6 +276,13 @@ def _advance(
     potentials = [layers.in_units(index, value) for index, value in enumerate(potentials)]
     seen = Chunk(inputs, spikes, potentials, predictions, first, after.first_spike_class)
     return after, Kept(predictions, scores, observe(seen))
+
+
+def _pooled(pool: Callable[[Array], Array], so_far: Array, spikes: Array) -> Array:
+    """Spikes of a max pooling [K, B, ...]: one where the largest number of spikes grows."""
+    counts = so_far[None] + (spikes if len(spikes) == 1 else spikes.cumsum(0, dtype=spikes.dtype))
+    before = jnp.concatenate([so_far[None], counts[:-1]])
+    return _at_once(pool, counts) - _at_once(pool, before)
 
 
 # The functions of outputs that accumulate what they receive, and never spike.

@@ -24,6 +24,7 @@ from jaxsnn.network import (
     Convolution,
     Dense,
     Layer,
+    MaxPooling,
     Multiply,
     Operation,
     Reshape,
@@ -59,7 +60,7 @@ def as_it_is(operation: Operation, shape: Shape) -> Operation:
     return operation
 
 
-for _kind in (Dense, Multiply, AveragePooling, Reshape, Select, Transpose):
+for _kind in (Dense, MaxPooling, Multiply, AveragePooling, Reshape, Select, Transpose):
     compiled_operation.register(_kind, as_it_is)
 
 
@@ -85,6 +86,7 @@ class Compiled(NamedTuple):
         biases: for each layer what its neurons receive in a step at a rate of one spike in each
             step, or None.
         spiking: for each layer whether its neurons spike, and not only accumulate.
+        pooling: for each layer its max pooling of the numbers of spikes of its source, or None.
         thresholds: for each layer the firing thresholds, in the type of the potentials.
         step_sizes: for each layer what a potential of 1 stands for; None where that is 1.
         dtype: type of potentials and spikes.
@@ -93,6 +95,7 @@ class Compiled(NamedTuple):
     connections: list[list[tuple[int, Callable[[Array], Array]]]]
     biases: list[Array | None]
     spiking: list[bool]
+    pooling: list[Callable[[Array], Array] | None]
     thresholds: Sequence[Array]
     step_sizes: Sequence[Array | None]
     dtype: Any
@@ -137,6 +140,7 @@ def compiled(network: Executable, formats: Formats) -> Compiled:
         ],
         [_bias(layer, shape, network.dtype) for layer, shape in layers],
         [layer.spiking for layer, _ in layers],
+        [layer.connection if layer.pools_maxima else None for layer, _ in layers],
         [
             for_batches(theta if layer.spiking else 0, shape, network.dtype)
             for theta, (layer, shape) in zip(network.thresholds, layers, strict=True)

@@ -150,11 +150,17 @@ def _start(network: Executable, batch: int, refractory_steps: Array | None) -> S
         for shape, potential in zip(relus.shapes, network.start(), strict=True)
     ]
     zero = jnp.zeros((), jnp.int32)
+    # Spikes are counted of the output, and of what max poolings read.
+    counted = {len(layers) - 1}
+    counted |= {layer.connection.source for layer in relus.layers if layer.pools_maxima}
     return State(
         step=zero,
         neurons=layers,
         input_spike_counts=None,
-        spike_counts=[None] * (len(layers) - 1) + [jnp.zeros_like(layers[-1].potential)],
+        spike_counts=[
+            jnp.zeros_like(layer.potential) if index in counted else None
+            for index, layer in enumerate(layers)
+        ],
         first_spike_class=jnp.full(batch, -1, jnp.int32),
         first_spike_step=jnp.zeros(batch, jnp.int32),
         exit_step=jnp.zeros(batch, jnp.int32),
