@@ -8,6 +8,7 @@ A trained model goes through five stages, and each can be used alone:
     SpikingNetwork, images   --simulate-->             Simulation
     Simulation, labels       --accuracy, plotting-->   accuracy, latency, operations; figures
 
+`convert` goes from the model to the SpikingNetwork with settings that suit most models,
 and `sweep` takes a network, images, labels and a grid of settings through the last three at once.
 """
 
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxsnn import engines, metrics, network, neurons, plotting, readout, stopping, sweeps
 from jaxsnn.conversion.balancing import SpikingNetwork, balance_thresholds, normalize_weights
+from jaxsnn.conversion.convert import convert
 from jaxsnn.conversion.fixed_point import FixedPoint, FixedPointNetwork, quantize
 from jaxsnn.conversion.scaling import (
     data_based_scales,
@@ -78,6 +80,7 @@ __all__ = [
     "balance_thresholds",
     "best",
     "constant",
+    "convert",
     "data_based_scales",
     "data_based_scales_of_authors_code",
     "engines",

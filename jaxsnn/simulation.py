@@ -171,7 +171,7 @@ def simulate(
     duration: Real = 0.5,
     dt: Real = 1e-3,
     max_rate: Scalar = 1000.0,
-    encode: encoding.Encoding = encoding.poisson,
+    encode: encoding.Encoding | None = None,
     reset: neurons.Reset | None = None,
     spike: neurons.Spike = neurons.heaviside,
     refractory_period: Real = 0.0,
@@ -198,7 +198,7 @@ def simulate(
 
     Args:
         network: the spiking network; `quantize` makes one of integers.
-        images: images `[B, ...]` with pixels in [0, 1].
+        images: images `[B, ...]` with pixels in [0, 1]; for `constant` any finite numbers.
         key: a JAX key or an integer seed from 0 to 2**32 - 1. The spikes of a sample depend on
             (key, sample, step) alone, not on its place in a batch.
         duration: simulated time in seconds, a multiple of dt: 0.02, not 20, is 20 ms.
@@ -206,7 +206,8 @@ def simulate(
         max_rate: rate in hertz of a pixel of value 1; at most 1/dt. Where JAX traces it, or
             thresholds or amplitudes, its range cannot be checked: out of range, all counts are nan
             (in fixed point: there is no input), and all samples are undecided.
-        encode: how pixels drive the first layer: `poisson`, `constant` or a function of yours.
+        encode: how pixels drive the first layer: `poisson`, `constant` or a function of yours; by
+            default that of the network.
         reset: `reset_to_zero`, `reset_by_subtraction` or a function of yours; by default that of
             the network.
         spike: the spike function; `step_function(surrogate)` makes one with another gradient.
@@ -270,7 +271,10 @@ def simulate(
     if arithmetic is not None:
         network = arithmetic(cast(SpikingNetwork, network))
     network.check()
-    images = without_explicit_axes(network.network.check_pixels(images))
+    encode = encode or network.encode
+    of_currents = encode is encoding.constant
+    check = network.network.check_finite if of_currents else network.network.check_pixels
+    images = without_explicit_axes(check(images))
     steps, refractory_steps = checked_times(duration, dt, max_rate, refractory_period)
     scan = _scan_options(batch_size, chunk)
     read = read or readout.default(network.network.layers[-1].spiking)

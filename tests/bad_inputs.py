@@ -741,7 +741,7 @@ def add_functions(corpus: Corpus, w: World, by: Callable[..., Callable[[Any], An
         simulate, "encode", by("encode"),
         functions
         | {
-            "None": None, "one argument": lambda key: key, "three arguments": lambda k, p, t: p,
+            "one argument": lambda key: key, "three arguments": lambda k, p, t: p,
             "returns None": lambda k, p: None, "another shape": lambda k, p: p[:1],
             "a scalar": lambda k, p: p.sum(), "an axis too many": lambda k, p: p[None],
             "returns a string": lambda k, p: "a", "returns a pair": lambda k, p: (p, p),
@@ -1014,7 +1014,7 @@ def add_conversion(corpus: Corpus, w: World) -> None:
         each(name, "network", lambda v, f=rule: f(v, w.images), no_network, words="network")
         each(
             name, "images", lambda v, f=rule: f(w.network, v, progress=False),
-            bad_pixels(w.images) | NO_ARRAY, words=IMAGES,
+            bad_pixels(w.images) | NO_ARRAY, words=IMAGES, expect="warning",
         )
         each(
             name, "images", lambda v, f=rule: f(w.network, v, progress=False),

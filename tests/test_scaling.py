@@ -272,7 +272,6 @@ def test_a_dead_layer_is_named():
     [
         (np.zeros((0, 2), np.float32), "no images"),
         (np.full((3, 2), np.nan, np.float32), "pixels .*nan"),
-        (np.full((3, 2), 255.0, np.float32), "from 255 to 255"),
         (np.zeros((3, 5), np.float32), "images have shape"),
         (np.zeros(2, np.float32), "images have shape"),
         (np.zeros((3, 2), np.uint8), "divide 8-bit pixels"),
@@ -402,3 +401,85 @@ def test_printing_tells_thresholds():
     text = str(jaxsnn.balance_thresholds(relu_times(1.0, 1.0), [0.5, np.ones(2)]))
     assert "receives spikes of 0.5" in text
     assert "threshold of shape (2,)" in text
+
+
+def test_pixels_that_cannot_be_probabilities_are_warned_of(rng):
+    network, _ = models.dense_network(rng)
+    images = 255 * models.dyadic_images(rng, 5, 12)
+    for rule in (jaxsnn.data_based_scales, jaxsnn.percentile_scales, jaxsnn.largest_activations):
+        with pytest.warns(UserWarning, match=r"pixels range from 0 to 255; .*constant currents"):
+            rule(network, images)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        jaxsnn.percentile_scales(network, images, encode=jaxsnn.constant)
+
+
+# -- For each channel ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("percentile", [90, 99.9, 100])
+@pytest.mark.parametrize("batch_size", [3, 500])
+def test_percentiles_of_channels_are_those_of_numpy(rng, percentile, batch_size):
+    network, _ = models.convolution_network(rng)
+    images = rng.random((11, *models.IMAGE_SHAPE)).astype(np.float32)
+    options = {"percentile": percentile, "batch_size": batch_size}
+    layers = jaxsnn.percentile_scales(network, images, **options)
+    channels = jaxsnn.percentile_scales(network, images, per="channel", **options)
+    activations = network.activations(images)
+    for index in (0, 2, 4):  # poolings lie between
+        values = np.asarray(activations[index], np.float64)
+        axes = tuple(range(values.ndim - 1))
+        expected = np.percentile(values, percentile, axis=axes)
+        floored = np.maximum(expected, 1e-3 * float(layers[index] if index else 0))
+        largest = max(expected.max(), 0)
+        np.testing.assert_allclose(
+            np.ravel(channels[index]), np.maximum(floored, 1e-3 * largest), rtol=1e-6
+        )
+        assert np.ndim(channels[index]) == values.ndim - 1
+    for index in (1, 3):
+        np.testing.assert_array_equal(channels[index], channels[index - 1])
+
+
+def test_channels_that_come_first_and_dead_ones(rng):
+    kernel = models.dyadic(rng, 4, 1, 3, 3)
+    kernel[2] = -1.0
+
+    def model(x):
+        x = jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), "VALID", dimension_numbers=("NCHW", "OIHW", "NCHW")
+        )
+        return jax.nn.relu(x).reshape(len(x), -1) @ jnp.ones((4 * 36, 3))
+
+    images = rng.random((5, 1, 8, 8)).astype(np.float32)
+    network = jaxsnn.read_network(model, images[:1])
+    first, last = jaxsnn.percentile_scales(network, images, percentile=100, per="channel")
+    assert first.shape == (4, 1, 1)
+    expected = np.asarray(network.activations(images)[0]).max((0, 2, 3))
+    assert expected[2] == 0
+    np.testing.assert_allclose(np.ravel(first)[[0, 1, 3]], expected[[0, 1, 3]], rtol=1e-6)
+    np.testing.assert_allclose(first.ravel()[2], 1e-3 * expected.max(), rtol=1e-6)
+    assert last.shape == (3,)  # no output can be negative, so that they spike
+    snn = jaxsnn.balance_thresholds(
+        network, [first, last], initial_potential=0.5, reset=jaxsnn.reset_by_subtraction
+    )
+    run = jaxsnn.simulate(snn, images, key=0, duration=0.4, encode=jaxsnn.constant)
+    outputs = network(images)
+    assert np.abs(run.scores[-1] / 400 - outputs).max() < 0.02 * np.abs(outputs).max()
+
+
+def test_scale_factors_of_channels_need_fewer_steps(rng):
+    """Channels of very different sizes: a factor for the layer leaves the small ones silent."""
+    first = rng.normal(size=(6, 20)) * np.geomspace(0.01, 1, 20)
+    second = rng.normal(size=(20, 4)) / np.geomspace(0.01, 1, 20)[:, None]
+    first, second = first.astype(np.float32), second.astype(np.float32)
+    images = rng.random((50, 6)).astype(np.float32)
+    network = jaxsnn.read_network(lambda x: jax.nn.relu(x @ first) @ second, images[:1])
+    errors = {}
+    for per in ("layer", "channel"):
+        scales = jaxsnn.percentile_scales(network, images, percentile=100, per=per)
+        snn = jaxsnn.balance_thresholds(
+            network, scales, initial_potential=0.5, reset=jaxsnn.reset_by_subtraction
+        )
+        run = jaxsnn.simulate(snn, images, key=0, duration=0.016, encode=jaxsnn.constant)
+        errors[per] = float(np.abs(run.scores[-1] / 16 - network(images)).mean())
+    assert errors["channel"] < errors["layer"] / 3

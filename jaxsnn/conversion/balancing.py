@@ -18,7 +18,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from jaxsnn import neurons
+from jaxsnn import encoding, neurons
 from jaxsnn.conversion.executable import Executable
 from jaxsnn.network import INPUT, Capped, Layer, Network, per_layer, relu
 from jaxsnn.support.arrays import (
@@ -50,6 +50,7 @@ class SpikingNetwork(Executable):
         initial_potentials: for each layer the membrane potential at the start, likewise in the
             units of the thresholds; by default 0.
         reset: what becomes of the membrane potential after a spike.
+        encode: how pixels drive the first layer, unless `simulate` is told otherwise.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxsnn
@@ -64,6 +65,7 @@ class SpikingNetwork(Executable):
     amplitudes: list[Any]
     initial_potentials: list[AnyArray] | None = None
     reset: neurons.Reset = static_field(default=neurons.reset_to_zero)
+    encode: encoding.Encoding = static_field(default=encoding.poisson)
 
     def __post_init__(self):
         entries = self.amplitudes
@@ -128,6 +130,7 @@ def balance_thresholds(
     *,
     initial_potential: Numbers = 0.0,
     reset: neurons.Reset = neurons.reset_to_zero,
+    encode: encoding.Encoding = encoding.poisson,
 ) -> SpikingNetwork:
     """Thresholds λ, spikes that weigh the λ of the layer that sends them, weights as they are.
 
@@ -149,6 +152,7 @@ def balance_thresholds(
             layers, or one for each; 0.5 rounds rates to the nearest, and lets deep networks spike
             soonest.
         reset: `reset_to_zero`, `reset_by_subtraction` or a function of yours.
+        encode: `poisson`, `constant` or a function of yours.
 
     Returns:
         The spiking network.
@@ -174,7 +178,7 @@ def balance_thresholds(
             thresholds[index] = factors[index] / row[0]
             amplitudes[index] = [jnp.ones_like(row[0])]
     start = _at_fraction(network, thresholds, initial_potential)
-    return SpikingNetwork(network, thresholds, amplitudes, start, reset)
+    return SpikingNetwork(network, thresholds, amplitudes, start, reset, encode)
 
 
 @typed
@@ -184,6 +188,7 @@ def normalize_weights(
     *,
     initial_potential: Numbers = 0.0,
     reset: neurons.Reset = neurons.reset_to_zero,
+    encode: encoding.Encoding = encoding.poisson,
 ) -> SpikingNetwork:
     """Weights W·λ(previous)/λ, biases b/λ, thresholds of 1 and spikes that weigh 1.
 
@@ -198,6 +203,7 @@ def normalize_weights(
         scales: one λ for each layer, or one for all.
         initial_potential: as a fraction of the threshold, as in `balance_thresholds`.
         reset: `reset_to_zero`, `reset_by_subtraction` or a function of yours.
+        encode: `poisson`, `constant` or a function of yours.
 
     Returns:
         The spiking network.
@@ -239,7 +245,7 @@ def normalize_weights(
         thresholds.append(threshold)
     start = _at_fraction(network, thresholds, initial_potential)
     normalized = Network(tuple(layers), network.input_shape)
-    return SpikingNetwork(normalized, thresholds, [one] * len(layers), start, reset)
+    return SpikingNetwork(normalized, thresholds, [one] * len(layers), start, reset, encode)
 
 
 def _never(scale: Array) -> Array:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxsnn import neurons
+from jaxsnn import encoding, neurons
 from jaxsnn.network import Network
 from jaxsnn.support.arrays import AnyArray, share_cache
 from jaxsnn.support.typed import Numbers
@@ -30,6 +30,7 @@ class Executable:
         amplitudes: for each layer what a spike weighs on each of its connections.
         initial_potentials: for each layer the membrane potential at the start; None is 0.
         reset: what becomes of the membrane potential after a spike.
+        encode: how pixels drive the first layer.
         step_sizes: for each layer what a potential of 1 stands for, in the units of the original
             thresholds; None where that is 1.
         scale_factors: for each layer the activation that one spike in every step stands for.
@@ -40,6 +41,7 @@ class Executable:
     amplitudes: Any
     initial_potentials: list[AnyArray] | None
     reset: neurons.Reset
+    encode: encoding.Encoding
     step_sizes: Any
     scale_factors: Any
 
@@ -81,11 +83,12 @@ class Executable:
         return share_cache(self, replace(self, **changes)) if changes else self  # type: ignore[type-var]
 
     def bare(self: Self) -> Self:
-        """The network without its reset and initial potentials, which programs get separately.
+        """The network without the functions and potentials that programs get separately.
 
         So networks that differ in nothing else share compiled programs.
         """
-        return replace(self, initial_potentials=None, reset=neurons.reset_to_zero)  # type: ignore[type-var]
+        functions = {"reset": neurons.reset_to_zero, "encode": encoding.poisson}
+        return replace(self, initial_potentials=None, **functions)  # type: ignore[type-var]
 
     def __repr__(self) -> str:
         return str(self)

@@ -153,6 +153,7 @@ class FixedPointNetwork(Executable):
         steps: the longest simulation in steps.
         initial_potentials: for each layer the integer potential at the start; by default 0.
         reset: what becomes of the membrane potential after a spike.
+        encode: how pixels drive the first layer.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxsnn
@@ -175,6 +176,7 @@ class FixedPointNetwork(Executable):
     steps: int = static_field()
     initial_potentials: list[AnyArray] | None = None
     reset: neurons.Reset = static_field(default=neurons.reset_to_zero)
+    encode: encoding.Encoding = static_field(default=encoding.poisson)
 
     @property
     def units(self) -> list[AnyArray]:
@@ -599,6 +601,7 @@ def with_thresholds(layers: IntegerLayers, snn: SpikingNetwork) -> FixedPointNet
         layers.bits,
         layers.steps,
         reset=snn.reset,
+        encode=snn.encode,
     )
     return fixed.with_neurons(snn.initial_potentials, None)
 

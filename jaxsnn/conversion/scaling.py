@@ -9,9 +9,10 @@ ReLU with a ceiling does not exceed the ceiling.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from math import ceil, floor, inf, log10, prod
-from typing import TypeVar, cast
+from typing import Literal, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,16 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from jaxsnn.network import INPUT, Connection, Convolution, Network, Operation
+from jaxsnn import encoding
+from jaxsnn.network import (
+    INPUT,
+    AveragePooling,
+    Connection,
+    Convolution,
+    MaxPooling,
+    Network,
+    Operation,
+)
 from jaxsnn.support.arrays import is_known
 from jaxsnn.support.progress import progress_bar
 from jaxsnn.support.typed import Count, Images, Real, typed
@@ -30,6 +40,8 @@ Result = TypeVar("Result")
 
 # A scale factor so many times above the largest activation makes spikes rare: worth a warning.
 _FAR_ABOVE = 2.0
+# Scale factors of channels are at least this share of the layer's largest: some never spike.
+_LEAST_CHANNEL = 1e-3
 
 
 @typed
@@ -103,11 +115,12 @@ def data_based_scales(
         One λ for each layer.
 
     Raises:
-        ValueError: there are no images, they have the wrong shape or pixels outside [0, 1], or a
-            layer is dead (its largest activation is 0); the message names the layer.
+        ValueError: there are no images, they have the wrong shape or are not finite, or a layer is
+            dead (its largest activation is 0); the message names the layer.
 
     Warns:
-        UserWarning: a weight makes a scale factor more than twice the largest activation.
+        UserWarning: a weight makes a scale factor more than twice the largest activation, or
+            pixels are outside [0, 1].
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxsnn
@@ -196,12 +209,18 @@ def percentile_scales(
     images: Images,
     *,
     percentile: Real = 99.9,
+    per: Literal["layer", "channel"] = "layer",
+    encode: encoding.Encoding = encoding.poisson,
     batch_size: Count = 500,
     progress: bool | None = None,
-) -> Scales:
+) -> Scales | list[Float[Array, "..."]]:
     """Scale factors from a percentile of the activations, which a few outliers do not raise.
 
         λₗ = the percentile of all activations of layer l, zeros included
+
+    Per channel each map of a convolution, and each neuron of a dense layer, has a factor of its
+    own: spikes then stand for less, and deep networks need fewer steps. A channel whose percentile
+    is below a thousandth of the layer's largest gets that.
 
     Ranks are interpolated linearly, as in `numpy.percentile`. The value is exact at any number of
     images and takes no more memory for more of them.
@@ -213,15 +232,22 @@ def percentile_scales(
         network: the ReLU network.
         images: calibration images `[N, ...]`.
         percentile: in percent, above 1 and at most 100; 100 is the largest activation.
+        per: "layer" for one factor for each layer, "channel" for one for each of its channels.
+        encode: how pixels will drive the first layer; for `constant` they may be any finite
+            numbers, without a warning.
         batch_size: how many images are computed at a time.
         progress: whether to show a bar; by default where there is more than a second of work.
 
     Returns:
-        One λ for each layer.
+        One λ for each layer; per channel a list of arrays that broadcast to the neurons, for
+        `balance_thresholds`.
 
     Raises:
         ValueError: as `data_based_scales`, or the percentile is out of range, or so low that it
-            is 0 in a layer; the message names the layer and the share of its zeros.
+            is 0 in a whole layer; the message names the layer and the share of its zeros.
+
+    Warns:
+        UserWarning: pixels outside [0, 1], unless they are constant currents.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxsnn
@@ -237,8 +263,10 @@ def percentile_scales(
             f"{fraction if 0 < percentile <= 1 else ', such as 99.9.'}"
         )
     _check_known(network)
-    checked = _checked(network, images, batch_size)
-    values, zeros = _percentiles(network, checked, percentile, batch_size, progress)
+    checked = _checked(network, images, batch_size, encode)
+    axes = _channel_axes(network) if per == "channel" else [None] * len(network.layers)
+    found, zeros = _percentiles(network, checked, percentile, axes, batch_size, progress)
+    values = [float(of_layer.max()) for of_layer in found]
     for index, (value, share) in enumerate(zip(values, zeros, strict=True)):
         layer = network.layers[index]
         if layer.weighted and layer.spiking and value == 0 and share < 1:
@@ -251,7 +279,43 @@ def percentile_scales(
     def rule(index: int, _before: Mapping[int, float]) -> float:
         return values[index]
 
-    return _scale_layers(network, rule)
+    scales = _scale_layers(network, rule)
+    return scales if per == "layer" else _for_channels(network, scales, found, axes)
+
+
+def _channel_axes(network: Network) -> list[int | None]:
+    """For each layer the axis of its channels, without the batch axis; None if it has none."""
+    found: list[int | None] = []
+    for layer, shape in zip(network.layers, network.shapes, strict=True):
+        *_, last = (None, *layer.all_connections[0].operations)
+        axis = last.channels.outputs if last is not None and last.weighted else -1
+        found.append(axis % len(shape) if layer.spiking and shape else None)
+    return found
+
+
+def _for_channels(
+    network: Network, scales: Array, found: list[np.ndarray], axes: Sequence[int | None]
+) -> list[Array]:
+    """λ of each channel; a pooling takes those of its source, as its channels are the same."""
+    factors: list[Array] = []
+    for index, layer in enumerate(network.layers):
+        source, axis, shape = layer.all_connections[0].source, axes[index], network.shapes[index]
+        taken = (layer.weighted, len(layer.connections)) == (False, 1) and source != INPUT
+        same = (
+            [isinstance(part, AveragePooling | MaxPooling) for part in layer.operations[:2]]
+            if (taken)
+            else []
+        )
+        if axis is None:
+            factors.append(scales[index])
+        elif same == [True] and network.layers[source].spiking:
+            factors.append(factors[source])
+        else:
+            least = _LEAST_CHANNEL * float(scales[index])
+            values = np.clip(found[index], least, layer.ceiling)
+            sizes = [-1 if place == axis else 1 for place in range(len(shape))]
+            factors.append(jnp.asarray(values.reshape(sizes), scales.dtype))
+    return factors
 
 
 @typed
@@ -270,7 +334,7 @@ def largest_activations(
         One value for each layer, which is 0 for a dead layer.
 
     Raises:
-        ValueError: there are no images, or they have the wrong shape or pixels outside [0, 1].
+        ValueError: there are no images, or they have the wrong shape or are not finite.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxsnn
@@ -386,13 +450,18 @@ def _maxima(network: Network, images: Array) -> Array:
 def _bits(network: Network, images: Array) -> list[Array]:
     """Activations as integers that are ordered as they are: the bits of non-negative floats."""
     return [
-        jax.lax.bitcast_convert_type(activation.astype(jnp.float32).ravel(), jnp.uint32)
+        jax.lax.bitcast_convert_type(activation.astype(jnp.float32), jnp.uint32)
         for activation in network.activations(images)
     ]
 
 
-def _checked(network: Network, images: ArrayLike, batch_size: int) -> np.ndarray:
-    """Calibration images on the host, or ValueError."""
+def _checked(
+    network: Network,
+    images: ArrayLike,
+    batch_size: int,
+    encode: encoding.Encoding = encoding.poisson,
+) -> np.ndarray:
+    """Calibration images on the host, or ValueError; a warning if they cannot be encoded."""
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}; it must be at least 1.")
     if not is_known(images):
@@ -400,7 +469,14 @@ def _checked(network: Network, images: ArrayLike, batch_size: int) -> np.ndarray
             "the images are traced, so they cannot calibrate scale factors: call the rule outside "
             "of jit, vmap and grad."
         )
-    return np.asarray(network.check_pixels(images))
+    checked = np.asarray(network.check_finite(images))
+    low, high = float(checked.min()), float(checked.max())
+    if encode is not encoding.constant and not (low >= 0 and high <= 1 + 1e-6):
+        warn(
+            f"pixels range from {low:.9g} to {high:.9g}; only constant currents (encode=constant) "
+            "take such images, all else those in [0, 1]. Divide 8-bit pixels by 255."
+        )
+    return checked
 
 
 def _over_batches(
@@ -417,44 +493,102 @@ def _over_batches(
 
 
 def _percentiles(
-    network: Network, images: np.ndarray, percentile: float, batch_size: int, progress: bool | None
-) -> tuple[list[float], list[float]]:
-    """Percentile of every layer's activations by radix selection: 16 bits of them at a time.
+    network: Network,
+    images: np.ndarray,
+    percentile: float,
+    axes: Sequence[int | None],
+    batch_size: int,
+    progress: bool | None,
+) -> tuple[list[np.ndarray], list[float]]:
+    """Percentiles of every layer's activations, of all or of each channel, by radix selection.
 
-    With it comes the share of zeros among them, which is counted (and not 0) only where the
-    percentile is 0.
-
-    Two passes, each counting 65,536 bins, find an order statistic exactly, whatever the order of
-    the images; sorting would need all activations at once.
+    Each pass counts by some more bits the activations that agree with the result so far, which
+    finds an order statistic exactly, whatever the order of the images; sorting would need all
+    activations at once. With it comes the share of zeros in the layer, which is counted (and not
+    0) only where a percentile is 0.
     """
-    sizes = [len(images) * prod(shape) for shape in network.shapes]
-    positions = [percentile / 100 * (size - 1) for size in sizes]
-    # Each layer's percentile lies between two neighbours in the order of its activations.
-    ranks = [(layer, rank(p)) for layer, p in enumerate(positions) for rank in (floor, ceil)]
-
-    def count(selections: list[tuple[int, Callable[[np.ndarray], np.ndarray]]]) -> np.ndarray:
-        counts = np.zeros((len(selections), 1 << 16), np.int64)
-        for batch in _over_batches(network, images, _bits, batch_size, progress):
-            arrays = [np.asarray(bits) for bits in batch]
-            for row, (layer, select) in zip(counts, selections):
-                row += np.bincount(select(arrays[layer]), minlength=len(row))
-        return counts
-
-    upper = count([(layer, lambda bits: bits >> 16) for layer in range(len(sizes))])
-    high = [int(np.searchsorted(upper[layer].cumsum(), rank, "right")) for layer, rank in ranks]
-    lower = count(
-        [
-            (layer, lambda bits, bin=bin: bits[bits >> 16 == bin] & 0xFFFF)
-            for (layer, _), bin in zip(ranks, high)
-        ]
-    )
-    low = [
-        int(np.searchsorted(counts.cumsum(), rank - upper[layer, :bin].sum(), "right"))
-        for counts, (layer, rank), bin in zip(lower, ranks, high)
+    layers = [
+        _Selection.of(len(images), shape, axis, percentile)
+        for shape, axis in zip(network.shapes, axes, strict=True)
     ]
-    bits = np.array(high, np.uint32) << 16 | np.array(low, np.uint32)
-    pairs = bits.view(np.float32).reshape(-1, 2)
-    values = [float(np.interp(p % 1, (0, 1), pair)) for p, pair in zip(positions, pairs)]
-    # Zeros have the bits 0, and are counted where the lower neighbour starts with these.
-    counted = zip(high[::2], lower[::2], sizes, strict=True)
-    return values, [float(counts[0] / size) if bin == 0 else 0.0 for bin, counts, size in counted]
+    widths = (16, 16) if all(axis is None for axis in axes) else (8, 8, 8, 8)
+    for number, width in enumerate(widths):
+        shift = 32 - sum(widths[: number + 1])
+        for layer in layers:
+            layer.begin(width)
+        for batch in _over_batches(network, images, _bits, batch_size, progress):
+            for layer, bits in zip(layers, batch, strict=True):
+                layer.count(np.asarray(bits), shift, width)
+        for layer in layers:
+            layer.end(width)
+    return [layer.values for layer in layers], [layer.zeros for layer in layers]
+
+
+@dataclass
+class _Selection:
+    """The search for the two activations between which a percentile lies, in G groups.
+
+    Attributes:
+        axis: the axis of the groups, without the batch axis; None for one group of all.
+        position: the place of the percentile in the order of a group.
+        size: how many activations a group has.
+        prefix: the bits found so far `[2, G]`.
+        rank: the place among the activations with this prefix `[2, G]`.
+        counts: of the activations with this prefix, by their next bits `[2, G, bins]`.
+    """
+
+    axis: int | None
+    position: float
+    size: int
+    prefix: np.ndarray
+    rank: np.ndarray
+    counts: np.ndarray
+
+    @classmethod
+    def of(
+        cls, images: int, shape: tuple[int, ...], axis: int | None, percentile: float
+    ) -> _Selection:
+        """The beginning of a search."""
+        groups = 1 if axis is None else shape[axis]
+        size = images * prod(shape) // groups
+        position = percentile / 100 * (size - 1)
+        rank = np.array([[floor(position)], [ceil(position)]]).repeat(groups, 1)
+        return cls(axis, position, size, np.zeros((2, groups), np.uint32), rank, np.zeros(0))
+
+    def begin(self, width: int) -> None:
+        """No activation is counted."""
+        self.counts = np.zeros((*self.prefix.shape, 1 << width), np.int64)
+
+    def count(self, bits: np.ndarray, shift: int, width: int) -> None:
+        """Count a batch of activations [B, ...], given as their bits."""
+        _, groups, bins = self.counts.shape
+        axis = None if self.axis is None else self.axis + 1
+        rows = bits.reshape(1, -1) if axis is None else np.moveaxis(bits, axis, 0)
+        rows = rows.reshape(groups, -1)
+        places = (rows >> shift & (bins - 1)) + np.arange(groups)[:, None] * bins
+        above = (rows.astype(np.uint64) >> np.uint64(shift + width)).astype(np.uint32)
+        for counts, prefix in zip(self.counts, self.prefix):
+            chosen = places[above == prefix[:, None]]
+            counts += np.bincount(chosen, minlength=groups * bins).reshape(groups, bins)
+
+    def end(self, width: int) -> None:
+        """Choose the next bits."""
+        until = self.counts.cumsum(-1)
+        digits = (until <= self.rank[..., None]).sum(-1)
+        before = np.take_along_axis(until, np.maximum(digits - 1, 0)[..., None], -1)[..., 0]
+        self.rank = self.rank - np.where(digits > 0, before, 0)
+        self.prefix = self.prefix << width | digits.astype(np.uint32)
+
+    @property
+    def values(self) -> np.ndarray:
+        """The percentile of each group."""
+        low, high = self.prefix.view(np.float32).astype(np.float64)
+        if np.all(low == high):  # perhaps infinite
+            return low
+        return low + (high - low) * (self.position % 1)
+
+    @property
+    def zeros(self) -> float:
+        """The share of zeros in the groups whose percentile starts with their bits."""
+        first = self.prefix[0] < self.counts.shape[-1]
+        return float(self.counts[0, first, 0].sum() / (self.size * max(1, first.sum())))

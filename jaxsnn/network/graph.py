@@ -334,6 +334,15 @@ class Network:
         check_range(images)
         return checked
 
+    def check_finite(self, images: ArrayLike) -> AnyArray:
+        """As `check_images`; there must also be images, and pixels be finite numbers."""
+        checked = self.check_images(images)
+        if len(checked) == 0:
+            raise ValueError("there are no images; give at least one.")
+        if not all_true(lambda pixels: abs(pixels) < np.inf, images):
+            raise ValueError("some pixels are nan or infinite; find out where they come from.")
+        return checked
+
     def name(self, index: int) -> str:
         """What error messages call a layer: its number, counted from 1, and its operations."""
         return f"layer {index + 1} of {len(self.layers)} ({self.layers[index]})"
