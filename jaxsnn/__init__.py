@@ -15,7 +15,7 @@ and `sweep` takes a network, images, labels and a grid of settings through the l
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from jaxsnn import engines, metrics, network, neurons, plotting, readout, stopping, sweeps
+from jaxsnn import engines, metrics, network, neurons, readout, stopping
 from jaxsnn.conversion.balancing import SpikingNetwork, balance_thresholds, normalize_weights
 from jaxsnn.conversion.convert import convert
 from jaxsnn.conversion.fixed_point import FixedPoint, FixedPointNetwork, quantize
@@ -37,14 +37,20 @@ from jaxsnn.neurons import (
 )
 from jaxsnn.reading import ReadingError, read_network
 from jaxsnn.simulation import Simulation, simulate
-from jaxsnn.sweeps import Grid, best, load_sweep, save_sweep, sweep
 
 if TYPE_CHECKING:
-    from jaxsnn import networks, training
+    from jaxsnn import networks, plotting, sweeps, training
     from jaxsnn.paper.datasets import Dataset, DatasetError, load_dataset
+    from jaxsnn.sweeps import Grid, best, load_sweep, save_sweep, sweep
 
-# The paper's experiment, which most users of the conversion do without.
+# What a conversion and its simulation do without.
 _LOADED_LATER = {
+    "plotting": ("jaxsnn.plotting", None),
+    "sweeps": ("jaxsnn.sweeps", None),
+    **{
+        name: ("jaxsnn.sweeps", name)
+        for name in ("Grid", "best", "load_sweep", "save_sweep", "sweep")
+    },
     "networks": ("jaxsnn.networks", None),
     "training": ("jaxsnn.training", None),
     "Dataset": ("jaxsnn.paper.datasets", "Dataset"),
