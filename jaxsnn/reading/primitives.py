@@ -211,7 +211,7 @@ OF_SUMS = (
     *("max", "min", "clamp", "abs", "mul", "div", "neg", "add", "add_any", "sub"),
     *("gt", "ge", "lt", "le", "select_n", "convert_element_type"),
 )
-OF_MASKS = ("mul", "select_n", "convert_element_type", "broadcast_in_dim", "reshape")
+OF_MASKS = ("mul", "select_n", "convert_element_type")
 PRODUCTS = ("dot_general", "conv_general_dilated", "reduce_window_max", "reduce_max")
 
 HANDLERS: dict[str, Callable[..., Any]] = {

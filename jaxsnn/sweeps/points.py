@@ -136,7 +136,8 @@ def checked_job(
 ) -> SweepJob:
     """The job of these arguments of `sweep`, or the errors that it names."""
     read = read or readout.default(network.layers[-1].spiking)
-    balance_thresholds(network, 1.0).check()
+    # 1, or the ceiling of an activation that is lower.
+    balance_thresholds(network, [min(1.0, layer.ceiling) for layer in network.layers]).check()
     pixels, classes = _checked_images(network, images, labels)
     for row in grid.values("threshold"):
         per_layer(network, np.asarray(row).tolist(), "threshold")
