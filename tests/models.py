@@ -22,6 +22,16 @@ def dyadic_images(rng, batch, *shape):
     return (rng.integers(0, 17, (batch, *shape)) / 16).astype(np.float32)
 
 
+def assert_reads(model, images, rtol=1e-6):
+    """The network read computes what the model computes, to the rounding of float32 sums."""
+    network = jaxsnn.read_network(model, images[:1])
+    expected = model(images)
+    scale = float(jnp.abs(expected).max())
+    assert scale > 0
+    np.testing.assert_allclose(network(images), expected, rtol=0, atol=rtol * scale)
+    return network
+
+
 def dense_weights(rng, sizes=(12, 20, 16, 4)):
     return [dyadic(rng, *pair) for pair in itertools.pairwise(sizes)]
 

@@ -16,6 +16,7 @@ import jaxsnn
 from jaxsnn.network import AveragePooling, Convolution, Dense, Multiply, Reshape, Transpose
 
 import models
+from models import assert_reads
 
 pytestmark = pytest.mark.promotes
 
@@ -30,16 +31,6 @@ def assert_same(one, two):
     assert jax.tree.structure(one) == jax.tree.structure(two)
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
         np.testing.assert_array_equal(a, b)
-
-
-def assert_reads(model, images, rtol=1e-6):
-    """The network read computes what the model computes, to the rounding of float32 sums."""
-    network = jaxsnn.read_network(model, images[:1])
-    expected = model(images)
-    scale = float(jnp.abs(expected).max())
-    assert scale > 0
-    np.testing.assert_allclose(network(images), expected, rtol=0, atol=rtol * scale)
-    return network
 
 
 def test_nnx_linen_and_plain_jax_read_the_same(rng):

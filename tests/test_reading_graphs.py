@@ -12,17 +12,13 @@ import jaxsnn
 from jaxsnn.network import Capped, Select
 from jaxsnn.network.operations import Places
 
+import models
+
 pytestmark = pytest.mark.promotes
 
 
-def read(model, images, rtol=2e-6):
-    """The network, which computes what the model computes to the rounding of float32 sums."""
-    network = jaxsnn.read_network(model, images[:1])
-    expected = model(images)
-    scale = float(jnp.abs(expected).max())
-    assert scale > 0
-    np.testing.assert_allclose(network(images), expected, rtol=0, atol=rtol * scale)
-    return network
+def read(model, images):
+    return models.assert_reads(model, images, rtol=2e-6)
 
 
 def converted(network, images):
@@ -269,6 +265,9 @@ def test_a_ceiling_is_part_of_its_layer(rng):
     assert jaxsnn.model_based_scales(network)[0] == 6.0
     with pytest.raises(ValueError, match=r"layer 1 of 2 .*must not exceed the ceiling.* 6"):
         jaxsnn.balance_thresholds(network, 7.0)
+    low = read(lambda x: jnp.clip(x @ kernel, 0, 0.5) @ kernel.T, images)
+    grid = jaxsnn.Grid(scales=[0.5, 1.0], duration=0.004)
+    assert jaxsnn.sweep(low, images, [0] * 40, grid, progress=False).sizes["layer"] == 2
     normal = jaxsnn.normalize_weights(network, [3.0, 1.0])
     assert normal.network.layers[0].ceiling == 2.0
     with pytest.raises(ValueError, match=r"layer 1 of 2 .*chains of ReLUs"):
@@ -297,6 +296,7 @@ def test_a_relu_with_and_without_a_ceiling_are_two_layers(rng):
         (lambda x: x * (x > 0.5), "difference is a multiple"),
         (lambda x: jnp.where(x > 0, 1.0, x), "difference is a multiple"),
         (lambda x: (x > 0).astype(jnp.float32), "rounding|comparison|chosen"),
+        (lambda x: jnp.where((x > 0)[:, None], 1.0, x[:, None]), "comparison"),
         (lambda x: x / (1 + jnp.abs(x)), "dividing"),
         (lambda x: jnp.maximum(x, jnp.inf), "not finite"),
         (jax.nn.hard_tanh, "chosen"),

@@ -347,9 +347,10 @@ def _check(network: SpikingNetwork) -> None:
                 f"{name}: its amplitudes are {row}; there must be one for each connection, and "
                 "None for those from the input and from sums."
             )
-        settings = {"thresholds": thresholds[index], "amplitudes": amplitudes[index]}
-        never = layer.spiking or settings.pop("thresholds")
-        if not layer.spiking and not all_true(lambda number: number == jnp.inf, never):
+        settings = {"amplitudes": amplitudes[index]}
+        if layer.spiking:
+            settings = {"thresholds": thresholds[index], **settings}
+        elif not all_true(lambda number: number == jnp.inf, thresholds[index]):
             raise ValueError(
                 f"{name}: outputs without a ReLU never spike; its threshold must be infinite."
             )

@@ -299,17 +299,13 @@ def _for_channels(
     """λ of each channel; a pooling takes those of its source, as its channels are the same."""
     factors: list[Array] = []
     for index, layer in enumerate(network.layers):
-        source, axis, shape = layer.all_connections[0].source, axes[index], network.shapes[index]
-        taken = (layer.weighted, len(layer.connections)) == (False, 1) and source != INPUT
-        same = (
-            [isinstance(part, AveragePooling | MaxPooling) for part in layer.operations[:2]]
-            if (taken)
-            else []
-        )
+        first, axis, shape = layer.all_connections[0], axes[index], network.shapes[index]
+        alone = (len(layer.connections), len(first.operations)) == (1, 1)
+        pooling = alone and isinstance(first.operations[0], AveragePooling | MaxPooling)
         if axis is None:
             factors.append(scales[index])
-        elif same == [True] and network.layers[source].spiking:
-            factors.append(factors[source])
+        elif pooling and network.spikes_from(first.source):
+            factors.append(factors[first.source])
         else:
             least = _LEAST_CHANNEL * float(scales[index])
             values = np.clip(found[index], least, layer.ceiling)

@@ -328,17 +328,19 @@ class Network:
 
     def check_pixels(self, images: ArrayLike) -> AnyArray:
         """As `check_images`; there must also be images, and pixels be numbers in [0, 1]."""
+        checked = self._checked_batch(images)
+        check_range(images)
+        return checked
+
+    def _checked_batch(self, images: ArrayLike) -> AnyArray:
         checked = self.check_images(images)
         if len(checked) == 0:
             raise ValueError("there are no images; give at least one.")
-        check_range(images)
         return checked
 
     def check_finite(self, images: ArrayLike) -> AnyArray:
         """As `check_images`; there must also be images, and pixels be finite numbers."""
-        checked = self.check_images(images)
-        if len(checked) == 0:
-            raise ValueError("there are no images; give at least one.")
+        checked = self._checked_batch(images)
         if not all_true(lambda pixels: abs(pixels) < np.inf, images):
             raise ValueError("some pixels are nan or infinite; find out where they come from.")
         return checked

@@ -1,7 +1,6 @@
 """Primitives that move values: slices, splits, concatenations, and choices by known indices.
 
-One rule serves them all: what the primitive makes of the numbers of an image's places says where
-each value comes from.
+The values of an image are numbered; where the primitive moves the numbers, it moves the values.
 """
 
 from __future__ import annotations

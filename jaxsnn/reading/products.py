@@ -171,10 +171,19 @@ def reduce_window(params: dict, signal: Any, start: Any, *others: Any) -> Signal
     return reduce_window_sum(params, signal)
 
 
-def reduce_window_sum(params: dict, signal: Signal) -> Signal:
-    """Sums over windows."""
+def _check_dilation(params: dict) -> None:
     if any(dilation != 1 for dilation in (*params["base_dilation"], *params["window_dilation"])):
         raise ReadingError("dilated pooling is not supported.")
+
+
+def _check_batch(window: Shape, strides: Shape, padding: Sequence[tuple[int, int]]) -> None:
+    if (window[0], strides[0], tuple(padding[0])) != (1, 1, (0, 0)):
+        raise ReadingError("the window must not reach over the batch axis.")
+
+
+def reduce_window_sum(params: dict, signal: Signal) -> Signal:
+    """Sums over windows."""
+    _check_dilation(params)
     return _window_sum(
         signal, params["window_dimensions"], params["window_strides"], params["padding"]
     )
@@ -182,8 +191,7 @@ def reduce_window_sum(params: dict, signal: Signal) -> Signal:
 
 def reduce_window_max(params: dict, signal: Signal) -> Signal:
     """The maximum over windows, with a padding that never is the largest."""
-    if any(n != 1 for n in (*params["base_dilation"], *params["window_dilation"])):
-        raise ReadingError("dilated pooling is not supported.")
+    _check_dilation(params)
     return _maximum(
         signal, params["window_dimensions"], params["window_strides"], params["padding"]
     )
@@ -200,8 +208,7 @@ def reduce_max(params: dict, signal: Signal) -> Signal:
 def _maximum(
     signal: Signal, window: Shape, strides: Shape, padding: Sequence[tuple[int, int]]
 ) -> Signal:
-    if (window[0], strides[0], tuple(padding[0])) != (1, 1, (0, 0)):
-        raise ReadingError("the window must not reach over the batch axis.")
+    _check_batch(window, strides, padding)
     signal = signal.in_model_form()
     pairs = tuple((low, high) for low, high in padding[1:])
     options = tuple(window[1:]), tuple(strides[1:]), pairs
@@ -232,8 +239,7 @@ def reduce_sum(params: dict, signal: Signal) -> Signal:
 def _window_sum(
     signal: Signal, window: Shape, strides: Shape, padding: Sequence[tuple[int, int]]
 ) -> Signal:
-    if (window[0], strides[0], tuple(padding[0])) != (1, 1, (0, 0)):
-        raise ReadingError("the window must not reach over the batch axis.")
+    _check_batch(window, strides, padding)
     window, strides, padding = tuple(window[1:]), tuple(strides[1:]), padding[1:]
     signal = signal.in_model_order()
     reached = zip(signal.copies, window, strides, padding, strict=True)

@@ -154,8 +154,21 @@ class Signal:
     @classmethod
     def of_images(cls, shape: Shape) -> Signal:
         """The images themselves, of this shape, with a new graph."""
+        return cls.stored(Graph([], {}), INPUT, (), shape, "the input")
+
+    @classmethod
+    def stored(
+        cls,
+        graph: Graph,
+        layer: int,
+        operations: tuple[Operation, ...],
+        shape: Shape,
+        line: str,
+        source: str = "",
+    ) -> Signal:
+        """A signal that is stored as the model has it: in its order, without copies."""
         axes = tuple(range(len(shape) + 1))
-        return cls(Graph([], {}), INPUT, (), shape, (None,) * len(shape), axes, "the input")
+        return cls(graph, layer, operations, shape, (None,) * len(shape), axes, line, source)
 
     @property
     def model_shape(self) -> Shape:
@@ -377,11 +390,7 @@ class Signal:
     def _in_stored_order(self, factor: ArrayLike) -> np.ndarray:
         """A constant for the stored features, of size 1 along the axes where it does not vary."""
         everywhere = np.broadcast_to(np.asarray(factor), self.model_shape)
-        smallest = everywhere.transpose(np.argsort(self.axes))
-        for axis in range(smallest.ndim):
-            first = smallest.take([0], axis)
-            if np.array_equal(np.broadcast_to(first, smallest.shape), smallest):
-                smallest = first
+        smallest = without_repeats(everywhere.transpose(np.argsort(self.axes)))
         if smallest.shape[0] != 1:
             raise ReadingError("the constant differs between the images of a batch.")
         return np.asarray(smallest[0], jnp.result_type(float))
@@ -407,6 +416,15 @@ class Mask:
         """The mask with the line of its comparison."""
         del before
         return replace(self, line=origin.line)
+
+
+def without_repeats(values: np.ndarray) -> np.ndarray:
+    """The values with size 1 along the axes where they do not vary."""
+    for axis in range(values.ndim):
+        first = values.take([0], axis)
+        if np.array_equal(np.broadcast_to(first, values.shape), values):
+            values = first
+    return values
 
 
 def _is_affine(operation: Operation) -> bool:

@@ -26,7 +26,16 @@ from jaxsnn.network import (
 )
 from jaxsnn.network import relu as relu_activation
 from jaxsnn.reading.errors import MAXIMUM, NOT_A_RELU, ReadingError
-from jaxsnn.reading.signals import Broadcast, Mask, Maximum, Shift, Signal, Sum, WindowSum
+from jaxsnn.reading.signals import (
+    Broadcast,
+    Mask,
+    Maximum,
+    Shift,
+    Signal,
+    Sum,
+    WindowSum,
+    without_repeats,
+)
 
 # -- The end of a layer ----------------------------------------------------------------------------
 
@@ -55,8 +64,7 @@ def never_negative(signal: Signal) -> bool:
     """Whether a layer of ReLUs sends the signal, through weights of which none is negative."""
     if signal.layer == INPUT or _is_sum(signal) or np.any(_bias(signal.operations)):
         return False
-    weights = jax.tree.leaves([part for part in signal.operations if part.weighted])
-    return all(np.all(np.asarray(leaf) >= 0) for leaf in weights)
+    return _none_negative([part for part in signal.operations if part.weighted])
 
 
 def max_pooled(signal: Signal, pooling: MaxPooling) -> Signal:
@@ -98,10 +106,11 @@ def _relu_before_maximum(signal: Signal) -> Signal:
                 "a max pooling is multiplied by a factor that is not positive, such as a scale of "
                 "batch norm, which makes it a minimum; put the ReLU before the pooling."
             )
-    whole = Signal(
-        *(signal.graph, signal.layer, (*before, *moved), maximum.shape),
-        (None,) * len(maximum.shape),
-        tuple(range(len(maximum.shape) + 1)),
+    whole = Signal.stored(
+        signal.graph,
+        signal.layer,
+        (*before, *moved),
+        maximum.shape,
         signal.line,
         signal.source,
     )
@@ -155,9 +164,7 @@ def _sent_by(value: Signal | Sum, layer: Layer) -> Signal:
     index = value.graph.add(layer)
     if isinstance(value, Signal):
         return replace(value, layer=index, operations=(), source="")
-    shape = value.model_shape[1:]
-    axes = tuple(range(len(shape) + 1))
-    return Signal(value.graph, index, (), shape, (None,) * len(shape), axes, value.line)
+    return Signal.stored(value.graph, index, (), value.model_shape[1:], value.line)
 
 
 def _layer_of_sum(value: Sum) -> Layer:
@@ -208,7 +215,7 @@ def _last_layer(output: Signal | Sum) -> Layer:
             return _layer(before.in_model_form())
         if not rest.operations:
             return last
-    spiking = rest.bias is None and _never_negative(rest) and not _is_sum(output)
+    spiking = rest.bias is None and _none_negative(rest.weights) and not _is_sum(output)
     return rest if spiking else replace(rest, activation=linear)
 
 
@@ -230,20 +237,19 @@ def _finished(layers: Sequence[Layer]) -> tuple[Layer, ...]:
     return tuple(found)
 
 
-def _smallest(bias: Any) -> Any:
-    for axis in range(bias.ndim):
-        one = bias.take([0], axis)
-        bias = one if np.array_equal(np.broadcast_to(one, bias.shape), bias) else bias
-    return bias.reshape(()) if bias.size == 1 else bias
+def _smallest(values: Any) -> Any:
+    """The values with size 1 along the axes where they do not vary; a number if nowhere."""
+    values = without_repeats(values)
+    return values.reshape(()) if values.size == 1 else values
 
 
 def _only_permutes(layer: Layer) -> bool:
     return all(operation.permutes for operation in layer.operations)
 
 
-def _never_negative(layer: Layer) -> bool:
-    """Whether no output is negative where no input is."""
-    return all(np.all(np.asarray(leaf) >= 0) for leaf in layer.weights)
+def _none_negative(weights: Any) -> bool:
+    """Whether no weight is negative, and so no output where no input is."""
+    return all(np.all(np.asarray(leaf) >= 0) for leaf in jax.tree.leaves(weights))
 
 
 # -- The fewest operations -------------------------------------------------------------------------
