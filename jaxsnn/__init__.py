@@ -23,6 +23,7 @@ from jaxsnn.conversion.scaling import (
     data_based_scales,
     data_based_scales_of_authors_code,
     largest_activations,
+    locally_balanced_scales,
     model_based_scales,
     percentile_scales,
 )
@@ -95,6 +96,7 @@ __all__ = [
     "largest_activations",
     "load_dataset",
     "load_sweep",
+    "locally_balanced_scales",
     "metrics",
     "model_based_scales",
     "network",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -222,12 +222,22 @@ def _fan_out(network: Network) -> list[Array]:
     found = {source: jnp.zeros(network.shape_of(source)) for source in sources}
     for layer in network.layers:
         for connection in layer.all_connections:
-            synapses = _synapses(connection, network.shape_of(connection.source))
+            synapses = synapses_of(connection, network.shape_of(connection.source))
             found[connection.source] = found[connection.source] + synapses
     return list(found.values())
 
 
-def _synapses(connection: Connection, shape: tuple[int, ...]) -> Array:
+def synapses_of(connection: Connection, shape: tuple[int, ...]) -> Array:
+    """How many synapses of a connection lead from each neuron of its source, of this shape.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsnn.metrics import synapses_of
+        >>> from jaxsnn.network import Connection, Dense
+        >>> connection = Connection((Dense(jnp.array([[1.0, 0.0], [1.0, 2.0]])),))
+        >>> synapses_of(connection, (2,)).tolist()
+        [1.0, 2.0]
+    """
     if not connection.weighted:
         return jnp.zeros(shape)
 
@@ -314,6 +324,47 @@ def operations(synapses: Sequence[Numbers], sent: Sequence[Numbers]) -> Float[Ar
     return jnp.stack(totals).sum(0)
 
 
+class Additions(NamedTuple):
+    """What a time step of a network computes beside its synaptic operations, for one sample.
+
+    Attributes:
+        biases: neurons that receive a bias.
+        sums: synapses that lead from sums without neurons, whose values are no spikes: each is a
+            multiply-accumulate in every step.
+    """
+
+    biases: int
+    sums: int
+
+
+@typed
+def additions(network: Network) -> Additions:
+    """The operations of every time step that do not depend on spikes.
+
+    NeuroBench's definition counts the operations that spikes cause, `synaptic_operations`. A graph
+    has others beside them: its biases, and the weights that multiply a sum which several layers
+    read, such as the stream of a pre-activation residual network.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxsnn
+        >>> weights = jnp.ones((2, 3))
+        >>> network = jaxsnn.read_network(lambda x: jax.nn.relu(x @ weights + 1), jnp.zeros((1, 2)))
+        >>> jaxsnn.metrics.additions(network)
+        Additions(biases=3, sums=0)
+    """
+    _check_known(network)
+    pairs = zip(network.layers, network.shapes)
+    biased = [
+        np.broadcast_to(layer.bias, shape) for layer, shape in pairs if layer.bias is not None
+    ]
+    found = cached(network, "fan_out", _fan_out)[1:]
+    sums = [synapses for layer, synapses in zip(network.layers, found) if not layer.spiking]
+    return Additions(
+        sum(int(np.count_nonzero(bias)) for bias in biased),
+        int(sum(synapses.sum() for synapses in sums)),
+    )
+
+
 @typed
 def dense_operations(network: Network) -> float:
     """Multiply-accumulates of one pass of the ReLU network, zeros included.
@@ -325,6 +376,10 @@ def dense_operations(network: Network) -> float:
         >>> jaxsnn.metrics.dense_operations(network)
         6.0
     """
+    _check_known(network)
+    return float(sum(synapses.sum() for synapses in cached(network, "fan_out", _fan_out)))
+
+
+def _check_known(network: Network) -> None:
     if not all(map(is_known, jax.tree.leaves(network))):
         raise ValueError("the network must be known, not traced: call this outside of jit.")
-    return float(sum(synapses.sum() for synapses in cached(network, "fan_out", _fan_out)))

@@ -205,3 +205,35 @@ def test_operations_refuse(synapses, sent):
 def test_the_dense_operations_of_a_traced_network_are_unknown(network):
     with pytest.raises(ValueError, match="the network must be known, not traced"):
         jax.jit(metrics.dense_operations)(network)
+
+
+def test_additions_that_do_not_depend_on_spikes():
+    weights = jnp.asarray(np.random.default_rng(0).normal(size=(4, 4)), jnp.float32)
+
+    def model(x):
+        stream = x @ weights + jnp.array([[1.0, 0.0, 2.0, 0.0]])
+        for _ in range(2):
+            stream = stream + jax.nn.relu(2 * stream + 1) @ weights
+        return jax.nn.relu(stream @ weights[:, :3])
+
+    network = jaxsnn.read_network(model, jnp.zeros((1, 4)))
+    found = jaxsnn.metrics.additions(network)
+    sums = [index for index, layer in enumerate(network.layers) if not layer.spiking]
+    expected = 0
+    for layer in network.layers:
+        for connection in layer.all_connections:
+            if connection.source in sums and connection.weighted:
+                weights_of = [np.asarray(w) for w in jax.tree.leaves(connection)]
+                expected += sum(4 if w.ndim < 2 else np.count_nonzero(w) for w in weights_of)
+    assert found.sums == expected > 0
+    biases = [
+        np.count_nonzero(np.broadcast_to(layer.bias, shape))
+        for layer, shape in zip(network.layers, network.shapes)
+        if layer.bias is not None
+    ]
+    assert found.biases == sum(biases) > 0
+
+
+def test_a_chain_of_relus_has_no_other_additions():
+    network = jaxsnn.read_network(lambda x: jax.nn.relu(x @ jnp.ones((2, 3))), jnp.zeros((1, 2)))
+    assert jaxsnn.metrics.additions(network) == (0, 0)

@@ -483,3 +483,76 @@ def test_scale_factors_of_channels_need_fewer_steps(rng):
         run = jaxsnn.simulate(snn, images, key=0, duration=0.016, encode=jaxsnn.constant)
         errors[per] = float(np.abs(run.scores[-1] / 16 - network(images)).mean())
     assert errors["channel"] < errors["layer"] / 3
+
+
+def test_per_channel_the_data_based_rule_takes_the_maxima_of_each_channel():
+    rng = np.random.default_rng(0)
+    kernel, weights = rng.normal(size=(3, 3, 1, 4)), rng.normal(size=(4, 3))
+    kernel[..., 0], kernel[..., 1] = -1.0, 5.0  # a dead map, and one of large weights
+
+    def model(x):
+        x = jax.nn.relu(jax.lax.conv_general_dilated(
+            x, jnp.asarray(kernel, x.dtype), (1, 1), "SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC")))  # fmt: skip
+        x = jax.nn.relu(x.mean((1, 2)))
+        return jax.nn.relu(x @ jnp.asarray(weights, x.dtype))
+
+    images = rng.random((9, 5, 5, 1)).astype(np.float32) / 30
+    network = jaxsnn.read_network(model, images)
+    with pytest.warns(UserWarning, match="sets λ"):
+        found = jaxsnn.data_based_scales(network, images, per="channel", batch_size=4)
+    with pytest.warns(UserWarning, match="sets λ"):
+        whole = jaxsnn.data_based_scales(network, images)
+    activations = [np.asarray(a) for a in network.activations(images)]
+    first = np.maximum(activations[0].max((0, 1, 2)), kernel.max((0, 1, 2)))
+    first = np.maximum(first, 1e-3 * first.max())
+    last = np.maximum(activations[2].max(0), weights.max(0))
+    np.testing.assert_allclose(found[0], first[None, None], rtol=1e-6)
+    np.testing.assert_array_equal(np.ravel(found[1]), np.ravel(found[0]))  # of the pooling
+    np.testing.assert_allclose(found[2], last, rtol=1e-6)
+    for of_layer, of_channels in zip(whole, found):
+        assert float(of_layer) == float(of_channels.max())
+    jaxsnn.balance_thresholds(network, found).check()
+
+
+@pytest.mark.parametrize("per", ["layer", "channel"])
+def test_local_threshold_balancing_by_its_equation(per):
+    """λ ← λ + 2 mean(relu(x - λ)), layer after layer on what is clipped."""
+    rng = np.random.default_rng(1)
+    first, second = rng.normal(size=(6, 5)), rng.normal(size=(5, 3))
+    bias = rng.normal(size=(1, 5))
+    images = rng.random((23, 6)).astype(np.float32)
+    f32 = lambda values: jnp.asarray(values, jnp.float32)  # noqa: E731
+    network = jaxsnn.read_network(
+        lambda x: jax.nn.relu(jax.nn.relu(x @ f32(first) + f32(bias)) @ f32(second)), images
+    )
+    axis = None if per == "layer" else 0
+    scales = [np.zeros(5 if axis == 0 else ()), np.zeros(3 if axis == 0 else ())]
+    for _ in range(2):
+        for start in range(0, 23, 4):
+            x = images[start : start + 4].astype(float)
+            for index, (weights, constant) in enumerate([(first, bias), (second, 0)]):
+                x = x @ weights + constant
+                scales[index] = scales[index] + 2 * np.maximum(x - scales[index], 0).mean(axis)
+                x = np.minimum(np.maximum(x, 0), scales[index])
+    found = jaxsnn.locally_balanced_scales(network, images, per=per, passes=2, batch_size=4)
+    for expected, value in zip(scales, found):
+        floor = 1e-3 * expected.max() if per == "channel" else 0
+        np.testing.assert_allclose(value, np.maximum(expected, floor), rtol=1e-5)
+    most = jaxsnn.largest_activations(network, images)
+    assert all(float(np.max(value)) < float(a) for value, a in zip(found, most))
+
+
+def test_local_threshold_balancing_leaves_poolings_and_ceilings():
+    def model(x):
+        x = jax.nn.relu6(20 * x)
+        x = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+        return x.reshape(len(x), -1) @ jnp.ones((4, 2)) - 1
+
+    images = np.random.default_rng(2).random((40, 4, 4, 1)).astype(np.float32)
+    network = jaxsnn.read_network(model, images)
+    found = jaxsnn.locally_balanced_scales(network, images, per="layer", batch_size=5)
+    assert found[0] == found[1] <= 6
+    assert found[-1] == 1
+    with pytest.raises(ValueError, match="passes=0"):
+        jaxsnn.locally_balanced_scales(network, images, passes=0)
