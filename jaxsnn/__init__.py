@@ -8,8 +8,9 @@ A trained model goes through five stages, and each can be used alone:
     SpikingNetwork, images   --simulate-->             Simulation
     Simulation, labels       --accuracy, plotting-->   accuracy, latency, operations; figures
 
-`convert` goes from the model to the SpikingNetwork with settings that suit most models,
-and `sweep` takes a network, images, labels and a grid of settings through the last three at once.
+`convert` goes from the model to the SpikingNetwork with settings that suit most models, `report`
+compares the two layer by layer, and `sweep` takes a network, images, labels and a grid of settings
+through the last three at once.
 """
 
 from importlib import import_module
@@ -41,6 +42,7 @@ from jaxsnn.simulation import Simulation, simulate
 
 if TYPE_CHECKING:
     from jaxsnn import networks, plotting, sweeps, training
+    from jaxsnn.diagnosis import Report, report
     from jaxsnn.paper.datasets import Dataset, DatasetError, load_dataset
     from jaxsnn.sweeps import Grid, best, load_sweep, save_sweep, sweep
 
@@ -52,6 +54,8 @@ _LOADED_LATER = {
         name: ("jaxsnn.sweeps", name)
         for name in ("Grid", "best", "load_sweep", "save_sweep", "sweep")
     },
+    "Report": ("jaxsnn.diagnosis", "Report"),
+    "report": ("jaxsnn.diagnosis", "report"),
     "networks": ("jaxsnn.networks", None),
     "training": ("jaxsnn.training", None),
     "Dataset": ("jaxsnn.paper.datasets", "Dataset"),
@@ -82,6 +86,7 @@ __all__ = [
     "Grid",
     "Network",
     "ReadingError",
+    "Report",
     "Simulation",
     "SpikingNetwork",
     "balance_thresholds",
@@ -109,6 +114,7 @@ __all__ = [
     "quantize",
     "read_network",
     "readout",
+    "report",
     "reset_by_subtraction",
     "reset_to_zero",
     "save_sweep",

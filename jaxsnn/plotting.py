@@ -258,6 +258,56 @@ def plot_rates(
     return figure
 
 
+@typed
+def plot_layers(table: Any, *, figure: Figure | None = None) -> Figure:
+    """Draw a report: for each layer its error, saturated and silent neurons, and what it costs.
+
+    Args:
+        table: the table of a `jaxsnn.report`, with a row for each layer.
+        figure: where to draw; by default a new figure.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: the table lacks a column, or has no rows.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxsnn
+        >>> network = jaxsnn.read_network(lambda x: jax.nn.relu(0.5 * x), jnp.zeros((1, 2)))
+        >>> snn = jaxsnn.balance_thresholds(network, 0.5)
+        >>> figure = jaxsnn.plotting.plot_layers(jaxsnn.report(snn, jnp.ones((1, 2))).table)
+        >>> [ax.get_xlabel() for ax in figure.axes]
+        ['relative error', 'share of neurons (%)', 'for each image']
+    """
+    columns = ("layer", "error", "saturated", "silent", "spikes", "operations")
+    missing = [name for name in columns if name not in getattr(table, "columns", ())]
+    if missing or not len(table):
+        raise ValueError(f"the table lacks {missing or 'rows'}; give the table of jaxsnn.report.")
+    places = np.arange(len(table))
+    figure = figure or new_figure(9.0, 1.3 + 0.22 * len(table))
+    errors, shares, costs = figure.subplots(1, 3, sharey=True)
+    errors.barh(places, table["error"], color=COLORS[1])
+    for name, offset, color in (("saturated", -0.2, COLORS[0]), ("silent", 0.2, COLORS[5])):
+        shares.barh(places + offset, 100 * table[name], 0.4, label=name, color=color)
+    for name, marker, color in (("spikes", "o", COLORS[2]), ("operations", "s", DARK)):
+        shown = table[name].where(table[name] > 0)  # the axis is logarithmic
+        costs.plot(shown, places, marker, ms=4, label=name, color=color)
+    errors.set(xlabel="relative error", xlim=(0, None), ylim=(len(table) - 0.4, -0.6))
+    labels = [f"{name}  {number}" for number, name in zip(table.index, table["layer"])]
+    errors.set_yticks(places, labels, fontsize=SMALL)
+    most = np.nanmax(100 * table[["saturated", "silent"]].to_numpy(float), initial=1.0)
+    shares.set(xlabel="share of neurons (%)", xlim=(0, 1.05 * most))
+    costs.set(xlabel="for each image", xscale="log")
+    for ax in (errors, shares, costs):
+        ax.grid(axis="x", color="#dddddd", lw=0.6)
+        ax.set_axisbelow(True)
+        ax.spines[["top", "right"]].set_visible(False)
+    for ax in (shares, costs):
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False, fontsize=9)
+    return figure
+
+
 # -- Parts -----------------------------------------------------------------------------------------
 
 
