@@ -398,9 +398,9 @@ def test_normalised_weights_take_one_factor_for_a_layer():
 
 
 def test_printing_tells_thresholds():
-    text = str(jaxsnn.balance_thresholds(relu_times(1.0, 1.0), [0.5, np.ones(2)]))
+    text = str(jaxsnn.balance_thresholds(relu_times(1.0, 1.0), [0.5, np.array([2.0, 1.0])]))
     assert "receives spikes of 0.5" in text
-    assert "threshold of shape (2,)" in text
+    assert "threshold 1 to 2" in text
 
 
 def test_pixels_that_cannot_be_probabilities_are_warned_of(rng):

@@ -392,6 +392,7 @@ def _checked(network: Network, scales: Numbers) -> list[Array]:
 def _short(value: AnyArray | None) -> str:
     if value is None:
         return "1"
-    if jnp.ndim(value):
-        return f"of shape {jnp.shape(value)}"
-    return f"{float(value):.4g}" if is_known(value) else "traced"
+    if not is_known(value):
+        return "traced"
+    low, high = (f"{float(extreme):.4g}" for extreme in (np.min(value), np.max(value)))
+    return low if low == high else f"{low} to {high}"
