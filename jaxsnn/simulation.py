@@ -307,7 +307,7 @@ def simulate(
     if state is not None:
         check_state(run)
         run = run._replace(state=replace(state, origin=origin))
-    network.check_run(run.steps_done + steps, encode, spike)
+    network.check_run(run.steps_done + steps, encode, spike, images)
     return _simulated(run, choose(engine, run, scan=scan), progress)
 
 

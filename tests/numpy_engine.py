@@ -10,7 +10,7 @@ import numpy as np
 from jaxsnn import engines, neurons
 from jaxsnn.engines.base import initial_state, output_seen
 from jaxsnn.metrics import fan_out
-from jaxsnn.network import INPUT
+from jaxsnn.network import INPUT, AveragePooling
 
 
 class NumpyEngine(engines.Engine):
@@ -30,19 +30,19 @@ class NumpyEngine(engines.Engine):
         fan_outs = [np.asarray(values, np.int64).ravel() for values in fan_out(network.network)]
         predictions, scores, totals, operations = [], [], [], []
         for t, drive in enumerate(inputs):
-            values, layers = {INPUT: drive.reshape(len(drive), -1).astype(network.dtype)}, []
+            values, layers = {INPUT: drive.reshape(len(drive), -1)}, []
             sent = dict(values)
             for index, (layer, of_layer) in enumerate(zip(state.neurons, network.network.layers)):
                 parts = zip(of_layer.connections, matrices[index], strict=True)
-                current = sum(
-                    values[part.source] @ matrix.T.astype(network.dtype) for part, matrix in parts
-                )
+                current = sum(product(values[p.source], m, network.dtype) for p, m in parts)
                 sent[index], values[index] = np.zeros_like(current), current
                 if of_layer.spiking or index == len(matrices) - 1:
                     current = current.reshape(layer.potential.shape)
                     if of_layer.bias is not None:
-                        current = current + of_layer.bias * (run.max_rate * run.dt)
+                        current = current + bias_at(of_layer.bias, run, network.dtype)
                     threshold = np.asarray(network.thresholds[index])
+                    if not of_layer.spiking:
+                        threshold = np.asarray(np.inf)
                     layer, fired = self.fire(run, layer, current, threshold)
                     sent[index] = values[index] = fired.reshape(len(fired), -1)
                 layers.append(layer)
@@ -99,6 +99,24 @@ class NumpyEngine(engines.Engine):
         )
 
 
+def product(values, matrix, dtype):
+    """Currents; in integers numbers that are no spikes count as multiples of 2^-16."""
+    if not np.issubdtype(dtype, np.integer):
+        return values.astype(dtype) @ matrix.T.astype(dtype)
+    wide = matrix.T.astype(np.int64)
+    if np.issubdtype(values.dtype, np.floating):
+        numbers = np.rint(values * np.float32(1 << 16)).astype(np.int64)
+        return ((numbers @ wide + (1 << 15)) >> 16).astype(dtype)
+    return (values @ wide).astype(dtype)
+
+
+def bias_at(bias, run, dtype):
+    """What neurons receive in a step at the rate of the run."""
+    if not np.issubdtype(dtype, np.integer):
+        return bias * (run.max_rate * run.dt)
+    return np.rint(np.asarray(bias) * np.float32(run.max_rate * run.dt)).astype(dtype)
+
+
 @functools.cache
 def encoder(encode):
     return jax.jit(jax.vmap(encode))
@@ -129,7 +147,8 @@ def all_matrices(network):
             x = jnp.eye(int(np.prod(shape))).reshape(-1, *shape)
             for operation in connection.operations:
                 wide = jax.tree.map(lambda weights: weights.astype(jnp.float32), operation)
-                x = operation.sum(x) if integers and not operation.weighted else wide(x)
+                sums = integers and isinstance(operation, AveragePooling)
+                x = operation.sum(x) if sums else wide(x)
             weight = np.broadcast_to(np.asarray(1 if weight is None else weight), shape)
             found[-1].append((np.asarray(x).reshape(len(x), -1) * weight.reshape(-1, 1)).T)
     return found

@@ -159,11 +159,13 @@ def window_matrix(shape, window, strides, padding):
 
 
 def simulate_integers(
-    matrices, inputs, thresholds, *, reset="zero", refractory_steps=0, potentials=None
+    matrices, inputs, thresholds, *, reset="zero", refractory_steps=0, potentials=None, biases=None
 ):
     """As `simulate`, in integers of 64 bits and for many samples at once: inputs [T, B, n].
 
-    Returns the spikes of every layer [T, B, n], and the last potentials [B, n].
+    Inputs that are no integers are multiples of 2^-16, and their currents rounded. A threshold of
+    None is that of neurons that only accumulate. Returns the spikes of every layer [T, B, n], and
+    the last potentials [B, n].
     """
     matrices = [matrix.astype(np.int64) for matrix in matrices]
     batch = inputs.shape[1]
@@ -172,14 +174,21 @@ def simulate_integers(
         current = [zero + start for zero, start in zip(current, potentials, strict=True)]
     free_from = [np.zeros(v.shape, int) for v in current]
     spikes = [np.zeros((len(inputs), *v.shape), np.int64) for v in current]
-    for t, x in enumerate(inputs.astype(np.int64)):
-        for v, free, fired, matrix, theta in zip(
-            current, free_from, spikes, matrices, thresholds, strict=True
+    biases = biases or [0] * len(matrices)
+    numbers = np.issubdtype(inputs.dtype, np.floating)
+    inputs = np.rint(inputs * 2.0**16).astype(np.int64) if numbers else inputs.astype(np.int64)
+    for t, x in enumerate(inputs):
+        first = True
+        for v, free, fired, matrix, theta, bias in zip(
+            current, free_from, spikes, matrices, thresholds, biases, strict=True
         ):
             ready = free <= t
-            v += ready * (x @ matrix.T)
-            x = (v >= theta) & ready
-            v -= x * (v if reset == "zero" else theta)
+            received = x @ matrix.T
+            received = (received + (1 << 15)) >> 16 if first and numbers else received
+            first = False
+            v += ready * (received + bias)
+            x = (v >= theta) & ready if theta is not None else np.zeros(v.shape, bool)
+            v -= x * (v if reset == "zero" or theta is None else theta)
             free[x] = t + refractory_steps
             fired[t] = x
     return spikes, current

@@ -76,15 +76,20 @@ def test_floating_point(problem, engine):
 @each_engine
 @each_problem
 def test_fixed_point(problem, engine):
-    if problem.options.get("encode") is jaxsnn.constant or not problem.spiking:
-        pytest.skip("fixed point takes spikes only, and knows no biases")
     fixed = jaxsnn.quantize(problem.spiking_network(), bits=16 if "balanced" in problem.name else 8)
     run = simulated(problem, fixed, engine)
     rate = problem.options.get("max_rate", 1000.0)
     inputs = problem.inputs(fixed.probabilities(problem.images(), rate, 1e-3))
+    if problem.options.get("encode") is not jaxsnn.constant:
+        inputs = inputs.astype(int)
+    layers = fixed.network.layers
     thresholds = [
-        np.broadcast_to(theta, shape).ravel()
-        for theta, shape in zip(fixed.thresholds, fixed.network.shapes, strict=True)
+        np.broadcast_to(theta, shape).ravel() if layer.spiking else None
+        for layer, theta, shape in zip(layers, fixed.thresholds, fixed.network.shapes, strict=True)
+    ]
+    biases = [
+        0 if layer.bias is None else np.rint(layer.bias * np.float32(rate * 1e-3)).astype(int)
+        for layer in layers
     ]
     starts = [np.asarray(start).ravel() for start in fixed.start()]
     spikes, potentials = reference.simulate_integers(
@@ -94,6 +99,7 @@ def test_fixed_point(problem, engine):
         reset=problem.reset,
         refractory_steps=problem.refractory_steps,
         potentials=starts,
+        biases=biases,
     )
     check(run, inputs, spikes)
     for layer, potential in zip(run.state.neurons, potentials, strict=True):

@@ -755,8 +755,8 @@ IMAGES = np.stack([np.zeros(3), np.ones(3), np.full(3, 0.5)]).astype(np.float32)
     ("options", "message"),
     [
         ({"duration": 0.101}, "run of 101 steps.*100 only.*steps=101"),
-        ({"encode": jaxsnn.constant}, "takes spikes only"),
-        ({"encode": lambda key, p: jnp.floor(2 * p)}, "takes spikes only"),  # 2 of white pixels
+        ({"encode": lambda key, p: p / 2}, "takes spikes, or constant currents"),
+        ({"encode": lambda key, p: jnp.floor(2 * p)}, "takes spikes, or"),  # 2 of white pixels
         ({"reset": own_reset}, "reset_to_zero and reset_by_subtraction"),
         ({"spike": lambda v, theta: (v > theta).astype(v.dtype)}, "spike function"),
         ({"spike": lambda v, theta: (v >= 0.9 * theta).astype(v.dtype)}, "spike function"),

@@ -66,7 +66,7 @@ class Executable:
     def check(self) -> None:
         """Raise ValueError where the network cannot be simulated, and say why."""
 
-    def check_run(self, steps: int, encode: Any, spike: Any) -> None:
+    def check_run(self, steps: int, encode: Any, spike: Any, images: Any = 0.0) -> None:
         """Raise ValueError where a run of so many steps in all is impossible in this arithmetic."""
 
     def start(self) -> list[AnyArray]:

@@ -11,19 +11,26 @@ device.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.typing import ArrayLike
 
 from jaxsnn import encoding, neurons
 from jaxsnn.conversion.balancing import SpikingNetwork, checked_potentials
 from jaxsnn.conversion.executable import Executable, gives_probabilities
-from jaxsnn.network import AveragePooling, Layer, Network, Operation
+from jaxsnn.conversion.rounding import (
+    INTEGERS,
+    LARGEST_POTENTIAL,
+    IntegerLayers,
+    Per,
+    compact,
+    integer_layers,
+    weight_of,
+)
+from jaxsnn.network import Network
 from jaxsnn.support.arrays import (
     AnyArray,
     Shape,
@@ -32,19 +39,7 @@ from jaxsnn.support.arrays import (
     is_known,
     static_field,
 )
-from jaxsnn.support.typed import Count, Entries, Numbers, typed
-
-Per = Literal["channel", "layer"]
-
-_INTEGERS = {8: np.int8, 16: np.int16}
-# Sums of the inputs of one step: of 16 bits with weights of 8 bits, and always below 2^24, so that
-# float32 sums of integers are exact.
-_LARGEST_SUM = {8: (1 << 15) - 1, 16: (1 << 24) - 1}
-# Potentials stay within 2^30 on either side of zero, thresholds too: their sum is an int32.
-LARGEST_POTENTIAL = 1 << 30
-# Grids of the channels of a layer are at most so many times finer than that of the whole layer.
-_FINER = 256
-_TINY = float(np.finfo(np.float32).tiny)
+from jaxsnn.support.typed import Count, Entries, Numbers, Real, typed
 
 
 @typed
@@ -57,9 +52,12 @@ class FixedPoint:
         per: whether each output channel of a layer has a grid of its own, or all the same.
         steps: the longest simulation in steps: no potential can overflow in these. The more there
             are, the coarser are weights of 16 bits, since potentials have 32.
+        largest_input: the largest absolute value of a pixel; more than 1 for constant currents
+            alone. The more it is, the coarser is the grid of the first layer.
 
     Raises:
-        ValueError: another number of bits, another grid, or a number of steps out of range.
+        ValueError: another number of bits, another grid, a number of steps out of range, or a
+            largest input that is not a number from 1 to 1,000.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxsnn
@@ -74,10 +72,11 @@ class FixedPoint:
     bits: Count | Entries = 8
     per: Per = "channel"
     steps: Count = 1000
+    largest_input: Real = 1.0
 
     def __post_init__(self):
         bits = np.ravel(self.bits).tolist()
-        if not bits or not set(bits) <= set(_INTEGERS):
+        if not bits or not set(bits) <= set(INTEGERS):
             raise ValueError(f"bits={self.bits}; weights have 8 or 16 bits.")
         plain = tuple(map(int, bits)) if np.ndim(self.bits) else int(bits[0])
         object.__setattr__(self, "bits", plain)  # whatever the type of the integers
@@ -85,6 +84,16 @@ class FixedPoint:
             raise ValueError(f"per={self.per!r}; a grid is one for each 'channel' or 'layer'.")
         if not 1 <= self.steps <= 1 << 20:
             raise ValueError(f"steps={self.steps}; it must be from 1 to {1 << 20}.")
+        if not 1 <= self.largest_input <= 1000:
+            raise ValueError(
+                f"largest_input={self.largest_input:g}; it must be from 1, for pixels in [0, 1], "
+                "to 1000."
+            )
+
+    def __str__(self) -> str:
+        numbers = f"bits={self.bits}, per={self.per!r}, steps={self.steps}"
+        wide = f", largest_input={self.largest_input:g}" if self.largest_input != 1 else ""
+        return f"FixedPoint({numbers}{wide})"
 
     @typed
     def __call__(self, network: SpikingNetwork) -> FixedPointNetwork:
@@ -100,6 +109,7 @@ def quantize(
     bits: Count | Entries = 8,
     per: Per = "channel",
     steps: Count = 1000,
+    largest_input: Real = 1.0,
 ) -> FixedPointNetwork:
     """The network in fixed-point arithmetic, for `simulate`.
 
@@ -111,6 +121,8 @@ def quantize(
         bits: 8 or 16 bits for a weight, or one such number for each layer.
         per: whether each output channel has a grid of its own, or all channels of a layer share it.
         steps: the longest simulation in steps.
+        largest_input: the largest absolute value of a pixel, for constant currents beyond [0, 1],
+            such as `abs(images).max()` of standardised ones.
 
     Returns:
         The network of integers.
@@ -129,7 +141,7 @@ def quantize(
         FixedPointNetwork with inputs (2,)
           layer 1: Multiply → (2,), 8 bits, weights within 0, thresholds within 0
     """
-    return FixedPoint(bits, per, steps)(network)
+    return FixedPoint(bits, per, steps, largest_input)(network)
 
 
 @jax.tree_util.register_dataclass
@@ -151,6 +163,7 @@ class FixedPointNetwork(Executable):
             connection has weights.
         bits: for each layer the bits of a weight.
         steps: the longest simulation in steps.
+        largest_input: the largest absolute value of a pixel.
         initial_potentials: for each layer the integer potential at the start; by default 0.
         reset: what becomes of the membrane potential after a spike.
         encode: how pixels drive the first layer.
@@ -174,6 +187,7 @@ class FixedPointNetwork(Executable):
     amplitudes: tuple[tuple[int, ...], ...] = static_field()
     bits: tuple[int, ...] = static_field()
     steps: int = static_field()
+    largest_input: float = static_field(default=1.0)
     initial_potentials: list[AnyArray] | None = None
     reset: neurons.Reset = static_field(default=neurons.reset_to_zero)
     encode: encoding.Encoding = static_field(default=encoding.poisson)
@@ -209,8 +223,18 @@ class FixedPointNetwork(Executable):
             rate = jnp.where(gives_probabilities(rate, dt), rate, 0)
         return images.astype(np.float32) * (rate * np.float32(dt))
 
-    def check_run(self, steps: int, encode: encoding.Encoding, spike: Any = None) -> None:
+    def check_run(
+        self, steps: int, encode: encoding.Encoding, spike: Any = None, images: Any = 0.0
+    ) -> None:
         check_steps(steps, self.steps)
+        largest, constant = self.largest_input * (1 + 1e-6), encode is encoding.constant
+        if constant and not all_true(lambda pixels: abs(pixels) <= largest, images):
+            most = float(np.max(np.abs(images)))
+            raise ValueError(
+                f"pixels reach {most:.6g}, but the integers are for at most "
+                f"{self.largest_input:g}: take FixedPoint(..., largest_input={most:.3g}) or "
+                f"quantize(..., largest_input={most:.3g})."
+            )
         check_exact(self.reset, encode, self.network.input_shape)
         if spike not in (None, neurons.heaviside):
             _check_spike(spike)
@@ -263,7 +287,7 @@ def check_exact(reset: neurons.Reset, encode: encoding.Encoding, shape: Shape) -
             "fixed-point arithmetic has the resets reset_to_zero and reset_by_subtraction, for "
             "which potentials are bounded; for another, use float32."
         )
-    if encode is encoding.poisson:
+    if encode in (encoding.poisson, encoding.constant):
         return
     with jax.ensure_compile_time_eval():
         levels = jnp.linspace(0, 1, 9, dtype=jnp.float32)
@@ -271,7 +295,8 @@ def check_exact(reset: neurons.Reset, encode: encoding.Encoding, shape: Shape) -
     if not all_true(lambda value: (value == 0) | (value == 1), sent):
         raise ValueError(
             "the encoding sends other numbers than 0 and 1, but fixed-point arithmetic takes "
-            "spikes only: use poisson or another encoding by spikes, or float32."
+            "spikes, or constant currents: use poisson, constant, another encoding by spikes, or "
+            "float32."
         )
 
 
@@ -284,276 +309,6 @@ def _check_spike(spike: Any) -> None:
             "the spike function is not a step at the threshold, V >= θ, the only one that "
             "fixed-point arithmetic supports; use float32."
         )
-
-
-# -- Weights ---------------------------------------------------------------------------------------
-
-
-class IntegerLayers(NamedTuple):
-    """The layers of a network with integer weights, before they have thresholds.
-
-    Attributes:
-        network: the layers.
-        scales: for each layer how many steps of its grid make 1 of the original potential, if a
-            spike that it receives weighs 1; a number or an array of its neurons.
-        gains: for each layer what a spike weighs in integers.
-        errors: for each layer the largest error of a weight, for its neurons likewise.
-        folded: for each layer whether the amplitudes of its spikes are part of its weights.
-        bits: for each layer the bits of a weight.
-        steps: the longest simulation in steps.
-    """
-
-    network: Network
-    scales: list[np.ndarray]
-    gains: list[int]
-    errors: list[np.ndarray]
-    folded: list[bool]
-    bits: tuple[int, ...]
-    steps: int
-
-
-def integer_layers(snn: SpikingNetwork, arithmetic: FixedPoint) -> IntegerLayers:
-    """Round the weights; amplitudes that are arrays become part of them.
-
-    Points of a sweep that differ in thresholds, and in amplitudes that are numbers, share them.
-
-    Args:
-        snn: the network; its thresholds are not looked at.
-        arithmetic: bits and grids.
-
-    Returns:
-        The layers.
-
-    Raises:
-        ValueError: a layer that has no exact form in integers.
-    """
-    network = snn.network
-    if not all_known((network, snn.amplitudes)):
-        raise ValueError(
-            "fixed-point arithmetic requires concrete weights, got tracers: make the network with "
-            "quantize(...) outside of jit, vmap and grad."
-        )
-    each = arithmetic.bits
-    bits = (each,) * len(network.layers) if isinstance(each, int) else tuple(each)
-    if len(bits) != len(network.layers):
-        raise ValueError(f"bits={each}: {len(bits)} numbers for {len(network.layers)} layers.")
-    layers, parts, folded = [], [], []
-    if (name := network.beyond_a_chain()) is not None:
-        raise ValueError(
-            f"{name}: fixed point takes chains of ReLUs, without biases and sums, and no outputs "
-            "without a ReLU; simulate the network in floating point (arithmetic=None)."
-        )
-    shapes = [network.input_shape, *network.shapes[:-1]]
-    rows = zip(network.layers, snn.amplitudes, shapes, strict=True)
-    for index, (layer, row, shape) in enumerate(rows):
-        grid = _Grid(
-            bits[index], arithmetic.per, arithmetic.steps, network.name(index), _windows(layer)
-        )
-        amplitude = _weight(row[0])
-        scale = np.broadcast_to(1 / amplitude, shape) if amplitude.ndim else np.ones(())
-        part = _Part((), shape, scale, np.zeros(()), most=1, weighted=False, uneven="spikes")
-        for operation in layer.operations:
-            part = _add(part, operation, grid)
-        layers.append(layer.with_operations(part.operations))
-        parts.append(part if part.weighted else _with_gain(part, grid))
-        folded.append(amplitude.ndim > 0)
-    return IntegerLayers(
-        Network(tuple(layers), network.input_shape),
-        [part.scale for part in parts],
-        [part.gain for part in parts],
-        [part.error for part in parts],
-        folded,
-        bits,
-        arithmetic.steps,
-    )
-
-
-class _Part(NamedTuple):
-    """A layer up to some operation, whose value is an integer / `scale`.
-
-    Attributes:
-        operations: the operations so far, with integer weights.
-        shape: shape of their output, without the batch axis.
-        scale: a number or an array of that shape.
-        error: largest error of a weight, likewise.
-        most: how large the integers can be for each spike that is received, without weights.
-        weighted: whether an operation had weights.
-        uneven: what makes `scale` an array, where it is one: see `_UNEVEN`.
-        gain: a factor of the output.
-    """
-
-    operations: tuple[Operation, ...]
-    shape: Shape
-    scale: np.ndarray
-    error: np.ndarray
-    most: int
-    weighted: bool
-    uneven: str
-    gain: int = 1
-
-
-# Why integers cannot hold what the inputs of a weight stand for, and what to do.
-_UNEVEN = {
-    "spikes": (
-        "the spikes that it receives weigh differently within a channel or window; use one scale "
-        "factor for each channel or layer, or float32"
-    ),
-    "pooling": (
-        "its average pooling does not count the padding, so that windows at the border divide by "
-        "less; use count_include_pad=True or no padding, or a ReLU after the pooling, or float32"
-    ),
-}
-
-
-class _Grid(NamedTuple):
-    """The grid of the weights of one layer, its name, and inputs of poolings after its weights."""
-
-    bits: int
-    per: Per
-    steps: int
-    name: str
-    windows: int
-
-    @property
-    def largest(self) -> int:
-        """The largest weight; of 16 bits, the largest that is two planes of 8."""
-        return {8: 127, 16: 127 * 257}[self.bits]
-
-    @property
-    def largest_sum(self) -> int:
-        """The largest sum that the inputs of one step may have, before later poolings."""
-        return min(_LARGEST_SUM[self.bits], LARGEST_POTENTIAL // self.steps) // self.windows
-
-
-def _windows(layer: Layer) -> int:
-    """How many outputs of its weights the poolings of a layer add up."""
-    added = 1
-    for operation in reversed(layer.operations):
-        if operation.weighted:
-            return added
-        if isinstance(operation, AveragePooling):
-            added *= prod(operation.window)
-    return 1  # without weights
-
-
-def _add(part: _Part, operation: Operation, grid: _Grid) -> _Part:
-    """The layer with one more operation."""
-    if operation.weighted:
-        return _add_weights(part, operation, grid)
-    before = part.shape
-    part = part._replace(
-        operations=(*part.operations, operation), shape=operation.output_shape(before)
-    )
-    if isinstance(operation, AveragePooling):
-        return _add_pooling(part, operation, before, grid)
-    if not operation.permutes:
-        raise ValueError(
-            f"{grid.name}: fixed-point arithmetic has no {type(operation).__name__}; use float32."
-        )
-    return part._replace(scale=operation.permute(part.scale), error=operation.permute(part.error))
-
-
-def _add_pooling(part: _Part, pooling: AveragePooling, shape: Shape, grid: _Grid) -> _Part:
-    """A mean becomes a sum: the integers stand for so many times less."""
-    places = jnp.arange(prod(shape), dtype=jnp.int32).reshape(1, *shape)
-    last, first = (
-        np.asarray(pooling.reduce(places, start, over))[0]
-        for start, over in ((-1, lax.max), (prod(shape), lax.min))
-    )
-    counts = np.asarray(pooling.counts(shape), np.int64)[0]
-    divisors = pooling.divisors(shape)
-    scale, error = part.scale, part.error
-    if scale.ndim:
-        if not np.array_equal(scale.reshape(-1)[first], scale.reshape(-1)[last]):
-            raise ValueError(f"{grid.name} has no integer sums: {_UNEVEN[part.uneven]}.")
-        scale, error = scale.reshape(-1)[last], np.broadcast_to(error, shape).reshape(-1)[last]
-    divisor = divisors if np.ptp(divisors) else divisors.reshape(-1)[0]
-    return part._replace(
-        scale=np.asarray(scale * divisor, np.float64),
-        error=error,
-        most=part.most * int(counts.max()),
-        uneven="pooling" if np.ptp(divisors) else part.uneven,
-    )
-
-
-def _with_gain(part: _Part, grid: _Grid) -> _Part:
-    """A layer without weights: spikes weigh a power of 2, which keeps simple fractions exact."""
-    largest = min(grid.largest, grid.largest_sum // part.most)
-    if largest < 1:
-        raise ValueError(
-            f"{grid.name}: a window of {part.most} inputs, whose sum could overflow in "
-            f"{grid.steps} steps; use 16 bits, fewer steps, or float32."
-        )
-    gain = 1 << max(largest.bit_length() - 1, 0)
-    return part._replace(gain=gain, scale=np.asarray(part.scale * gain), error=np.zeros(()))
-
-
-def _add_weights(part: _Part, operation: Operation, grid: _Grid) -> _Part:
-    """The operation with rounded weights: integers = round(weights · steps of the grid)."""
-    if part.weighted:
-        raise ValueError(
-            f"{grid.name}: two operations with weights and no ReLU between them; multiply them "
-            "into one, or use float32."
-        )
-    weights = np.asarray(jax.tree.leaves(operation)[0], np.float64)
-    scale = part.scale
-    if scale.ndim:
-        weights, scale = weights / _along_inputs(operation, part, grid.name), np.ones(())
-    channel = operation.channels.weights_out
-    together = tuple(a for a in range(weights.ndim) if a != channel or grid.per == "layer")
-
-    def largest(values: Any) -> np.ndarray:
-        return np.asarray(np.max(values, axis=together, keepdims=True, initial=0))
-
-    def sums(values: Any) -> np.ndarray:
-        """The larger of the sums of positive and of negative weights."""
-        most, least = (operation.sum_inputs(np.maximum(s * values, 0)) for s in (1, -1))
-        found = np.asarray(np.maximum(most, least) * part.most)
-        if channel is None:
-            return largest(found)
-        shape = [-1 if axis == channel else 1 for axis in range(weights.ndim)]
-        found = found.reshape(shape)
-        return np.max(found, keepdims=True) if grid.per == "layer" else found
-
-    sizes = largest(np.abs(weights))
-    sizes = np.maximum(sizes, (sizes.max() or 1.0) / _FINER)
-    steps = np.minimum(grid.largest / sizes, grid.largest_sum / np.maximum(sums(weights), _TINY))
-    integers = np.rint(weights * steps)
-    # Rounding may carry a sum over its bound: a slightly coarser grid brings it back.
-    while np.any(over := sums(integers) > grid.largest_sum):
-        steps = np.where(over, steps * (1 - 1 / 256), steps)
-        integers = np.rint(weights * steps)
-    integer = integers.astype(_INTEGERS[grid.bits])
-    shape = operation.output_shape(part.shape)
-    return _Part(
-        (*part.operations, jax.tree.map(lambda _: jnp.asarray(integer), operation)),
-        shape,
-        np.asarray(scale * _at_outputs(operation, steps, shape)),
-        _at_outputs(operation, largest(np.abs(integers / steps - weights)), shape),
-        most=1,
-        weighted=True,
-        uneven=part.uneven,
-    )
-
-
-def _at_outputs(operation: Operation, values: Any, shape: Shape) -> np.ndarray:
-    """One value for each output channel, as an array of all outputs."""
-    values = np.asarray(values)
-    if values.size == 1:
-        return values.reshape(())
-    axis = operation.channels.outputs % len(shape)
-    apart = [-1 if place == axis else 1 for place in range(len(shape))]
-    return np.broadcast_to(values.reshape(apart), shape)
-
-
-def _along_inputs(operation: Operation, part: _Part, name: str) -> np.ndarray:
-    """The scale of the inputs, the same within a channel, as it broadcasts to the weights."""
-    channels, values = operation.channels, part.scale
-    rows = np.moveaxis(values, channels.inputs, -1).reshape(-1, values.shape[channels.inputs])
-    if channels.weights_in is None or not np.all(rows == rows[0]):
-        raise ValueError(f"{name} has no integer weights: {_UNEVEN[part.uneven]}.")
-    rank = np.ndim(jax.tree.leaves(operation)[0])
-    return rows[0].reshape([-1 if axis == channels.weights_in else 1 for axis in range(rank)])
 
 
 # -- Thresholds ------------------------------------------------------------------------------------
@@ -581,15 +336,19 @@ def with_thresholds(layers: IntegerLayers, snn: SpikingNetwork) -> FixedPointNet
             "with quantize(...) outside of jit, vmap and grad."
         )
     found, step_sizes, weight_errors, threshold_errors = [], [], [], []
-    for index, (theta, row) in enumerate(zip(snn.thresholds, snn.amplitudes, strict=True)):
-        theta = np.asarray(theta, np.float64)
-        scale = layers.scales[index] / (1 if layers.folded[index] else _weight(row[0]))
+    rows = zip(layers.network.layers, snn.thresholds, snn.amplitudes, strict=True)
+    for index, (layer, theta, row) in enumerate(rows):
+        # Outputs that accumulate and max poolings have no threshold.
+        fires = layer.spiking and not layer.pools_maxima
+        theta = np.asarray(theta if fires else 1.0, np.float64)
+        scale = layers.scales[index] / (1 if layers.folded[index] else weight_of(row[0]))
         exact = theta * scale
-        found.append(_integer_thresholds(layers, index, theta, exact))
-        step_sizes.append(jnp.asarray(_compact(1 / scale).astype(np.float32)))
+        found.append(_integer_thresholds(layers, index, theta, exact) if fires else _none())
+        step_sizes.append(jnp.asarray(compact(1 / scale).astype(np.float32)))
         errors = layers.errors[index] * (scale / layers.scales[index]) ** -1 / theta
         weight_errors.append(float(np.max(errors)))
-        threshold_errors.append(float(np.max(np.abs(np.rint(exact) / exact - 1))))
+        integers = np.maximum(np.rint(exact), 1)
+        threshold_errors.append(float(np.max(np.abs(integers / exact - 1))) if fires else 0.0)
     fixed = FixedPointNetwork(
         layers.network,
         found,
@@ -597,41 +356,36 @@ def with_thresholds(layers: IntegerLayers, snn: SpikingNetwork) -> FixedPointNet
         list(map(jnp.asarray, snn.scale_factors)),
         tuple(weight_errors),
         tuple(threshold_errors),
-        tuple((gain,) for gain in layers.gains),
+        tuple(layers.gains),
         layers.bits,
         layers.steps,
+        layers.largest_input,
         reset=snn.reset,
         encode=snn.encode,
     )
     return fixed.with_neurons(snn.initial_potentials, None)
 
 
-def _weight(amplitude: Any) -> np.ndarray:
-    """What a spike weighs; what the input sends weighs 1."""
-    return np.asarray(1.0 if amplitude is None else amplitude, np.float64)
+def _none() -> AnyArray:
+    """The threshold of a layer that has none."""
+    return jnp.ones((), jnp.int32)
 
 
 def _integer_thresholds(
     layers: IntegerLayers, index: int, theta: np.ndarray, exact: Any
 ) -> AnyArray:
-    """The thresholds of a layer, rounded to steps of its grid; or ValueError."""
-    integers = np.rint(exact)
-    if not np.all((integers >= 1) & (integers <= LARGEST_POTENTIAL)):
-        remedy = "Use 16 bits, or float32." if np.min(integers) < 1 else "Use float32."
+    """The thresholds of a layer, rounded to steps of its grid; or ValueError.
+
+    Channels whose threshold is below half a step get a whole one: a single spike takes their
+    neurons further than that, so that they spike in every step for either.
+    """
+    integers = np.maximum(np.rint(exact), 1)
+    if not (np.max(exact) >= 0.5 and np.max(integers) <= LARGEST_POTENTIAL):
+        remedy = "Use 16 bits, or float32." if np.max(exact) < 0.5 else "Use float32."
         raise ValueError(
             f"{layers.network.name(index)}: a threshold of {np.min(theta):.3g} to "
             f"{np.max(theta):.3g} is {np.min(exact):.3g} to {np.max(exact):.3g} steps of the "
             f"grid of its {layers.bits[index]}-bit weights, but must be 1 to "
             f"{LARGEST_POTENTIAL}. {remedy}"
         )
-    return jnp.asarray(_compact(integers).astype(np.int32))
-
-
-def _compact(values: Any) -> np.ndarray:
-    """The smallest array that broadcasts to these values."""
-    values = np.asarray(values)
-    for axis in range(values.ndim):
-        first = values.take([0], axis)
-        if np.all(values == first):
-            values = first
-    return values.reshape(()) if values.size == 1 else values
+    return jnp.asarray(compact(integers).astype(np.int32))

@@ -78,6 +78,13 @@ class Operation:
         """Sum weights like those of the operation over the inputs of each output."""
         raise TypeError(f"{self} has no weights to sum.")
 
+    def over_inputs(self, values: np.ndarray) -> np.ndarray | None:
+        """Values of the input channels as they broadcast to the weights; None if they cannot."""
+        along, (weights,) = self.channels.weights_in, jax.tree.leaves(self)
+        if along is None:
+            return None
+        return values.reshape([-1 if axis == along else 1 for axis in range(np.ndim(weights))])
+
     def sum(self, x: Array) -> Array:
         """Without weights: the sum of the inputs of each output, before any division."""
         return self(x)
@@ -177,6 +184,17 @@ class Convolution(Operation):
         maps = self.dimension_numbers.rhs_spec[0]
         return weights.sum(tuple(axis for axis in range(weights.ndim) if axis != maps))
 
+    def over_inputs(self, values: np.ndarray) -> np.ndarray | None:
+        """Values of the input channels as they broadcast to the weights, of groups too."""
+        if self.groups == 1:
+            return super().over_inputs(values)
+        maps, channels = self.dimension_numbers.rhs_spec[:2]
+        of_groups = values.reshape(self.groups, -1)
+        spread = of_groups.repeat(self.kernel.shape[maps] // self.groups, 0)  # [maps, channels]
+        axes = [axis for axis in range(self.kernel.ndim) if axis not in (maps, channels)]
+        ordered = spread if maps < channels else spread.T
+        return np.expand_dims(ordered, axes)
+
     def __str__(self) -> str:
         maps, _, *window = (self.kernel.shape[axis] for axis in self.dimension_numbers.rhs_spec)
         return f"Convolution {'x'.join(map(str, window))}, {maps} maps"
@@ -204,6 +222,24 @@ class Multiply(Operation):
 
     def __str__(self) -> str:
         return "Multiply"
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Gain(Operation):
+    """y = x · factor in integers, which puts several connections on one grid and is no synapse."""
+
+    factor: AnyArray  # [] or broadcasting to the features
+
+    def __call__(self, x: Array) -> Array:
+        return x * self.factor
+
+    def sum(self, x: Array) -> Array:
+        """Each output has one input."""
+        return x
+
+    def __str__(self) -> str:
+        return "Gain"
 
 
 @jax.tree_util.register_dataclass

@@ -192,13 +192,15 @@ def _in_integers(job: SweepJob, networks: list[SpikingNetwork]) -> list[Any]:
     assert job.arithmetic is not None
     layers = integer_layers(networks[0], job.arithmetic)
     for index, rows in enumerate(zip(*(snn.amplitudes for snn in networks), strict=True)):
-        values = [np.asarray(row[0]) for row in rows]
-        if any(v.ndim for v in values) and not all(np.array_equal(v, values[0]) for v in values):
-            source = job.network.layers[index].connection.source
+        first, *others = ([np.asarray(1.0 if a is None else a) for a in row] for row in rows)
+        if layers.folded[index] and not all(
+            all(map(np.array_equal, first, values)) for values in others
+        ):
             raise ValueError(
-                f"{job.network.name(source)}: its scale factors are arrays, which in fixed point "
-                "become part of the next layer's weights, and the points of a sweep share their "
-                "weights. Sweep these scale factors one at a time, or in float32."
+                f"{job.network.name(index)}: what the spikes that it receives weigh is part of its "
+                "integer weights, since it has a bias, several connections or scale factors of "
+                "channels, and the points of a sweep share their weights. Sweep these scale "
+                "factors one at a time, or in float32."
             )
     return [in_integers(layers, snn) for snn in networks]
 

@@ -92,6 +92,8 @@ class Layout(NamedTuple):
 
 def unsupported_layer(network: Network) -> str | None:
     """Why the events cannot simulate a network, if so."""
+    if (name := network.beyond_a_chain()) is not None:
+        return f"it takes chains of ReLUs without biases, and {name} is none"
     for index, layer in enumerate(network.layers):
         work = [operation for operation in layer.operations if not operation.permutes]
         for operation in work:

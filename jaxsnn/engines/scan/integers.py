@@ -29,6 +29,7 @@ class Format(NamedTuple):
 FLOAT32 = Format(jnp.float32, jnp.float32, 16)
 BFLOAT16 = Format(jnp.bfloat16, jnp.float32, 8)
 INT8 = Format(jnp.int8, jnp.int32, 8)
+PLANES = Format(jnp.float32, jnp.float32, 8)  # for terms of several bits: sums stay below 2^24
 # The fastest for each kind of operation on CPUs, as benchmarks/formats.py shows for jaxlib 0.10.
 # GPUs and TPUs have matrix units for bfloat16, which are faster by far than their float32.
 _FASTEST_ON_CPUS = {Dense: INT8, Patches: INT8, Convolution: INT8}
@@ -60,7 +61,7 @@ def integer_product(
         operation.product(
             x,
             plane,
-            precision=lax.Precision.HIGHEST if number_format is FLOAT32 else None,
+            precision=lax.Precision.HIGHEST if number_format.terms is jnp.float32 else None,
             preferred_element_type=number_format.sums,
         ).astype(jnp.int32)
         for plane in weights

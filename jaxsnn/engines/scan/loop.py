@@ -149,7 +149,7 @@ def scan_steps(
     same = ignores_key(behaviour.encode, probabilities.shape[1:])
     drive = _drive(layers, behaviour, keys, probabilities, state.step, 1) if same else None
 
-    gain = jnp.asarray(rate, layers.dtype)
+    gain = jnp.asarray(rate, probabilities.dtype)
 
     def advance(length: int, state: State, _: None) -> tuple[State, Kept]:
         driven = drive or _drive(layers, behaviour, keys, probabilities, state.step, length)
@@ -193,12 +193,16 @@ def _drive(
 ) -> _Drive:
     keys = jax.random.wrap_key_data(keys, impl="threefry2x32")
 
+    numbers = behaviour.encode is encoding.constant
+
     def at(step: Array) -> Array:
         step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
-        return jax.vmap(behaviour.encode)(step_keys, probabilities).astype(layers.dtype)
+        found = jax.vmap(behaviour.encode)(step_keys, probabilities)
+        return found if numbers else found.astype(layers.dtype)
 
     inputs = jax.vmap(at)(first + jnp.arange(length, dtype=first.dtype))
-    return _Drive(inputs, [_received(layer, {INPUT: inputs}) for layer in layers.connections])
+    connections = layers.from_numbers if numbers else layers.connections
+    return _Drive(inputs, [_received(layer, {INPUT: inputs}) for layer in connections])
 
 
 def _received(
@@ -247,8 +251,8 @@ def _advance(
             potentials.append(currents)
             new_neurons.append(old)
             continue
-        if (bias := layers.biases[index]) is not None:
-            currents = currents + gain * (bias[None] if bias.ndim else bias)
+        if (bias := layers.bias(index, gain)) is not None:
+            currents = currents + bias
         functions = behaviour if layers.spiking[index] else behaviour._replace(**_ACCUMULATES)
         keep = index == last or observe is not nothing
         fire = partial(_fire, layers.thresholds[index], functions, state.refractory_steps, keep)

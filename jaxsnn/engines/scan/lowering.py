@@ -8,21 +8,32 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial, singledispatch
 from itertools import takewhile
+from math import ceil, log2, prod
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from jaxsnn.conversion.executable import Executable
 from jaxsnn.conversion.fixed_point import FixedPointNetwork
-from jaxsnn.engines.scan.integers import FLOAT32, Format, fastest_format, integer_product, planes
+from jaxsnn.engines.scan.integers import (
+    FLOAT32,
+    PLANES,
+    Format,
+    fastest_format,
+    integer_product,
+    planes,
+)
 from jaxsnn.engines.scan.patches import Patches, as_patches
 from jaxsnn.network import (
+    INPUT,
     AveragePooling,
     Connection,
     Convolution,
     Dense,
+    Gain,
     Layer,
     MaxPooling,
     Multiply,
@@ -60,7 +71,7 @@ def as_it_is(operation: Operation, shape: Shape) -> Operation:
     return operation
 
 
-for _kind in (Dense, MaxPooling, Multiply, AveragePooling, Reshape, Select, Transpose):
+for _kind in (Dense, Gain, MaxPooling, Multiply, AveragePooling, Reshape, Select, Transpose):
     compiled_operation.register(_kind, as_it_is)
 
 
@@ -77,14 +88,20 @@ def is_compiled(operation: Operation) -> bool:
     return dispatch(type(operation)) is not dispatch(object)
 
 
+# From each source, a layer or `INPUT`, and from what it sends to currents.
+Currents = list[tuple[int, Callable[[Array], Array]]]
+
+
 class Compiled(NamedTuple):
     """The layers as the neurons see them.
 
     Attributes:
         connections: for each layer the sources of its connections, each a layer or `INPUT`, with a
             function from what they send `[N, ...]` to currents.
+        from_numbers: as connections, those from the input for inputs that are no spikes but
+            numbers of floating point.
         biases: for each layer what its neurons receive in a step at a rate of one spike in each
-            step, or None.
+            step, of floating point, or None.
         spiking: for each layer whether its neurons spike, and not only accumulate.
         pooling: for each layer its max pooling of the numbers of spikes of its source, or None.
         thresholds: for each layer the firing thresholds, in the type of the potentials.
@@ -92,13 +109,24 @@ class Compiled(NamedTuple):
         dtype: type of potentials and spikes.
     """
 
-    connections: list[list[tuple[int, Callable[[Array], Array]]]]
+    connections: list[Currents]
+    from_numbers: list[Currents]
     biases: list[Array | None]
     spiking: list[bool]
     pooling: list[Callable[[Array], Array] | None]
     thresholds: Sequence[Array]
     step_sizes: Sequence[Array | None]
     dtype: Any
+
+    def bias(self, index: int, rate: Array) -> Array | None:
+        """What the neurons of a layer [1, ...] receive in a step at a rate, beside currents."""
+        values = self.biases[index]
+        if values is None:
+            return None
+        received = rate * (values[None] if values.ndim else values)
+        if jnp.issubdtype(self.dtype, jnp.integer):
+            return jnp.rint(received).astype(self.dtype)
+        return received
 
     def in_units(self, index: int, potential: Array) -> Array:
         """Potentials [K, B, ...] of a layer in the units of the original thresholds."""
@@ -130,15 +158,23 @@ def compiled(network: Executable, formats: Formats) -> Compiled:
             return _of_integers(fastest, amplitude, dict(formats))
         return _of_floats(fastest, amplitude, shape, network.dtype)
 
-    return Compiled(
-        [
+    def from_numbers(connection: Connection, amplitude: Any) -> Callable[[Array], Array]:
+        wide = integers and connection.source == INPUT
+        return of_numbers(connection, amplitude) if wide else current(connection, amplitude)
+
+    def all_of(function: Callable[[Connection, Any], Callable[[Array], Array]]) -> list[Currents]:
+        return [
             [
-                (connection.source, current(connection, amplitude))
+                (connection.source, function(connection, amplitude))
                 for connection, amplitude in zip(layer.all_connections, row, strict=True)
             ]
             for (layer, _), row in zip(layers, network.amplitudes, strict=True)
-        ],
-        [_bias(layer, shape, network.dtype) for layer, shape in layers],
+        ]
+
+    return Compiled(
+        all_of(current),
+        all_of(from_numbers),
+        [_bias(layer, shape, network.network.dtype) for layer, shape in layers],
         [layer.spiking for layer, _ in layers],
         [layer.connection if layer.pools_maxima else None for layer, _ in layers],
         [
@@ -191,20 +227,75 @@ def _of_integers(
     sums_first = not all(operation.permutes for operation in before_weights)
     steps = []
     for operation in connection.operations:
-        if operation.weighted:
-            kind = FLOAT32 if sums_first else formats.get(type(operation), FLOAT32)
-            weights = planes(jax.tree.leaves(operation)[0], kind)
-            steps.append(partial(integer_product, operation, weights, number_format=kind))
-        else:
-            steps.append(operation if operation.permutes else partial(_sum, operation))
+        kind = FLOAT32 if sums_first else formats.get(type(operation), FLOAT32)
+        steps.append(_step(operation, kind))
 
     def current(spikes: Array) -> Array:
-        x = spikes
-        for step in steps:
-            x = step(x)
-        return x * amplitude
+        return _through(steps, spikes) * amplitude
 
     return current
+
+
+def _step(operation: Operation, kind: Format) -> Callable[[Array], Array]:
+    """An operation on integers, whose products are computed in a number format."""
+    if isinstance(operation, AveragePooling):
+        return partial(_sum, operation)
+    if not operation.weighted or _is_factor(operation):
+        return operation
+    weights = planes(jax.tree.leaves(operation)[0], kind)
+    return partial(integer_product, operation, weights, number_format=kind)
+
+
+def _is_factor(operation: Operation) -> bool:
+    """Whether an operation is a factor of 32 bits, which needs no format."""
+    return isinstance(operation, Multiply) and operation.factor.dtype == jnp.int32
+
+
+def _through(steps: Sequence[Callable[[Array], Array]], x: Array) -> Array:
+    for step in steps:
+        x = step(x)
+    return x
+
+
+def of_numbers(connection: Connection, amplitude: int) -> Callable[[Array], Array]:
+    """The currents of integers that inputs of any numbers cause: those of the nearest 2^-16.
+
+    Sums of weights times numbers need more than 32 bits. So numbers are planes of a few bits, whose
+    products are exact in float32, and are added from the lowest on, without what is lost beyond
+    the last bit of a current.
+    """
+    bits = min(6, 17 - ceil(log2(_terms(connection))))
+    if bits < 1:
+        raise ValueError(f"{connection}: too many inputs for constant currents in fixed point.")
+    operations = connection.operations
+    gains = [part for part in operations if isinstance(part, Gain) or _is_factor(part)]
+    steps = [_step(part, PLANES) for part in operations if part not in gains]
+
+    def current(inputs: Array) -> Array:
+        numbers = jnp.rint(inputs * jnp.float32(1 << 16)).astype(jnp.int32)
+        total = jnp.zeros((), jnp.int32)
+        places = range(0, 16, bits)
+        for place in places:
+            plane = numbers >> place
+            if place != places[-1]:
+                plane = plane & ((1 << bits) - 1)
+            total = _through(steps, plane) + (total >> bits)
+        rest = 16 - places[-1]
+        return _through(gains, (total + (1 << rest - 1)) >> rest) * amplitude
+
+    return current
+
+
+def _terms(connection: Connection) -> int:
+    """How many inputs the sums of a connection have, at most."""
+    found = 1
+    for operation in connection.operations:
+        if isinstance(operation, AveragePooling):
+            found *= prod(operation.window)
+        elif operation.weighted and not _is_factor(operation):
+            (weights,) = jax.tree.leaves(operation)
+            found *= max(1, np.size(weights) // np.size(operation.sum_inputs(weights)))
+    return found
 
 
 def _sum(operation: Operation, x: Array) -> Array:
