@@ -231,10 +231,11 @@ def test_matrix_products_in_other_forms(rng):
     assert_reads(jax.vmap(lambda x: jax.nn.relu(kernel[:, 0, :, 0].T @ x)), images)
 
 
-def test_two_layers_without_a_relu_between_are_one(rng):
+def test_two_layers_without_a_relu_between_keep_their_synapses(rng):
     first, second = models.dyadic(rng, 6, 5), models.dyadic(rng, 5, 3)
     network = read_flat(lambda x: jax.nn.relu(x @ first @ second), 6)
-    assert len(network.layers) == 1
+    assert [layer.spiking for layer in network.layers] == [False, True]
+    assert jaxsnn.metrics.dense_operations(network) == 6 * 5 + 5 * 3
     images = models.dyadic_images(rng, 4, 6)
     np.testing.assert_array_equal(network(images), np.maximum(images @ first @ second, 0))
 
@@ -781,7 +782,7 @@ def test_what_else_cannot_be_read_names_its_line(function, message):
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda x: {"logits": jax.nn.relu(x), "images": x}, "returns 2 arrays"),
+        (lambda x: {"logits": jax.nn.relu(x), "images": x}, r"\['images'\] of shape \[B, 4\]"),
         (lambda x: None, "returns no arrays"),
         (lambda x: "class", "str"),
         (lambda parameters, x: jax.nn.relu(x @ parameters), r"model\(parameters, x\)"),
@@ -844,8 +845,29 @@ def test_flattened_batch():
 
 
 def test_several_outputs():
-    with pytest.raises(jaxsnn.ReadingError, match="returns 2 arrays"):
-        read_flat(lambda x: (jax.nn.relu(x), x))
+    kernel = jnp.ones((4, 3))
+
+    def model(x):
+        hidden = x @ kernel
+        aux = jnp.tanh(hidden), jax.nn.relu(x) - 1
+        return {"logits": jax.nn.relu(hidden), "aux": aux}
+
+    for chosen in ("logits", "['logits']"):
+        network = jaxsnn.read_network(model, jnp.zeros((1, 4)), output=chosen)
+        assert_same(network, read_flat(lambda x: jax.nn.relu(x @ kernel)))
+    network = jaxsnn.read_network(model, jnp.zeros((1, 4)), output="['aux'][1]")
+    assert network.shapes == [(4,)]
+    pair = lambda x: (jax.nn.relu(x @ kernel), x)  # noqa: E731
+    assert jaxsnn.read_network(pair, jnp.zeros((1, 4)), output=0).shapes == [(3,)]
+    assert jaxsnn.convert(pair, jnp.ones((2, 4)), output=0).network.shapes == [(3,)]
+    names = r"\['aux'\]\[0\] of shape \[B, 3\], .*\['logits'\] of shape \[B, 3\]; "
+    for wrong, message in ((None, "choose"), ("aux", "output='aux' is 2"), (1, "output=1 is none")):
+        with pytest.raises(jaxsnn.ReadingError, match=names + message):
+            jaxsnn.read_network(model, jnp.zeros((1, 4)), output=wrong)
+    with pytest.raises(jaxsnn.ReadingError, match="returns 1 array"):
+        jaxsnn.read_network(jax.nn.relu, jnp.zeros((1, 4)), output=3)
+    with pytest.raises(jaxsnn.ReadingError, match="unsupported operation tanh"):
+        jaxsnn.read_network(model, jnp.zeros((1, 4)), output="['aux'][0]")
 
 
 def test_output_without_input():

@@ -33,7 +33,7 @@ from jaxsnn.network import (
 from jaxsnn.reading.errors import MAXIMUM, PADDING, ReadingError
 from jaxsnn.reading.origins import Origin
 from jaxsnn.reading.tracing import TRACED_BATCH
-from jaxsnn.support.arrays import AnyArray, static_field
+from jaxsnn.support.arrays import AnyArray, as_jax, static_field
 from jaxsnn.support.digests import digest
 
 Pairs = tuple[tuple[int, int], ...]  # padding below and above, for each feature axis
@@ -274,7 +274,7 @@ class Signal:
         stored = replace(self.transposed(order), copies=(None,) * len(self.shape))
         kernel = reduce(np.outer, copied.values()).reshape(1, -1)
         outer = stored.shape[: len(single)]
-        broadcast = Broadcast(jnp.asarray(kernel, jnp.result_type(float)))
+        broadcast = Broadcast(as_jax(kernel, jnp.result_type(float)))
         made = stored.stored_as((*outer, 1)).then(broadcast)
         made = made.stored_as((*outer, *map(len, copied.values())))
         return replace(made, axes=tuple(order.index(axis) for axis in self.axes))
@@ -336,7 +336,7 @@ class Signal:
         """The signal plus a constant for the features as they are stored."""
         if not np.any(shift):
             return self
-        constant = jnp.asarray(shift, jnp.result_type(float))
+        constant = as_jax(shift, jnp.result_type(float))
         return replace(self, operations=(*self.operations, Shift(constant, self.shape)))
 
     def same_as(self, other: Signal) -> bool:
@@ -385,7 +385,7 @@ class Signal:
             return replace(signal, operations=(*rest, *last.divided(smallest)))
         if np.all(smallest == 1):
             return signal
-        return replace(signal, operations=(*signal.operations, Multiply(jnp.asarray(smallest))))
+        return replace(signal, operations=(*signal.operations, Multiply(as_jax(smallest))))
 
     def _in_stored_order(self, factor: ArrayLike) -> np.ndarray:
         """A constant for the stored features, of size 1 along the axes where it does not vary."""
@@ -498,4 +498,4 @@ class WindowSum(Operation):
             counts = np.asarray(self.pooling.counts(self.shape))
             if np.allclose(factor * counts, 1.0, rtol=1e-6, atol=0.0):
                 return (replace(self.pooling, count_padding=False),)
-        return (self.pooling, Multiply(jnp.asarray(factor * prod(self.pooling.window))))
+        return (self.pooling, Multiply(as_jax(factor * prod(self.pooling.window))))

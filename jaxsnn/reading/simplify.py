@@ -36,6 +36,7 @@ from jaxsnn.reading.signals import (
     WindowSum,
     without_repeats,
 )
+from jaxsnn.support.arrays import as_jax
 
 # -- The end of a layer ----------------------------------------------------------------------------
 
@@ -96,7 +97,7 @@ def _relu_before_maximum(signal: Signal) -> Signal:
         sizes = zip(values.shape, maximum.window, maximum.shape) if values.ndim else ()
         if any(n != 1 and (window != 1 or n != size) for n, window, size in sizes):
             raise ReadingError(f"the constants differ between the windows. {MAXIMUM}")
-        values = jnp.asarray(values, jnp.result_type(float))
+        values = as_jax(values, jnp.result_type(float))
         if isinstance(part, Shift):
             moved.append(Shift(values, maximum.shape))
         elif np.all(np.asarray(values) > 0):
@@ -144,6 +145,15 @@ def shared(value: Signal | Sum) -> Signal | Sum:
         return value
     products = (part for term in value.terms for part in term.affine()[0].operations)
     return as_layer(value) if any(part.weighted for part in products) else value
+
+
+def with_one_product(signal: Signal) -> Signal:
+    """The signal that a product with weights is made of: two in a row multiply their synapses."""
+    products = (Dense, Convolution)
+    several = any(
+        isinstance(p, products) and not isinstance(p, Broadcast) for p in signal.operations
+    )
+    return as_layer(signal) if several else signal
 
 
 def as_layer(value: Signal | Sum) -> Signal:
@@ -286,7 +296,7 @@ def _connection(signal: Signal) -> Connection:
     connection = Connection(tuple(kept), signal.layer)
     if abs(scalar - 1.0) < 1e-6:
         return connection
-    return connection.times(jnp.asarray(scalar, jnp.result_type(float)))
+    return connection.times(as_jax(scalar, jnp.result_type(float)))
 
 
 def _bias(operations: Sequence[Operation]) -> np.ndarray:
@@ -306,7 +316,7 @@ def _bias(operations: Sequence[Operation]) -> np.ndarray:
             case _ if operation.permutes:
                 value = operation(value)
             case _:
-                value = operation(jnp.asarray(value, jnp.result_type(float)))
+                value = operation(as_jax(value, jnp.result_type(float)))
     return np.asarray(value, np.float64)[0]
 
 
@@ -318,14 +328,19 @@ def _merged(first: Operation, second: Operation) -> Operation | None:
         case Transpose(), Transpose():
             return Transpose(tuple(first.axes[axis] for axis in second.axes))
         case Multiply(), Multiply():
-            return Multiply(first.factor * second.factor)
+            return Multiply(_product(first.factor, second.factor))
         case Dense(), Broadcast() if first.kernel.shape[1] == 1:
-            return Dense(first.kernel * second.kernel)
+            return Dense(_product(first.kernel, second.kernel))
         case Dense(), Multiply() if second.factor.shape[-1] == second.factor.size:
-            return Dense(first.kernel * second.factor.reshape(-1))
+            return Dense(_product(first.kernel, np.ravel(second.factor)))
         case Convolution(), Multiply():
             return _scaled_maps(first, second.factor)
     return None
+
+
+def _product(weights: Any, factor: Any) -> jax.Array:
+    """Weights times a factor, by NumPy: JAX would compile a program for every shape."""
+    return as_jax(np.asarray(weights) * np.asarray(factor))
 
 
 def _scaled_maps(convolution: Convolution, factor: jax.Array) -> Convolution | None:
@@ -334,5 +349,5 @@ def _scaled_maps(convolution: Convolution, factor: jax.Array) -> Convolution | N
     if factor.ndim <= channels.outputs or factor.shape[channels.outputs] != factor.size:
         return None
     others = [axis for axis in range(convolution.kernel.ndim) if axis != channels.weights_out]
-    kernel = convolution.kernel * jnp.expand_dims(factor.reshape(-1), others)
-    return replace(convolution, kernel=kernel)
+    along_maps = np.expand_dims(np.ravel(factor), others)
+    return replace(convolution, kernel=_product(convolution.kernel, along_maps))
