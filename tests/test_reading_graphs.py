@@ -202,6 +202,8 @@ ACTIVATIONS = {
     "clip": lambda x: jnp.clip(x, -0.25, 0.5),
     "clip from 0": lambda x: jnp.clip(x, 0, 0.5),
     "hard sigmoid": jax.nn.hard_sigmoid,
+    "hard tanh": jax.nn.hard_tanh,
+    "hard tanh, the other way round": lambda x: jnp.where(x < -1, -1, jnp.where(x > 1, 1, x)),
     "leaky relu": lambda x: jax.nn.leaky_relu(x, 0.1),
     "leaky relu by a maximum": lambda x: jnp.maximum(x, 0.1 * x),
     "prelu": nnx.PReLU(0.2),
@@ -282,7 +284,6 @@ def test_a_relu_with_and_without_a_ceiling_are_two_layers(rng):
         (lambda x: jnp.where((x > 0)[:, None], 1.0, x[:, None]), "comparison"),
         (lambda x: x / (1 + jnp.abs(x)), "dividing"),
         (lambda x: jnp.maximum(x, jnp.inf), "not finite"),
-        (jax.nn.hard_tanh, "chosen"),
     ],
 )
 def test_what_is_not_piecewise_linear_is_named(activation, words):

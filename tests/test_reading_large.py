@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_reading_graphs import ResNet
 
 import jaxsnn
 
 from large_models import DenseNet, MobileNetV2, with_statistics
-from test_reading_graphs import ResNet
 
 pytestmark = pytest.mark.promotes
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
-from typing import Any
+from typing import Any, cast
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.typing import ArrayLike
 
 from jaxsnn.network import AveragePooling, Convolution, Dense, MaxPooling, Shape
-from jaxsnn.reading.errors import PADDING, TWO_SIGNALS, ReadingError
-from jaxsnn.reading.signals import Factors, Maximum, Padding, Pairs, Signal, WindowSum
-from jaxsnn.reading.simplify import max_pooled, never_negative, with_one_product
+from jaxsnn.reading.errors import TWO_SIGNALS, ReadingError
+from jaxsnn.reading.maxima import max_pooled
+from jaxsnn.reading.moves import moved
+from jaxsnn.reading.signals import Factors, Maximum, Padding, Pairs, Signal, Sum, WindowSum
+from jaxsnn.reading.simplify import never_negative, with_one_product
 from jaxsnn.reading.tracing import opened
 from jaxsnn.support.arrays import as_jax
 
@@ -144,16 +147,17 @@ def _of_one_channel(
 # -- Padding ---------------------------------------------------------------------------------------
 
 
-def pad(params: dict, signal: Signal, value: Any) -> Signal:
-    """Explicit padding with zeros, to be merged into the convolution or pooling that follows."""
+def pad(params: dict, signal: Signal | Sum, value: Any) -> Signal | Sum:
+    """Explicit padding: with zeros, it is merged into the convolution or pooling that follows."""
     config = params["padding_config"]
-    zeros = not isinstance(value, Signal) and not np.any(value)
-    if not zeros or any(config[signal.axes.index(0)]) or np.min(config) < 0:
-        raise ReadingError(
-            f"only padding with zeros, and not of the batch, can be read; {PADDING}."
-        )
-    if any(interior for _, _, interior in config):
-        raise ReadingError(f"zeros between the values cannot be padded; {PADDING}.")
+    if isinstance(value, Signal | Sum):
+        raise ReadingError("the padding depends on the images.")
+    plain = min(map(min, config)) >= 0 and not any(interior for _, _, interior in config)
+    batch = signal.terms[0].axes.index(0)
+    if not plain or np.any(value) or any(config[batch]):
+        return moved(lax.pad_p, params, (signal, value))[0]
+    if isinstance(signal, Sum):
+        return Sum.of([cast(Signal, pad(params, term, value)) for term in signal.terms])
     signal = signal.in_model_form()
     padding = tuple((int(low), int(high)) for low, high, _ in config[1:])
     return signal.then(Padding(signal.shape, padding)) if np.any(padding) else signal
@@ -184,7 +188,10 @@ def _check_dilation(params: dict) -> None:
 
 def _check_batch(window: Shape, strides: Shape, padding: Sequence[tuple[int, int]]) -> None:
     if (window[0], strides[0], tuple(padding[0])) != (1, 1, (0, 0)):
-        raise ReadingError("the window must not reach over the batch axis.")
+        raise ReadingError(
+            "the images of a batch are mixed with each other here, as by a mean over the batch; "
+            "read the model in evaluation mode, and let it treat each image alone."
+        )
 
 
 def reduce_window_sum(params: dict, signal: Signal) -> Signal:

@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 from jaxsnn.network import Network, Shape
 from jaxsnn.reading.errors import ReadingError
 from jaxsnn.reading.interpreter import interpret
+from jaxsnn.reading.maxima import settled
 from jaxsnn.reading.signals import Signal
 from jaxsnn.reading.simplify import layers_of
 from jaxsnn.reading.tracing import Model, evaluation_form, opened, trace
@@ -93,7 +94,7 @@ def _read(
     """The network of a function of images of this shape."""
     closed = trace(function, image_shape, dtype, output)
     (value,) = interpret(*opened(closed), [Signal.of_images(image_shape)])
-    network = Network(layers_of(value), image_shape)
+    network = Network(layers_of(settled(value)), image_shape)
     expected = closed.out_avals[0].shape[1:]
     assert network.shapes[-1] == expected, f"{network} should end in {expected}"
     return network

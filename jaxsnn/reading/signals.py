@@ -27,10 +27,12 @@ from jaxsnn.network import (
     Multiply,
     Operation,
     Reshape,
+    Select,
     Shape,
     Transpose,
 )
-from jaxsnn.reading.errors import MAXIMUM, PADDING, ReadingError
+from jaxsnn.network.operations import Places
+from jaxsnn.reading.errors import ReadingError
 from jaxsnn.reading.origins import Origin
 from jaxsnn.reading.tracing import TRACED_BATCH
 from jaxsnn.support.arrays import AnyArray, as_jax, static_field
@@ -200,25 +202,26 @@ class Signal:
         `copies` are those of the result; without them the signal must have none.
         """
         assert copies is not None or all(factors is None for factors in self.copies)
-        self.check_padding()
-        if not operation.permutes and any(isinstance(part, Maximum) for part in self.operations):
-            raise ReadingError(MAXIMUM)
         shape = operation.output_shape(self.shape)
         return replace(
             self,
-            operations=(*self.operations, operation),
+            operations=(*self.with_padding_made().operations, operation),
             shape=shape,
             copies=copies or (None,) * len(shape),
             axes=tuple(range(len(shape) + 1)),
         )
 
-    def check_padding(self) -> None:
-        """Explicit padding can only be merged into what follows it."""
-        if self.operations and isinstance(self.operations[-1], Padding):
-            raise ReadingError(
-                f"the explicit padding at {self.line} can only be read right before a "
-                f"convolution or pooling: {PADDING}."
-            )
+    def with_padding_made(self) -> Signal:
+        """The signal with the explicit padding that it ends with as an operation of its own.
+
+        Only convolutions and poolings can take it up.
+        """
+        before, padding = self.without_padding()
+        if before is self:
+            return self
+        numbers = np.arange(prod(before.shape)).reshape(before.shape)
+        places = Select(Places(np.pad(numbers, padding, constant_values=-1)))
+        return replace(self, operations=(*before.operations, places))
 
     def without_padding(self) -> tuple[Signal, Pairs]:
         """The signal before the explicit padding that it ends with, and that padding."""
@@ -226,6 +229,23 @@ class Signal:
         if not isinstance(last, Padding):
             return self, ((0, 0),) * len(self.shape)
         return replace(self, operations=tuple(rest), shape=last.shape), last.padding
+
+    # -- Max poolings --
+
+    @property
+    def awaits_relu(self) -> bool:
+        """Whether there is a max pooling whose ReLU has not been read yet."""
+        return any(isinstance(operation, Maximum) for operation in self.operations)
+
+    def around_maximum(self) -> tuple[Signal, Maximum, tuple[Operation, ...]]:
+        """The signal before its max pooling, the pooling, and the operations after it."""
+        place = next(n for n, part in enumerate(self.operations) if isinstance(part, Maximum))
+        maximum = cast(Maximum, self.operations[place])
+        before = Signal.stored(
+            *(self.graph, self.layer, self.operations[:place], maximum.shape),
+            *(self.line, self.source),
+        )
+        return before, maximum, self.operations[place + 1 :]
 
     # -- The order of the axes --
 
@@ -364,8 +384,7 @@ class Signal:
         copied = [(axis, f) for axis, f in enumerate(signal.copies) if f is not None]
         if any(smallest.shape[axis] != 1 or np.any(factors != 1) for axis, factors in copied):
             return signal.with_copies_made().plus(constant)
-        signal.check_padding()
-        return signal.shifted(smallest)
+        return signal.with_padding_made().shifted(smallest)
 
     def times(self, factor: ArrayLike) -> Signal:
         """The product with a constant."""
@@ -379,7 +398,7 @@ class Signal:
                 return signal.with_copies_made().times(factor)
             return signal.with_factors(axis, factors * smallest.reshape(-1))
         smallest = smallest.reshape(()) if smallest.size == 1 else smallest
-        signal.check_padding()
+        signal = signal.with_padding_made()
         *rest, last = signal.operations or (None,)
         if isinstance(last, WindowSum):
             return replace(signal, operations=(*rest, *last.divided(smallest)))
