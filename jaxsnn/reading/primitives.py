@@ -45,7 +45,7 @@ def _max(params: dict, x: Any, y: Any) -> Any:
         return signal
     if not np.all(np.isfinite(floor)):
         raise ReadingError("the maximum with a constant that is not finite.")
-    return relu(signal.plus(-np.asarray(floor))).plus(floor)
+    return relu(signal.plus(-np.asarray(floor, float))).plus(floor)
 
 
 def _min(params: dict, x: Any, y: Any) -> Any:
@@ -180,7 +180,7 @@ def _add(_params: dict, x: Any, y: Any) -> Signal | Sum:
 def _sub(params: dict, x: Any, y: Any) -> Any:
     if isinstance(y, Signal | Sum):
         return _add(params, x, y.times(-1.0))
-    return _add(params, x, -np.asarray(y))
+    return _add(params, x, -np.asarray(y, float))
 
 
 def _select_n(params: dict, which: Any, *cases: Any) -> Any:
@@ -232,7 +232,9 @@ def _convert_element_type(params: dict, signal: Any) -> Any:
     if jnp.issubdtype(dtype, jnp.complexfloating):
         raise ReadingError("complex numbers are not supported.")
     if not jnp.issubdtype(dtype, jnp.floating):
-        raise ReadingError(f"rounding to {dtype} is not linear.")
+        raise ReadingError(
+            f"rounding to {dtype} is not linear, so that no embedding and no table can be read."
+        )
     return signal
 
 

@@ -42,7 +42,10 @@ def dot_general(params: dict, lhs: Any, rhs: Any) -> Signal:
     if isinstance(weights, Signal):
         raise ReadingError(TWO_SIGNALS)
     if batch:
-        raise ReadingError("weights of their own for each position or group are not supported.")
+        raise ReadingError(
+            "weights of their own for each position or group can be read as a grouped convolution "
+            "only (feature_group_count=...)."
+        )
     signal = with_one_product(signal)
     contracted = tuple(signal.axes[axis] for axis in contract)
     if 0 in contracted:
