@@ -195,6 +195,7 @@ def test_maxima_and_minima_of_a_batch_norm(rng):
     network = models.assert_reads(
         lambda x: SUMS["minima by batch norm"](CONV(x)).mean((1, 2)), images, rtol=2e-6
     )
+    assert str(network).count("Convolution") == 1
     layers = zip(network.layers, network.activations(images), strict=True)
     (pooled,) = (np.asarray(values) for layer, values in layers if layer.pools_maxima)
     silent = ~np.any(pooled, (0, 1, 2))

@@ -77,6 +77,7 @@ def _relu_of_maximum(signal: Signal) -> Signal | Sum:
     if moved is None:
         return simplify.relu(settled(signal))
     operations, positive = moved
+    before = before if np.all(positive) else cast(Signal, shared(before))
     found: list[Signal] = []
     if np.any(positive):
         whole = cast(Signal, _then(before, operations)).times(positive)
