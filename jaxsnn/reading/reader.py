@@ -36,9 +36,10 @@ def read_network(model: Model, example: Images, *, output: int | str | None = No
         The network, with one layer for each ReLU, whose `name` says where it stands in the model.
         Batch norm and other constant factors and terms become part of the weights and the biases.
         Average pooling with a ReLU after it is a layer of its own; without, it belongs to the next
-        layer. A last layer without a ReLU has linear outputs, such as logits. Neurons keep the
-        model's own layout; a value that the model copies by broadcasting stays one neuron where
-        that is exact.
+        layer. So is max pooling where a ReLU is before it or next, with positive factors at most
+        between; any other is a sum of ReLUs, by max(a, b) = b + relu(a - b). A last layer without a
+        ReLU has linear outputs, such as logits. Neurons keep the model's own layout; a value that
+        the model copies by broadcasting stays one neuron where that is exact.
 
     Raises:
         ReadingError: the model has an operation that is not linear (the message names it, its line
