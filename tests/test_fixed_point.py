@@ -665,9 +665,9 @@ def one_layer(scale=1.0, weight=0.5):
 
 
 def two_operations():
-    network = jaxsnn.read_network(
-        lambda x: jax.nn.relu(jax.nn.relu(2 * x) @ np.eye(3) @ np.ones((3, 2))), np.zeros((1, 3))
-    )
+    first, second, third = map(jaxsnn.network.Dense, (jnp.eye(3), jnp.eye(3), jnp.ones((3, 2))))
+    layers = jaxsnn.network.Layer((first,)), jaxsnn.network.Layer((second, third))
+    network = jaxsnn.network.Network(layers, (3,))
     return jaxsnn.balance_thresholds(network, 1.0)
 
 

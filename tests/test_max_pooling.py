@@ -156,17 +156,75 @@ def test_max_poolings_are_read(rng, name):
     assert error < 0.03
 
 
+SIGNS = SCALE * jnp.array([1.0, -1.0, 0.0, -1.0])
+SUMS = {
+    "minima by batch norm": lambda x: jax.nn.relu(nnx.max_pool(x, (2, 2), (2, 2)) * SIGNS + SHIFT),
+    "minima alone": lambda x: jax.nn.relu(SHIFT - nnx.max_pool(x, (3, 2), (2, 1))),
+    "minima of padded windows": lambda x: jax.nn.relu(
+        SHIFT - nnx.max_pool(x, (3, 3), (2, 2), padding="SAME")
+    ),
+    "minima of whole maps": lambda x: jax.nn.relu(2 + SHIFT - x.max((1, 2))),
+    "minima, transposed": lambda x: jax.nn.relu(
+        (nnx.max_pool(x, (2, 2), (2, 2)) * SIGNS + SHIFT).transpose(0, 3, 2, 1)
+    ),
+    "without a ReLU": lambda x: nnx.max_pool(x, (2, 2), (2, 2)),
+    "before a convolution": lambda x: jax.nn.relu(CONV(nnx.max_pool(x[..., :1], (2, 2)))),
+    "in a sum": lambda x: nnx.max_pool(x, (2, 2)).sum((1, 2)) + jax.nn.relu(x).sum((1, 2)),
+    "beside an average": lambda x: jax.nn.relu(x.max((1, 2)) + x.mean((1, 2))),
+    "read twice": lambda x: (y := nnx.max_pool(x, (2, 2), (2, 2))) - 2 * jax.nn.relu(-y),
+    "before a leaky ReLU": lambda x: jax.nn.leaky_relu(nnx.max_pool(x, (2, 2), (2, 2))),
+    "before a ceiling": lambda x: jax.nn.relu6(20 * nnx.max_pool(x, (2, 2), (2, 2))),
+}
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_other_maxima_are_sums_of_relus(rng, name):
+    images = rng.random((6, 8, 8, 1)).astype(np.float32)
+
+    def model(x):
+        x = SUMS[name](CONV(x))
+        x = jax.nn.relu(x.reshape(len(x), -1))
+        return x @ jnp.sin(jnp.arange(x.shape[1] * 3.0)).reshape(-1, 3)
+
+    models.assert_reads(model, images, rtol=2e-6)
+
+
+def test_maxima_and_minima_of_a_batch_norm(rng):
+    """Channels of positive factors are pooled by counts; each part is silent for the other's."""
+    images = rng.random((6, 8, 8, 1)).astype(np.float32)
+    network = models.assert_reads(
+        lambda x: SUMS["minima by batch norm"](CONV(x)).mean((1, 2)), images, rtol=2e-6
+    )
+    assert str(network).count("Convolution") == 1
+    layers = zip(network.layers, network.activations(images), strict=True)
+    (pooled,) = (np.asarray(values) for layer, values in layers if layer.pools_maxima)
+    silent = ~np.any(pooled, (0, 1, 2))
+    np.testing.assert_array_equal(silent, SIGNS <= 0)
+    scales = jaxsnn.percentile_scales(network, images, percentile=100)
+    snn = jaxsnn.balance_thresholds(network, scales, **SUBTRACTION)
+    run = jaxsnn.simulate(snn, images, key=0, duration=0.4, encode=jaxsnn.constant)
+    expected = network(images)
+    assert np.abs(run.scores[-1] / 400 - expected).max() < 0.03 * np.abs(expected).max()
+
+
+def test_a_max_pooling_of_the_images(rng):
+    images = rng.random((6, 8, 8, 1)).astype(np.float32)
+    for model in (
+        lambda x: CONV(nnx.max_pool(jax.nn.relu(x), (2, 2))),
+        lambda x: CONV(jax.nn.relu(nnx.max_pool(x, (2, 2)))),
+    ):
+        network = models.assert_reads(model, images)
+    assert [layer.pools_maxima for layer in network.layers] == [False, True, False]
+
+
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        (
-            lambda x: nnx.max_pool(x, (2, 2)).sum((1, 2)) + jax.nn.relu(x).sum((1, 2)),
-            "ReLU follows",
-        ),
-        (lambda x: jax.nn.relu(CONV(nnx.max_pool(x[..., :1], (2, 2)))), "ReLU follows"),
-        (lambda x: jax.nn.relu(nnx.max_pool(x, (2, 2)) * -SCALE), "not positive"),
-        (lambda x: jax.nn.relu(x.max((1, 2)) + x.mean((1, 2))), "ReLU follows"),
         (lambda x: jax.nn.relu(x.max(0)), "batch"),
+        (
+            lambda x: nnx.max_pool(x, (2, 2), (2, 2), padding=((2, 0), (0, 0))),
+            "nothing but padding",
+        ),
     ],
 )
 def test_what_cannot_be_read_says_why(model, words):

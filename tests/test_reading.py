@@ -231,10 +231,11 @@ def test_matrix_products_in_other_forms(rng):
     assert_reads(jax.vmap(lambda x: jax.nn.relu(kernel[:, 0, :, 0].T @ x)), images)
 
 
-def test_two_layers_without_a_relu_between_are_one(rng):
+def test_two_layers_without_a_relu_between_keep_their_synapses(rng):
     first, second = models.dyadic(rng, 6, 5), models.dyadic(rng, 5, 3)
     network = read_flat(lambda x: jax.nn.relu(x @ first @ second), 6)
-    assert len(network.layers) == 1
+    assert [layer.spiking for layer in network.layers] == [False, True]
+    assert jaxsnn.metrics.dense_operations(network) == 6 * 5 + 5 * 3
     images = models.dyadic_images(rng, 4, 6)
     np.testing.assert_array_equal(network(images), np.maximum(images @ first @ second, 0))
 
@@ -529,17 +530,21 @@ def test_explicit_padding_goes_into_what_follows(rng):
 @pytest.mark.parametrize(
     "model",
     [
-        lambda x: jax.nn.relu(jnp.pad(x, ((0, 0), (1, 0))) @ jnp.ones((5, 2))),
-        lambda x: jax.nn.relu(jnp.pad(x, ((0, 0), (1, 0)))),
-        lambda x: jax.nn.relu(jnp.pad(x, ((0, 0), (1, 0))) * 2 @ jnp.ones((5, 2))),
+        lambda x: jnp.pad(x, ((0, 0), (1, 0))) @ jnp.ones((5, 2)),
+        lambda x: jnp.pad(x - 1, ((0, 0), (1, 0))),
+        lambda x: (jnp.pad(x, ((0, 0), (1, 0))) + 0.5) * 2 @ jnp.ones((5, 2)),
+        lambda x: jnp.pad(x, ((0, 0), (1, 2)), constant_values=3),
+        lambda x: jnp.pad(x @ jnp.ones((4, 3)) + x[:, :1], ((0, 0), (1, 0)), constant_values=3),
+        lambda x: lax.pad(x, 0.0, ((0, 0, 0), (-1, 2, 1))),
+        lambda x: jnp.pad(x, ((0, 0), (1, 1))) + jnp.pad(2 * x, ((0, 0), (0, 2))),
+        lambda x: nnx.max_pool(jnp.pad(x, ((0, 0), (1, 1)))[..., None], (2,), (2,)),
+        lambda x: jnp.pad(x, ((0, 0), (1, 1)))[:, :, None].repeat(2, 2).sum(1),
     ],
 )
-def test_explicit_padding_before_anything_else(model):
-    with pytest.raises(
-        jaxsnn.ReadingError, match="right before a convolution or pooling"
-    ) as caught:
-        read_flat(model)
-    assert here(model) in str(caught.value)
+def test_explicit_padding_before_anything_else(rng, model):
+    kernel = rng.normal(size=(4, 4)).astype(np.float32)
+    images = rng.random((5, 4)).astype(np.float32)
+    assert_reads(lambda x: jax.nn.relu(model(jax.nn.relu(x @ kernel + 1))), images)
 
 
 def test_loops_over_layers_are_unrolled(rng):
@@ -713,7 +718,7 @@ def test_the_line_is_the_innermost_of_the_users():
     [
         (lambda x: jnp.tanh(x), "unsupported operation tanh"),
         (lambda x: jax.nn.silu(x), "unsupported operation logistic"),
-        (lambda x: jax.nn.softmax(jax.nn.relu(x)), "without softmax"),
+        (lambda x: jax.nn.softmax(jax.nn.relu(x)), "exp in softmax.*last.*return the logits"),
         (lambda x: jax.nn.relu(x * x), "not linear"),
         (lambda x: jax.nn.relu(x + jnp.inf), "NaN or infinite"),
         (lambda x: jnp.maximum(x, jnp.inf), "not finite"),
@@ -721,7 +726,7 @@ def test_the_line_is_the_innermost_of_the_users():
         (lambda x: x @ jnp.ones((4, 2)), "no ReLU"),
         (lambda x: jax.nn.relu(lax.reduce(x, 0.0, lambda a, b: b * a, (1,))), "reduce_prod|reduce"),
         (lambda x: jax.nn.relu(lax.reduce(x, 0.0, lambda a, b: a + 2 * b, (1,))), "reduce"),
-        (lambda x: jax.nn.relu(jnp.pad(x, 1)), "pad at .*padding to the convolution"),
+        (lambda x: jax.nn.relu(jnp.pad(x, 1)), "pad at .*images of a batch"),
         (lambda x: jnp.einsum("bg,gj->bgj", jax.nn.relu(x), jnp.ones((4, 2))), "group"),
         (lambda x: jax.nn.relu(x).argmax(1), "argmax"),
         (lambda x: jax.nn.relu(x - x.mean(0)), "batch"),
@@ -743,11 +748,19 @@ WEIGHTS = np.linspace(-1, 1, 12, dtype=np.float32).reshape(4, 3)
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda x: jax.nn.log_softmax(jax.nn.relu(x)), "exp in log_softmax.*softmax"),
-        (lambda x: jax.nn.gelu(x @ WEIGHTS), "train the model with ReLUs"),
+        (lambda x: jax.nn.log_softmax(jax.nn.relu(x)), "exp in log_softmax.*return the logits"),
+        (lambda x: jax.nn.gelu(x @ WEIGHTS), "in gelu.*train the model with ReLUs"),
+        (lambda x: jax.nn.gelu(x @ WEIGHTS, approximate=False), "in gelu.*train the model with"),
         (lambda x: jax.nn.elu(x @ WEIGHTS), "elu.*train the model with ReLUs"),
-        (lambda x: jax.nn.softplus(x @ WEIGHTS), "in softplus"),
-        (lambda x: jax.nn.hard_tanh(x @ WEIGHTS), "hard_tanh.*train the model with"),
+        (lambda x: jax.nn.softplus(x @ WEIGHTS), "in softplus.*ReLUs"),
+        (lambda x: jax.nn.squareplus(x @ WEIGHTS), "in squareplus.*ReLUs"),
+        (lambda x: jax.nn.celu(x @ WEIGHTS), "in celu.*ReLUs"),
+        (lambda x: jax.nn.selu(x @ WEIGHTS), "in selu.*ReLUs"),
+        (lambda x: jax.nn.hard_swish(x @ WEIGHTS), "in hard_silu.*ReLUs"),
+        (lambda x: jnp.tanh(x @ WEIGHTS), "tanh.*hard_tanh"),
+        (lambda x: jax.nn.sigmoid(x @ WEIGHTS), "logistic.*hard_sigmoid"),
+        (lambda x: nnx.softmax(nnx.relu(x) @ WEIGHTS), "in softmax.*the logits"),
+        (lambda x: jax.nn.logsumexp(nnx.relu(x), 1), "in logsumexp.*the logits"),
         (lambda x: (x @ WEIGHTS > 0).astype(float), "comparison.*train the model with ReLUs"),
         (lambda x: jax.nn.relu(x**2), "not linear"),
         (lambda x: jax.nn.relu(x * jax.nn.sigmoid(x)), "logistic.*ReLUs"),
@@ -781,7 +794,7 @@ def test_what_else_cannot_be_read_names_its_line(function, message):
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda x: {"logits": jax.nn.relu(x), "images": x}, "returns 2 arrays"),
+        (lambda x: {"logits": jax.nn.relu(x), "images": x}, r"\['images'\] of shape \[B, 4\]"),
         (lambda x: None, "returns no arrays"),
         (lambda x: "class", "str"),
         (lambda parameters, x: jax.nn.relu(x @ parameters), r"model\(parameters, x\)"),
@@ -844,8 +857,29 @@ def test_flattened_batch():
 
 
 def test_several_outputs():
-    with pytest.raises(jaxsnn.ReadingError, match="returns 2 arrays"):
-        read_flat(lambda x: (jax.nn.relu(x), x))
+    kernel = jnp.ones((4, 3))
+
+    def model(x):
+        hidden = x @ kernel
+        aux = jnp.tanh(hidden), jax.nn.relu(hidden - 1) @ jnp.ones((3, 2))
+        return {"logits": jax.nn.relu(hidden), "aux": aux}
+
+    for chosen in ("logits", "['logits']"):
+        network = jaxsnn.read_network(model, jnp.zeros((1, 4)), output=chosen)
+        assert_same(network, read_flat(lambda x: jax.nn.relu(x @ kernel)))
+    network = jaxsnn.read_network(model, jnp.zeros((1, 4)), output="['aux'][1]")
+    assert network.shapes == [(3,), (2,)]
+    pair = lambda x: (jax.nn.relu(x @ kernel), x)  # noqa: E731
+    assert jaxsnn.read_network(pair, jnp.zeros((1, 4)), output=0).shapes == [(3,)]
+    assert jaxsnn.convert(pair, jnp.ones((2, 4)), output=0).network.shapes == [(3,)]
+    names = r"\['aux'\]\[0\] of shape \[B, 3\], .*\['logits'\] of shape \[B, 3\]; "
+    for wrong, message in ((None, "choose"), ("aux", "output='aux' is 2"), (1, "output=1 is none")):
+        with pytest.raises(jaxsnn.ReadingError, match=names + message):
+            jaxsnn.read_network(model, jnp.zeros((1, 4)), output=wrong)
+    with pytest.raises(jaxsnn.ReadingError, match="returns 1 array"):
+        jaxsnn.read_network(jax.nn.relu, jnp.zeros((1, 4)), output=3)
+    with pytest.raises(jaxsnn.ReadingError, match="unsupported operation tanh"):
+        jaxsnn.read_network(model, jnp.zeros((1, 4)), output="['aux'][0]")
 
 
 def test_output_without_input():

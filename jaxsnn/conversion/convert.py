@@ -16,6 +16,7 @@ def convert(
     model: Model,
     images: Images,
     *,
+    output: int | str | None = None,
     percentile: Real = 99.9,
     per: Literal["layer", "channel"] = "channel",
     initial_potential: Numbers = 0.5,
@@ -35,6 +36,7 @@ def convert(
     Args:
         model: as for `read_network`.
         images: calibration images `[N, ...]`, such as a few hundred of the training set.
+        output: as for `read_network`: which array to read of a model that returns several.
         percentile: of the activations, in percent; 100, the largest, lets rates and scores approach
             those of the model without an error that stays.
         per: "channel" or "layer": what has a scale factor of its own.
@@ -62,7 +64,7 @@ def convert(
         >>> run.scores.shape
         (32, 10, 3)
     """
-    network = read_network(model, images)
+    network = read_network(model, images, output=output)
     scales = percentile_scales(
         network,
         images,

@@ -4,8 +4,9 @@
     jaxpr    --interpreter, primitives-->    a `Signal`: the linear operations since the last ReLU
     signal   --simplify-->                   a layer at each ReLU
 
-`signals` says what a signal is, `products` reads the primitives that sum over inputs, and `origins`
-and `errors` make errors name the user's source line and what to do.
+`signals` says what a signal is, `products` reads the primitives that sum over inputs, `moves` those
+that move values, `maxima` makes max poolings of neurons or sums of ReLUs, and `origins` and
+`errors` make errors name the user's source line and what to do.
 """
 
 from jaxsnn.reading.errors import ReadingError

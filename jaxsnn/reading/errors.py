@@ -33,18 +33,21 @@ def explained(primitive: str, error: ReadingError, origin: Origin) -> ReadingErr
     if module in ("LayerNorm", "RMSNorm", "GroupNorm", "InstanceNorm"):
         return ReadingError(f"{module} at {line}: {_NORM}")
     unsupported = "unsupported operation " if isinstance(error, UnsupportedError) else ""
+    error = ReadingError(_REMEDIES_OF_FUNCTIONS.get(origin.function, error))
     within = module or origin.function
     within = f" in {within}" if within not in ("", primitive) else ""
     return ReadingError(f"{unsupported}{primitive}{within} at {line}: {error}")
 
 
-MAXIMUM = (
-    "a max pooling of values that may be negative can be read where a ReLU follows it, with batch "
-    "norm or a bias at most between; put the ReLU before the pooling, or right after it."
-)
-PADDING = "give the padding to the convolution or pooling that follows (padding=...)"
 NOT_A_RELU = "train the model with ReLUs (nnx.relu, jax.nn.relu or jnp.maximum(x, 0)) instead."
-TWO_SIGNALS = "the product of two values that depend on the images is not linear."
+TWO_SIGNALS = (
+    "the product of two values that depend on the images is not linear; train the model without "
+    "it, also without gates, attention, and squeeze-and-excite blocks."
+)
+A_QUOTIENT = (
+    "dividing by a value that depends on the images is not linear; train the model without it, or "
+    "divide by a constant."
+)
 
 _BATCH_STATISTICS = (
     "it computes statistics of the batch, as in training mode; read the model in evaluation mode "
@@ -54,20 +57,43 @@ _NORM = (
     "it divides by statistics of each image, which is not linear; train the model without it. "
     "(Constant factors, x * factors, can be read.)"
 )
+_OTHER = "train the model with {}, which is piecewise linear, or with ReLUs instead."
 _WHAT_IS_SUPPORTED = (
-    "between two ReLUs there may be dense layers, convolutions, batch norm, poolings, sums, "
-    "slices and concatenations, reshape, transpose, broadcasting, and constant factors and terms."
+    "it cannot be read. Between two ReLUs there may be dense layers, convolutions, batch norm, "
+    "poolings, sums, slices and concatenations, reshape, transpose, broadcasting, and constant "
+    "factors and terms; also activations of linear pieces, such as relu6, leaky_relu, hard_tanh "
+    "and clip."
 )
 _REMEDIES = {
-    "reduce_max": "a maximum is not linear: use average pooling; and return without softmax.",
-    "argmax": "let the model return the outputs of its last ReLU, not the class.",
-    "exp": "let the model return its ReLU outputs, without softmax.",
+    "argmax": "let the model return its outputs, such as logits, and not the class.",
+    **dict.fromkeys(("reduce_prod", "cumprod"), TWO_SIGNALS),
+    **dict.fromkeys(("sort", "top_k"), "sorting is not linear; train without it."),
     "while": (
         "write the loop as a Python `for` loop, or as a lax.fori_loop whose bounds are numbers, "
         "which are unrolled."
     ),
-    **dict.fromkeys(("tanh", "logistic", "erf", "erfc", "expm1", "sign", "ne", "eq"), NOT_A_RELU),
+    "tanh": _OTHER.format("hard_tanh"),
+    "logistic": _OTHER.format("hard_sigmoid"),
     **dict.fromkeys(
-        ("pow", "integer_pow", "square", "sqrt", "rsqrt", "log"), f"not linear; {NOT_A_RELU}"
+        ("erf", "erfc", "sign", "floor", "ceil", "round", "sin", "cos", "ne", "eq"), NOT_A_RELU
     ),
+    **dict.fromkeys(
+        ("exp", "expm1", "log", "log1p", "pow", "integer_pow", "square", "sqrt", "rsqrt"),
+        f"it is not linear; {NOT_A_RELU}",
+    ),
+}
+_REMEDIES_OF_FUNCTIONS = {
+    **dict.fromkeys(
+        ("softmax", "log_softmax", "logsumexp"),
+        "it cannot be read. If it is the last operation, let the model return the logits before "
+        "it, of which the largest is the same; elsewhere, as in attention, train without it.",
+    ),
+    **dict.fromkeys(
+        ("gelu", "silu", "hard_silu", "elu", "celu", "selu", "softplus", "squareplus", "mish"),
+        NOT_A_RELU,
+    ),
+    **dict.fromkeys(("soft_sign", "log_sigmoid", "glu"), NOT_A_RELU),
+    "tanh": _OTHER.format("hard_tanh"),
+    "sigmoid": _OTHER.format("hard_sigmoid"),
+    "standardize": _NORM,
 }

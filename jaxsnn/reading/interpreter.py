@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any, cast
 
 import jax.numpy as jnp
@@ -11,9 +12,10 @@ import numpy as np
 from jax.extend.core import Jaxpr, JaxprEqn, Literal
 
 from jaxsnn.reading.errors import NOT_A_RELU, ReadingError, UnsupportedError, explained
+from jaxsnn.reading.maxima import settled
 from jaxsnn.reading.moves import MOVES, moved
 from jaxsnn.reading.origins import Origin, is_library, origin_of
-from jaxsnn.reading.primitives import HANDLERS, OF_MASKS, OF_SUMS, PRODUCTS
+from jaxsnn.reading.primitives import BEFORE_RELU, HANDLERS, OF_MASKS, OF_SUMS, PRODUCTS
 from jaxsnn.reading.signals import Mask, Signal, Sum
 from jaxsnn.reading.simplify import as_layer, shared
 from jaxsnn.reading.tracing import opened
@@ -81,6 +83,8 @@ def _outputs(equation: JaxprEqn, inputs: list[Any], origin: Origin) -> Sequence[
     try:
         if name in _CONTROL:
             return _CONTROL[name](params, inputs, origin)
+        if not (name in BEFORE_RELU and _keeps_shape(inputs, shapes[0])):
+            inputs = list(map(settled, inputs))
         if name in MOVES:
             found = moved(equation.primitive, params, inputs)
         elif name in HANDLERS:
@@ -90,6 +94,14 @@ def _outputs(equation: JaxprEqn, inputs: list[Any], origin: Origin) -> Sequence[
         return [value.with_origin(origin, signal) for value in found]
     except ReadingError as error:
         raise explained(name, error, origin) from None
+
+
+def _keeps_shape(inputs: list[Any], shape: Sequence[int]) -> bool:
+    """Whether an operation is one of a single value that depends on the images, without copies."""
+    if any(isinstance(x, Mask) for x in inputs):
+        return True
+    signals = [x for x in inputs if isinstance(x, Signal | Sum)]
+    return len(signals) == 1 and prod(signals[0].model_shape) == prod(shape)
 
 
 def _handled(name: str, params: dict, inputs: list[Any]) -> Any:

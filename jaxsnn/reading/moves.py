@@ -17,7 +17,10 @@ from jaxsnn.reading.errors import ReadingError
 from jaxsnn.reading.signals import Signal, Sum
 from jaxsnn.reading.tracing import TRACED_BATCH
 
-MOVES = ("slice", "rev", "gather", "concatenate", "stack", "split")
+MOVES = (
+    *("slice", "rev", "gather", "concatenate", "stack", "split"),
+    *("dynamic_slice", "dynamic_update_slice", "scatter"),
+)
 
 
 def moved(primitive: Any, params: dict, inputs: Sequence[Any]) -> list[Signal | Sum]:
@@ -30,8 +33,6 @@ def moved(primitive: Any, params: dict, inputs: Sequence[Any]) -> list[Signal | 
     """
     if primitive.name == "gather":
         params = {**params, "fill_value": 0}
-        if isinstance(inputs[1], Signal | Sum):
-            raise ReadingError("values are chosen by indices that depend on the images.")
 
     def outputs(arguments: Sequence[Any]) -> list[np.ndarray]:
         found = primitive.bind(*arguments, **params)
@@ -47,7 +48,9 @@ def moved(primitive: Any, params: dict, inputs: Sequence[Any]) -> list[Signal | 
             terms.append([_selected(stored, array) for array in outputs(zeros)])
     sums: list[Any] = [Sum.of(of_output) for of_output in zip(*terms, strict=True)]
     if any(_is_constant(x) for x in inputs):
-        constants = outputs([x if _is_constant(x) else _zeros(x, np.float32) for x in inputs])
+        # In one type, whatever that of the model is.
+        values = [np.asarray(x, np.float32) if _is_constant(x) else x for x in inputs]
+        constants = outputs([x if _is_constant(x) else _zeros(x, np.float32) for x in values])
         sums = [value.plus(constant) for value, constant in zip(sums, constants, strict=True)]
     return sums
 

@@ -49,7 +49,18 @@ def origin_of(equation: JaxprEqn) -> Origin:
     own = [n for n, frame in enumerate(frames) if n and not frame.startswith(_LIBRARIES)]
     calls = frames[own[-1] + 1 if own else 1 :]
     modules = [found[1] for frame in calls if (found := _FLAX_MODULE.search(frame))]
-    return Origin(frames[own[-1]] if own else frames[-1], modules[0] if modules else "")
+    line, module = frames[own[-1]] if own else frames[-1], modules[0] if modules else ""
+    return Origin(line, module, _called(equation))
+
+
+def _called(equation: JaxprEqn) -> str:
+    """The public function of a library, such as softmax, that the user's line called, or ""."""
+    called = ""
+    for frame in getattr(equation.source_info.traceback, "frames", ()):  # the innermost is first
+        if not frame.file_name.startswith(_LIBRARIES):
+            break
+        called = frame.function_name
+    return called if called.isidentifier() and not called.startswith("_") else ""
 
 
 def line_of_error(error: Exception) -> str | None:

@@ -6,17 +6,19 @@ a `Signal` and the others are known.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
+from jaxsnn.network import INPUT
 from jaxsnn.reading import products
-from jaxsnn.reading.errors import NOT_A_RELU, TWO_SIGNALS, ReadingError
+from jaxsnn.reading.errors import A_QUOTIENT, NOT_A_RELU, TWO_SIGNALS, ReadingError
+from jaxsnn.reading.maxima import relu, settled
 from jaxsnn.reading.signals import Mask, Signal, Sum
-from jaxsnn.reading.simplify import capped, relu, shared
+from jaxsnn.reading.simplify import capped, shared
 
 
 def _signal_and_constant(x: Any, y: Any, error: str) -> tuple[Any, Any]:
@@ -26,6 +28,9 @@ def _signal_and_constant(x: Any, y: Any, error: str) -> tuple[Any, Any]:
         raise ReadingError(error)
     return signal.broadcast_to(np.shape(constant)), constant
 
+
+# Of factors and constants that the model computes in float32.
+_ROUNDING = 1e-6
 
 # -- ReLUs, and what consists of them --------------------------------------------------------------
 
@@ -40,7 +45,7 @@ def _max(params: dict, x: Any, y: Any) -> Any:
         return signal
     if not np.all(np.isfinite(floor)):
         raise ReadingError("the maximum with a constant that is not finite.")
-    return relu(signal.plus(-np.asarray(floor))).plus(floor)
+    return relu(signal.plus(-np.asarray(floor, float))).plus(floor)
 
 
 def _min(params: dict, x: Any, y: Any) -> Any:
@@ -82,34 +87,65 @@ def _less(params: dict, x: Any, y: Any) -> Mask:
 
 
 def _chosen(mask: Mask, positive: Any, negative: Any) -> Any:
-    """A where x > 0 and b elsewhere, where a - b = c·x: b + c·relu(x)."""
-    known = not any(isinstance(x, Signal | Sum) for x in (positive, negative))
-    factor = None if known else _multiple(_sub({}, positive, negative), mask.value)
+    """A where v > 0 and b elsewhere, where a - b = k·v: b + k·relu(v), or a + k·relu(-v)."""
+    known = [not isinstance(x, Signal | Sum) for x in (positive, negative)]
+    if known[0] and (clipped := _clipped(mask.value, positive, negative)) is not None:
+        return clipped
+    factor = None if all(known) else _multiple(_sub({}, positive, negative), mask.value)
     if factor is None:
         raise ReadingError(
             "values are chosen by the sign of another value; that is piecewise linear only where "
             "their difference is a multiple of that value, as in jnp.where(x > 0, x, 0.1 * x); "
             + NOT_A_RELU
         )
+    if known[0]:
+        return _add({}, relu(mask.value.times(-1.0)).times(factor), positive)
     spiking = relu(mask.value).times(factor)
-    zero = not isinstance(negative, Signal | Sum) and not np.any(np.asarray(negative))
-    return spiking if zero else _add({}, spiking, negative)
+    return _add({}, spiking, settled(negative))
+
+
+def _clipped(at: Signal | Sum, limit: Any, value: Any) -> Signal | Sum | None:
+    """A limit where v > 0, elsewhere f·relu(k·v + c) + b, if k > 0 and that is the limit at v = 0.
+
+    So hard tanh is written, jnp.where(x > 1, 1, jnp.where(x < -1, -1, x)); None for anything else.
+    """
+    base, factor, shift = value.affine() if isinstance(value, Signal) else (None, 0.0, 0.0)
+    if base is None or base.operations or base.layer == INPUT:
+        return None
+    layer = base.graph.layers[base.layer]
+    received = [
+        replace(base, layer=part.source, operations=part.operations)
+        for part in layer.all_connections
+    ]
+    slope, start = _slope_and_start(received, at.terms) or (0.0, 0.0)
+    at_zero = start + np.asarray(0.0 if layer.bias is None else layer.bias)
+    reached = np.allclose(factor * at_zero + shift, limit, rtol=_ROUNDING)
+    if not layer.spiking or slope <= 0 or np.any(at_zero < 0) or not reached:
+        return None
+    sign = np.sign(factor)
+    rising = base.times(abs(factor)).shifted(sign * shift)
+    return _min({}, rising, sign * np.asarray(limit)).times(sign)
 
 
 def _multiple(value: Signal | Sum, of: Signal | Sum) -> float | None:
     """The number by which a value is a multiple of another; None if it is no multiple."""
-    if len(value.terms) != len(of.terms):
+    slope, start = _slope_and_start(value.terms, of.terms) or (None, 0.0)
+    return None if np.any(start) else slope
+
+
+def _slope_and_start(value: Sequence[Signal], of: Sequence[Signal]) -> tuple[float, Any] | None:
+    """K and c of a value that is k·v + c, for another value v; None if it is not."""
+    if len(value) != len(of):
         return None
-    pairs = [(one.affine(), other.affine()) for one, other in zip(value.terms, of.terms)]
+    pairs = [(one.affine(), other.affine()) for one, other in zip(value, of)]
     if not all(base.same_as(other) and scale for (base, _, _), (other, scale, _) in pairs):
         return None
-    factor = pairs[0][0][1] / pairs[0][1][1]
-    same = all(
-        np.allclose(one, factor * other, rtol=1e-6)
-        and np.allclose(shift, factor * start, rtol=1e-6)
-        for (_, one, shift), (_, other, start) in pairs
-    )
-    return factor if same else None
+    slopes = [one / scale for (_, one, _), (_, scale, _) in pairs]
+    shifts = [(shift, slopes[0] * before) for (_, _, shift), (_, _, before) in pairs]
+    starts = [x - y for x, y in shifts if not np.allclose(x, y, rtol=_ROUNDING)]
+    if len(starts) > 1 or not np.allclose(slopes, slopes[0], rtol=_ROUNDING):
+        return None
+    return slopes[0], starts[0] if starts else 0.0
 
 
 # -- Arithmetic with constants ---------------------------------------------------------------------
@@ -125,7 +161,7 @@ def _mul(_params: dict, x: Any, y: Any) -> Any:
 
 def _div(_params: dict, x: Any, y: Any) -> Signal | Sum:
     if isinstance(y, Signal | Sum):
-        raise ReadingError("dividing by a value that depends on the images is not linear.")
+        raise ReadingError(A_QUOTIENT)
     divisor = np.asarray(y, np.float64)
     if not np.all(divisor):
         raise ReadingError("the model divides by 0 here.")
@@ -144,7 +180,7 @@ def _add(_params: dict, x: Any, y: Any) -> Signal | Sum:
 def _sub(params: dict, x: Any, y: Any) -> Any:
     if isinstance(y, Signal | Sum):
         return _add(params, x, y.times(-1.0))
-    return _add(params, x, -np.asarray(y))
+    return _add(params, x, -np.asarray(y, float))
 
 
 def _select_n(params: dict, which: Any, *cases: Any) -> Any:
@@ -196,7 +232,9 @@ def _convert_element_type(params: dict, signal: Any) -> Any:
     if jnp.issubdtype(dtype, jnp.complexfloating):
         raise ReadingError("complex numbers are not supported.")
     if not jnp.issubdtype(dtype, jnp.floating):
-        raise ReadingError(f"rounding to {dtype} is not linear.")
+        raise ReadingError(
+            f"rounding to {dtype} is not linear, so that no embedding and no table can be read."
+        )
     return signal
 
 
@@ -208,10 +246,13 @@ def _unchanged(_params: dict, *signals: Signal) -> Signal:
 
 # What the handlers of sums get as they are; others get them as one signal, or term by term.
 OF_SUMS = (
+    "pad",
     *("max", "min", "clamp", "abs", "mul", "div", "neg", "add", "add_any", "sub"),
     *("gt", "ge", "lt", "le", "select_n", "convert_element_type"),
 )
 OF_MASKS = ("mul", "select_n", "convert_element_type")
+# What the ReLU of a max pooling may have between them.
+BEFORE_RELU = (*OF_SUMS[1:], "reshape", "squeeze", "broadcast_in_dim", "transpose")
 PRODUCTS = ("dot_general", "conv_general_dilated", "reduce_window_max", "reduce_max")
 
 HANDLERS: dict[str, Callable[..., Any]] = {

@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
-from typing import Any
+from typing import Any, cast
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.typing import ArrayLike
 
 from jaxsnn.network import AveragePooling, Convolution, Dense, MaxPooling, Shape
-from jaxsnn.reading.errors import PADDING, TWO_SIGNALS, ReadingError
-from jaxsnn.reading.signals import Factors, Maximum, Padding, Pairs, Signal, WindowSum
-from jaxsnn.reading.simplify import max_pooled, never_negative
+from jaxsnn.reading.errors import TWO_SIGNALS, ReadingError
+from jaxsnn.reading.maxima import max_pooled
+from jaxsnn.reading.moves import moved
+from jaxsnn.reading.signals import Factors, Maximum, Padding, Pairs, Signal, Sum, WindowSum
+from jaxsnn.reading.simplify import never_negative, with_one_product
 from jaxsnn.reading.tracing import opened
+from jaxsnn.support.arrays import as_jax
 
 # -- Dense layers ----------------------------------------------------------------------------------
 
@@ -39,7 +42,11 @@ def dot_general(params: dict, lhs: Any, rhs: Any) -> Signal:
     if isinstance(weights, Signal):
         raise ReadingError(TWO_SIGNALS)
     if batch:
-        raise ReadingError("weights of their own for each position or group are not supported.")
+        raise ReadingError(
+            "weights of their own for each position or group can be read as a grouped convolution "
+            "only (feature_group_count=...)."
+        )
+    signal = with_one_product(signal)
     contracted = tuple(signal.axes[axis] for axis in contract)
     if 0 in contracted:
         raise ReadingError("the images of a batch are mixed with each other here.")
@@ -48,14 +55,14 @@ def dot_general(params: dict, lhs: Any, rhs: Any) -> Signal:
         weights = _summed_over_copies(weights, weights_axis, signal.copies[axis - 1])
     new = tuple(axis for axis in range(weights.ndim) if axis not in weights_contract)
     product = _contracted(signal, contracted, weights.transpose((*weights_contract, *new)))
-    if signal is lhs:
+    if not isinstance(rhs, Signal):
         return product
     # The model has the axes in the order of the operands.
     left = len(product.axes) - len(new)
     return replace(product, axes=product.axes[left:] + product.axes[:left])
 
 
-def _contracted(signal: Signal, contracted: Shape, weights: jax.Array) -> Signal:
+def _contracted(signal: Signal, contracted: Shape, weights: np.ndarray) -> Signal:
     """The product over some stored axes with the first axes of the weights.
 
     The model has what is left of the signal's axes, in its order, and then those of the weights.
@@ -68,24 +75,27 @@ def _contracted(signal: Signal, contracted: Shape, weights: jax.Array) -> Signal
     stored = replace(stored, copies=(None,) * len(stored.shape))
     shape = stored.shape[: len(features)]
     kernel = weights.reshape(prod(stored.shape[len(features) :]), prod(new_shape))
-    product = stored.stored_as((*shape, kernel.shape[0])).then(Dense(kernel))
+    product = stored.stored_as((*shape, kernel.shape[0])).then(Dense(as_jax(kernel)))
     product = product.stored_as((*shape, *new_shape))
     axes = tuple(0 if axis == 0 else 1 + features.index(axis) for axis in left)
     new = range(1 + len(features), 1 + len(copies))
     return replace(product, copies=copies, axes=(*axes, *new))
 
 
-def _summed_over_copies(weights: jax.Array, axis: int, factors: Factors) -> jax.Array:
+def _summed_over_copies(weights: np.ndarray, axis: int, factors: Factors) -> np.ndarray:
     """The weights of the one value whose copies along an axis have these factors."""
     if factors is None:
         return weights
-    along = jnp.asarray(factors, weights.dtype).reshape([-1] + [1] * (weights.ndim - axis - 1))
+    along = np.asarray(factors, weights.dtype).reshape([-1] + [1] * (weights.ndim - axis - 1))
     return (weights * along).sum(axis, keepdims=True)
 
 
-def _float_weights(weights: ArrayLike) -> jax.Array:
-    """Weights in float32 or better: potentials summed in half precision would drift."""
-    return jnp.asarray(weights, jnp.promote_types(jnp.result_type(weights), jnp.float32))
+def _float_weights(weights: ArrayLike) -> np.ndarray:
+    """Weights in float32 or better: potentials summed in half precision would drift.
+
+    They are of NumPy while they are read: JAX would compile a program for every shape.
+    """
+    return np.asarray(weights, jnp.promote_types(jnp.result_type(weights), jnp.float32))
 
 
 # -- Convolutions ----------------------------------------------------------------------------------
@@ -106,7 +116,7 @@ def convolution(params: dict, signal: Any, kernel: Any) -> Signal:
     signal, explicit = signal.in_model_form().without_padding()
     if any(explicit[channels]):
         raise ReadingError("padding of the channels is not supported.")
-    dilation = tuple(params["lhs_dilation"])
+    signal, dilation = with_one_product(signal), tuple(params["lhs_dilation"])
     # Each zero that is padded before the dilation is followed by the zeros of the dilation.
     explicit = tuple(
         (step * explicit[axis - 1][0], step * explicit[axis - 1][1])
@@ -114,7 +124,7 @@ def convolution(params: dict, signal: Any, kernel: Any) -> Signal:
     )
     return signal.then(
         Convolution(
-            kernel,
+            as_jax(kernel),
             strides=tuple(params["window_strides"]),
             padding=_both(params["padding"], explicit),
             input_dilation=dilation,
@@ -125,29 +135,32 @@ def convolution(params: dict, signal: Any, kernel: Any) -> Signal:
     )
 
 
-def _of_one_channel(kernel: jax.Array, spec: Shape, groups: int, factors: np.ndarray) -> jax.Array:
+def _of_one_channel(
+    kernel: np.ndarray, spec: Shape, groups: int, factors: np.ndarray
+) -> np.ndarray:
     """The kernel for the one channel whose copies have these factors."""
     maps, channels = spec[:2]
-    kernel = jnp.moveaxis(kernel, (channels, maps), (0, 1))
+    kernel = np.moveaxis(kernel, (channels, maps), (0, 1))
     # The maps of a group see the channels of the group.
     seen = factors.reshape(groups, -1).repeat(kernel.shape[1] // groups, 0).T
-    seen = jnp.asarray(seen, kernel.dtype).reshape(*seen.shape, *[1] * (kernel.ndim - 2))
-    return jnp.moveaxis((kernel * seen).sum(0, keepdims=True), (0, 1), (channels, maps))
+    seen = np.asarray(seen, kernel.dtype).reshape(*seen.shape, *[1] * (kernel.ndim - 2))
+    return np.moveaxis((kernel * seen).sum(0, keepdims=True), (0, 1), (channels, maps))
 
 
 # -- Padding ---------------------------------------------------------------------------------------
 
 
-def pad(params: dict, signal: Signal, value: Any) -> Signal:
-    """Explicit padding with zeros, to be merged into the convolution or pooling that follows."""
+def pad(params: dict, signal: Signal | Sum, value: Any) -> Signal | Sum:
+    """Explicit padding: with zeros, it is merged into the convolution or pooling that follows."""
     config = params["padding_config"]
-    zeros = not isinstance(value, Signal) and not np.any(value)
-    if not zeros or any(config[signal.axes.index(0)]) or np.min(config) < 0:
-        raise ReadingError(
-            f"only padding with zeros, and not of the batch, can be read; {PADDING}."
-        )
-    if any(interior for _, _, interior in config):
-        raise ReadingError(f"zeros between the values cannot be padded; {PADDING}.")
+    if isinstance(value, Signal | Sum):
+        raise ReadingError("the padding depends on the images.")
+    plain = min(map(min, config)) >= 0 and not any(interior for _, _, interior in config)
+    batch = signal.terms[0].axes.index(0)
+    if not plain or np.any(value) or any(config[batch]):
+        return moved(lax.pad_p, params, (signal, value))[0]
+    if isinstance(signal, Sum):
+        return Sum.of([cast(Signal, pad(params, term, value)) for term in signal.terms])
     signal = signal.in_model_form()
     padding = tuple((int(low), int(high)) for low, high, _ in config[1:])
     return signal.then(Padding(signal.shape, padding)) if np.any(padding) else signal
@@ -178,7 +191,10 @@ def _check_dilation(params: dict) -> None:
 
 def _check_batch(window: Shape, strides: Shape, padding: Sequence[tuple[int, int]]) -> None:
     if (window[0], strides[0], tuple(padding[0])) != (1, 1, (0, 0)):
-        raise ReadingError("the window must not reach over the batch axis.")
+        raise ReadingError(
+            "the images of a batch are mixed with each other here, as by a mean over the batch; "
+            "read the model in evaluation mode, and let it treat each image alone."
+        )
 
 
 def reduce_window_sum(params: dict, signal: Signal) -> Signal:

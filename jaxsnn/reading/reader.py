@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 from jaxsnn.network import Network, Shape
 from jaxsnn.reading.errors import ReadingError
 from jaxsnn.reading.interpreter import interpret
+from jaxsnn.reading.maxima import settled
 from jaxsnn.reading.signals import Signal
 from jaxsnn.reading.simplify import layers_of
 from jaxsnn.reading.tracing import Model, evaluation_form, opened, trace
@@ -20,7 +21,7 @@ from jaxsnn.support.typed import Images, typed
 
 
 @typed
-def read_network(model: Model, example: Images) -> Network:
+def read_network(model: Model, example: Images, *, output: int | str | None = None) -> Network:
     """Read the linear operations between the ReLUs of a model, with their weights.
 
     Args:
@@ -28,18 +29,22 @@ def read_network(model: Model, example: Images) -> Network:
             function from a batch of images `[B, ...]` to the outputs `[B, ...]`. NNX modules are
             read in evaluation mode, without dropout; the model itself is not changed.
         example: a batch of images, of any size; only its shape matters.
+        output: which array to read of a model that returns several: its first index or key, such
+            as 0 or "logits", or its path as in `jax.tree_util.keystr`, such as "['aux'][0]".
 
     Returns:
         The network, with one layer for each ReLU, whose `name` says where it stands in the model.
         Batch norm and other constant factors and terms become part of the weights and the biases.
         Average pooling with a ReLU after it is a layer of its own; without, it belongs to the next
-        layer. A last layer without a ReLU has linear outputs, such as logits. Neurons keep the
-        model's own layout; a value that the model copies by broadcasting stays one neuron where
-        that is exact.
+        layer. So is max pooling where a ReLU is before it or next, with positive factors at most
+        between; any other is a sum of ReLUs, by max(a, b) = b + relu(a - b). A last layer without a
+        ReLU has linear outputs, such as logits. Neurons keep the model's own layout; a value that
+        the model copies by broadcasting stays one neuron where that is exact.
 
     Raises:
         ReadingError: the model has an operation that is not linear (the message names it, its line
-            in your source and the remedy), no ReLU, or weights that are not finite.
+            in your source and the remedy), no ReLU, several outputs of which none is chosen, or
+            weights that are not finite.
         ValueError: the example is not a batch of images.
 
     Example:
@@ -53,10 +58,10 @@ def read_network(model: Model, example: Images) -> Network:
     shape, dtype = _check_example(example)
     function = evaluation_form(model)
     try:
-        network = _read(function, shape[1:], dtype)
+        network = _read(function, shape[1:], dtype, output)
     except ReadingError as error:
         unsupported = str(error).startswith("unsupported operation")
-        if not unsupported and _can_be_read(function, shape, dtype):
+        if not unsupported and _can_be_read(function, shape, dtype, output):
             raise ReadingError(
                 f"the example of shape {shape} looks like one image without a batch axis: give "
                 "images[:1] or image[None]."
@@ -84,19 +89,21 @@ def _check_example(example: ArrayLike) -> tuple[Shape, Any]:
     return shape, dtype
 
 
-def _read(function: Callable[[Any], Any], image_shape: Shape, dtype: Any) -> Network:
+def _read(
+    function: Callable[[Any], Any], image_shape: Shape, dtype: Any, output: int | str | None
+) -> Network:
     """The network of a function of images of this shape."""
-    closed = trace(function, image_shape, dtype)
-    (output,) = interpret(*opened(closed), [Signal.of_images(image_shape)])
-    network = Network(layers_of(output), image_shape)
+    closed = trace(function, image_shape, dtype, output)
+    (value,) = interpret(*opened(closed), [Signal.of_images(image_shape)])
+    network = Network(layers_of(settled(value)), image_shape)
     expected = closed.out_avals[0].shape[1:]
     assert network.shapes[-1] == expected, f"{network} should end in {expected}"
     return network
 
 
-def _can_be_read(function: Callable[[Any], Any], image_shape: Shape, dtype: Any) -> bool:
+def _can_be_read(function: Callable[[Any], Any], *how: Any) -> bool:
     try:
-        _read(function, image_shape, dtype)
+        _read(function, *how)
     except ReadingError:
         return False
     return True

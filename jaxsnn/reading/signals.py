@@ -27,13 +27,15 @@ from jaxsnn.network import (
     Multiply,
     Operation,
     Reshape,
+    Select,
     Shape,
     Transpose,
 )
-from jaxsnn.reading.errors import MAXIMUM, PADDING, ReadingError
+from jaxsnn.network.operations import Places
+from jaxsnn.reading.errors import ReadingError
 from jaxsnn.reading.origins import Origin
 from jaxsnn.reading.tracing import TRACED_BATCH
-from jaxsnn.support.arrays import AnyArray, static_field
+from jaxsnn.support.arrays import AnyArray, as_jax, static_field
 from jaxsnn.support.digests import digest
 
 Pairs = tuple[tuple[int, int], ...]  # padding below and above, for each feature axis
@@ -200,25 +202,26 @@ class Signal:
         `copies` are those of the result; without them the signal must have none.
         """
         assert copies is not None or all(factors is None for factors in self.copies)
-        self.check_padding()
-        if not operation.permutes and any(isinstance(part, Maximum) for part in self.operations):
-            raise ReadingError(MAXIMUM)
         shape = operation.output_shape(self.shape)
         return replace(
             self,
-            operations=(*self.operations, operation),
+            operations=(*self.with_padding_made().operations, operation),
             shape=shape,
             copies=copies or (None,) * len(shape),
             axes=tuple(range(len(shape) + 1)),
         )
 
-    def check_padding(self) -> None:
-        """Explicit padding can only be merged into what follows it."""
-        if self.operations and isinstance(self.operations[-1], Padding):
-            raise ReadingError(
-                f"the explicit padding at {self.line} can only be read right before a "
-                f"convolution or pooling: {PADDING}."
-            )
+    def with_padding_made(self) -> Signal:
+        """The signal with the explicit padding that it ends with as an operation of its own.
+
+        Only convolutions and poolings can take it up.
+        """
+        before, padding = self.without_padding()
+        if before is self:
+            return self
+        numbers = np.arange(prod(before.shape)).reshape(before.shape)
+        places = Select(Places(np.pad(numbers, padding, constant_values=-1)))
+        return replace(self, operations=(*before.operations, places))
 
     def without_padding(self) -> tuple[Signal, Pairs]:
         """The signal before the explicit padding that it ends with, and that padding."""
@@ -226,6 +229,23 @@ class Signal:
         if not isinstance(last, Padding):
             return self, ((0, 0),) * len(self.shape)
         return replace(self, operations=tuple(rest), shape=last.shape), last.padding
+
+    # -- Max poolings --
+
+    @property
+    def awaits_relu(self) -> bool:
+        """Whether there is a max pooling whose ReLU has not been read yet."""
+        return any(isinstance(operation, Maximum) for operation in self.operations)
+
+    def around_maximum(self) -> tuple[Signal, Maximum, tuple[Operation, ...]]:
+        """The signal before its max pooling, the pooling, and the operations after it."""
+        place = next(n for n, part in enumerate(self.operations) if isinstance(part, Maximum))
+        maximum = cast(Maximum, self.operations[place])
+        before = Signal.stored(
+            *(self.graph, self.layer, self.operations[:place], maximum.shape),
+            *(self.line, self.source),
+        )
+        return before, maximum, self.operations[place + 1 :]
 
     # -- The order of the axes --
 
@@ -274,7 +294,7 @@ class Signal:
         stored = replace(self.transposed(order), copies=(None,) * len(self.shape))
         kernel = reduce(np.outer, copied.values()).reshape(1, -1)
         outer = stored.shape[: len(single)]
-        broadcast = Broadcast(jnp.asarray(kernel, jnp.result_type(float)))
+        broadcast = Broadcast(as_jax(kernel, jnp.result_type(float)))
         made = stored.stored_as((*outer, 1)).then(broadcast)
         made = made.stored_as((*outer, *map(len, copied.values())))
         return replace(made, axes=tuple(order.index(axis) for axis in self.axes))
@@ -336,7 +356,7 @@ class Signal:
         """The signal plus a constant for the features as they are stored."""
         if not np.any(shift):
             return self
-        constant = jnp.asarray(shift, jnp.result_type(float))
+        constant = as_jax(shift, jnp.result_type(float))
         return replace(self, operations=(*self.operations, Shift(constant, self.shape)))
 
     def same_as(self, other: Signal) -> bool:
@@ -364,8 +384,7 @@ class Signal:
         copied = [(axis, f) for axis, f in enumerate(signal.copies) if f is not None]
         if any(smallest.shape[axis] != 1 or np.any(factors != 1) for axis, factors in copied):
             return signal.with_copies_made().plus(constant)
-        signal.check_padding()
-        return signal.shifted(smallest)
+        return signal.with_padding_made().shifted(smallest)
 
     def times(self, factor: ArrayLike) -> Signal:
         """The product with a constant."""
@@ -379,13 +398,13 @@ class Signal:
                 return signal.with_copies_made().times(factor)
             return signal.with_factors(axis, factors * smallest.reshape(-1))
         smallest = smallest.reshape(()) if smallest.size == 1 else smallest
-        signal.check_padding()
+        signal = signal.with_padding_made()
         *rest, last = signal.operations or (None,)
         if isinstance(last, WindowSum):
             return replace(signal, operations=(*rest, *last.divided(smallest)))
         if np.all(smallest == 1):
             return signal
-        return replace(signal, operations=(*signal.operations, Multiply(jnp.asarray(smallest))))
+        return replace(signal, operations=(*signal.operations, Multiply(as_jax(smallest))))
 
     def _in_stored_order(self, factor: ArrayLike) -> np.ndarray:
         """A constant for the stored features, of size 1 along the axes where it does not vary."""
@@ -498,4 +517,4 @@ class WindowSum(Operation):
             counts = np.asarray(self.pooling.counts(self.shape))
             if np.allclose(factor * counts, 1.0, rtol=1e-6, atol=0.0):
                 return (replace(self.pooling, count_padding=False),)
-        return (self.pooling, Multiply(jnp.asarray(factor * prod(self.pooling.window))))
+        return (self.pooling, Multiply(as_jax(factor * prod(self.pooling.window))))

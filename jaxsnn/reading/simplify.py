@@ -17,7 +17,6 @@ from jaxsnn.network import (
     Convolution,
     Dense,
     Layer,
-    MaxPooling,
     Multiply,
     Operation,
     Reshape,
@@ -25,17 +24,17 @@ from jaxsnn.network import (
     linear,
 )
 from jaxsnn.network import relu as relu_activation
-from jaxsnn.reading.errors import MAXIMUM, NOT_A_RELU, ReadingError
+from jaxsnn.reading.errors import NOT_A_RELU, ReadingError
 from jaxsnn.reading.signals import (
     Broadcast,
     Mask,
-    Maximum,
     Shift,
     Signal,
     Sum,
     WindowSum,
     without_repeats,
 )
+from jaxsnn.support.arrays import as_jax
 
 # -- The end of a layer ----------------------------------------------------------------------------
 
@@ -44,8 +43,6 @@ def relu(value: Signal | Sum) -> Signal:
     """End a layer. Where pixels or ReLU outputs are only permuted, a ReLU changes nothing."""
     if isinstance(value, Sum):
         return _sent_by(value, _layer_of_sum(value))
-    if _pending(value):
-        return _relu_before_maximum(value)
     negative = any(factors is not None and np.any(factors < 0) for factors in value.copies)
     # Other copies may be made after the ReLU as well.
     signal = (value.with_copies_made() if negative else value).batch_first()
@@ -55,69 +52,11 @@ def relu(value: Signal | Sum) -> Signal:
     return _sent_by(signal, layer)
 
 
-def _pending(signal: Signal) -> bool:
-    """Whether a max pooling waits for its ReLU."""
-    return any(isinstance(operation, Maximum) for operation in signal.operations)
-
-
 def never_negative(signal: Signal) -> bool:
     """Whether a layer of ReLUs sends the signal, through weights of which none is negative."""
     if signal.layer == INPUT or _is_sum(signal) or np.any(_bias(signal.operations)):
         return False
     return _none_negative([part for part in signal.operations if part.weighted])
-
-
-def max_pooled(signal: Signal, pooling: MaxPooling) -> Signal:
-    """The signal of a layer that is a max pooling of a layer of ReLUs."""
-    if not all(operation.permutes for operation in signal.operations):
-        signal = relu(signal)  # neurons of its own, whose spikes are counted
-    connection = Connection((*signal.operations, pooling), signal.layer)
-    pooled = signal.then(pooling)
-    return _sent_by(pooled, Layer((connection,), name=pooled.name))
-
-
-def _relu_before_maximum(signal: Signal) -> Signal:
-    """relu(f · max(x) + b) as max(relu(f · x + b)), for positive factors that the windows share."""
-    place = next(n for n, part in enumerate(signal.operations) if isinstance(part, Maximum))
-    before, after = signal.operations[:place], signal.operations[place + 1 :]
-    maximum = cast(Maximum, signal.operations[place])
-    pooling = MaxPooling(maximum.window, maximum.strides, maximum.padding)
-    pooled_shape = pooling.output_shape(maximum.shape)
-    moved, permutes, shape = [], [], pooled_shape
-    for part in after:
-        if isinstance(part, Reshape):
-            permutes.append(part)
-            shape = part.shape
-            continue
-        if not isinstance(part, Multiply | Shift):
-            raise ReadingError(MAXIMUM)
-        values = np.asarray(part.factor if isinstance(part, Multiply) else part.constant)
-        values = _smallest(np.broadcast_to(values, shape).reshape(pooled_shape))
-        sizes = zip(values.shape, maximum.window, maximum.shape) if values.ndim else ()
-        if any(n != 1 and (window != 1 or n != size) for n, window, size in sizes):
-            raise ReadingError(f"the constants differ between the windows. {MAXIMUM}")
-        values = jnp.asarray(values, jnp.result_type(float))
-        if isinstance(part, Shift):
-            moved.append(Shift(values, maximum.shape))
-        elif np.all(np.asarray(values) > 0):
-            moved.append(Multiply(values))
-        else:
-            raise ReadingError(
-                "a max pooling is multiplied by a factor that is not positive, such as a scale of "
-                "batch norm, which makes it a minimum; put the ReLU before the pooling."
-            )
-    whole = Signal.stored(
-        signal.graph,
-        signal.layer,
-        (*before, *moved),
-        maximum.shape,
-        signal.line,
-        signal.source,
-    )
-    pooled = max_pooled(relu(whole), pooling)
-    for part in permutes:
-        pooled = pooled.then(part)
-    return pooled
 
 
 def capped(value: Signal | Sum, ceiling: np.ndarray) -> Signal | None:
@@ -127,23 +66,41 @@ def capped(value: Signal | Sum, ceiling: np.ndarray) -> Signal | None:
     """
     if isinstance(value, Sum) or value.layer == INPUT or ceiling.size != 1:
         return None
-    layer = value.graph.layers[value.layer]
+    graph, layer = value.graph, value.graph.layers[value.layer]
     copied = any(factors is not None and np.any(factors != 1) for factors in value.copies)
     moved = all(part.permutes or isinstance(part, Shift) for part in value.operations)
     shift = np.unique(_bias(value.operations))
     limit = float(ceiling.reshape(())) - float(shift[0])
     if copied or not moved or shift.size > 1 or not layer.spiking or limit <= 0:
         return None
-    limited = replace(layer, activation=Capped(min(limit, layer.ceiling)))
-    return replace(value, layer=value.graph.add(limited))
+    if not layer.pools_maxima:
+        return replace(value, layer=graph.add(_limited(layer, limit)))
+    pooled = _limited(graph.layers[layer.connection.source], limit)
+    connection = replace(layer.connection, source=graph.add(pooled))
+    return replace(value, layer=graph.add(replace(layer, connections=(connection,))))
+
+
+def _limited(layer: Layer, ceiling: float) -> Layer:
+    """The layer with a ceiling, unless it has a lower one."""
+    return replace(layer, activation=Capped(min(ceiling, layer.ceiling)))
 
 
 def shared(value: Signal | Sum) -> Signal | Sum:
     """A value that is read several times: with weights, as what one layer sends."""
-    if any(map(_pending, value.terms)):
-        return value
+    if isinstance(value, Signal) and value.awaits_relu:
+        before, maximum, after = value.around_maximum()
+        (read,) = shared(before).terms
+        return replace(value, layer=read.layer, operations=(*read.operations, maximum, *after))
     products = (part for term in value.terms for part in term.affine()[0].operations)
     return as_layer(value) if any(part.weighted for part in products) else value
+
+
+def with_one_product(signal: Signal) -> Signal:
+    """The signal that a product with weights is made of: two in a row multiply their synapses."""
+    products = (Dense, Convolution)
+    weighted = [part for part in signal.operations if isinstance(part, products)]
+    several = any(not isinstance(part, Broadcast) for part in weighted)
+    return as_layer(signal) if several else signal
 
 
 def as_layer(value: Signal | Sum) -> Signal:
@@ -269,9 +226,8 @@ def _layer(*terms: Signal, name: str = "") -> Layer:
 
 def _connection(signal: Signal) -> Connection:
     """What leads to a signal in the fewest operations, so that equal models read equal."""
-    signal.check_padding()
-    if _pending(signal):
-        raise ReadingError(MAXIMUM)
+    signal = signal.with_padding_made()
+    assert not signal.awaits_relu
     scalar, kept = np.ones(()), []
     for operation in (part for part in signal.operations if not isinstance(part, Shift)):
         whole = isinstance(operation, WindowSum)
@@ -286,7 +242,7 @@ def _connection(signal: Signal) -> Connection:
     connection = Connection(tuple(kept), signal.layer)
     if abs(scalar - 1.0) < 1e-6:
         return connection
-    return connection.times(jnp.asarray(scalar, jnp.result_type(float)))
+    return connection.times(as_jax(scalar, jnp.result_type(float)))
 
 
 def _bias(operations: Sequence[Operation]) -> np.ndarray:
@@ -306,7 +262,7 @@ def _bias(operations: Sequence[Operation]) -> np.ndarray:
             case _ if operation.permutes:
                 value = operation(value)
             case _:
-                value = operation(jnp.asarray(value, jnp.result_type(float)))
+                value = operation(as_jax(value, jnp.result_type(float)))
     return np.asarray(value, np.float64)[0]
 
 
@@ -318,14 +274,19 @@ def _merged(first: Operation, second: Operation) -> Operation | None:
         case Transpose(), Transpose():
             return Transpose(tuple(first.axes[axis] for axis in second.axes))
         case Multiply(), Multiply():
-            return Multiply(first.factor * second.factor)
+            return Multiply(_product(first.factor, second.factor))
         case Dense(), Broadcast() if first.kernel.shape[1] == 1:
-            return Dense(first.kernel * second.kernel)
+            return Dense(_product(first.kernel, second.kernel))
         case Dense(), Multiply() if second.factor.shape[-1] == second.factor.size:
-            return Dense(first.kernel * second.factor.reshape(-1))
+            return Dense(_product(first.kernel, np.ravel(second.factor)))
         case Convolution(), Multiply():
             return _scaled_maps(first, second.factor)
     return None
+
+
+def _product(weights: Any, factor: Any) -> jax.Array:
+    """Weights times a factor, by NumPy: JAX would compile a program for every shape."""
+    return as_jax(np.asarray(weights) * np.asarray(factor))
 
 
 def _scaled_maps(convolution: Convolution, factor: jax.Array) -> Convolution | None:
@@ -334,5 +295,5 @@ def _scaled_maps(convolution: Convolution, factor: jax.Array) -> Convolution | N
     if factor.ndim <= channels.outputs or factor.shape[channels.outputs] != factor.size:
         return None
     others = [axis for axis in range(convolution.kernel.ndim) if axis != channels.weights_out]
-    kernel = convolution.kernel * jnp.expand_dims(factor.reshape(-1), others)
-    return replace(convolution, kernel=kernel)
+    along_maps = np.expand_dims(np.ravel(factor), others)
+    return replace(convolution, kernel=_product(convolution.kernel, along_maps))

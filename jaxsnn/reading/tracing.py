@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.interpreters.partial_eval import dce_jaxpr
+from jax.tree_util import keystr, tree_flatten_with_path
 
 from jaxsnn.network import Shape
 from jaxsnn.reading.errors import ReadingError
@@ -65,11 +67,13 @@ def _is_of_flax(value: object, *classes: str) -> bool:
     return isinstance(value, tuple(kind for kind in found if isinstance(kind, type)))
 
 
-def trace(model: Callable[[Any], Any], image_shape: Shape, dtype: Any) -> ClosedJaxpr:
-    """The jaxpr of a function of a batch of images, which has one output."""
+def trace(
+    model: Callable[[Any], Any], image_shape: Shape, dtype: Any, output: int | str | None
+) -> ClosedJaxpr:
+    """The jaxpr of one output of a function of a batch of images, without what others need."""
     batch = jax.ShapeDtypeStruct((TRACED_BATCH, *image_shape), dtype)
     try:
-        closed = jax.make_jaxpr(model)(batch)
+        closed, outputs = jax.make_jaxpr(model, return_shape=True)(batch)
     except Exception as error:
         if _is_of_flax(error, "errors.TraceContextError"):
             raise ReadingError(
@@ -81,12 +85,34 @@ def trace(model: Callable[[Any], Any], image_shape: Shape, dtype: Any) -> Closed
             f"the model fails{f' at {line}' if line else ''} for a batch of images of shape "
             f"{batch.shape}: {_remedy(error)} ({type(error).__name__}: {error})"
         ) from error
-    if (count := len(closed.out_avals)) != 1:
-        raise ReadingError(
-            f"the model returns {count or 'no'} arrays; let it return one, its outputs, such as "
-            "read_network(lambda x: model(x)[0], example)."
-        )
-    return closed
+    chosen = _chosen(outputs, output)
+    jaxpr, _ = dce_jaxpr(closed.jaxpr, chosen, instantiate=True)
+    return ClosedJaxpr(jaxpr, closed.consts)
+
+
+def _chosen(outputs: Any, output: int | str | None) -> list[bool]:
+    """For each array that a model returns, whether it is the one that is asked for."""
+    arrays, _ = tree_flatten_with_path(outputs)
+    if output is None:
+        chosen = [True for _ in arrays]
+    else:
+        # By its whole path, or by the first key of it.
+        paths = [(keystr(path), keystr(path[:1], simple=True)) for path, _ in arrays]
+        chosen = [str(output) in names for names in paths]
+    if sum(chosen) == 1:
+        return chosen
+    if not arrays:
+        raise ReadingError("the model returns no arrays; let it return its outputs.")
+    found = ", ".join(
+        f"{keystr(path) or 'output'} of shape [{', '.join(['B', *map(str, array.shape[1:])])}]"
+        for path, array in arrays
+    )
+    several = "" if output is None else f"output={output!r} is {sum(chosen) or 'none'} of them; "
+    count = "1 array" if len(arrays) == 1 else f"{len(arrays)} arrays"
+    raise ReadingError(
+        f"the model returns {count}: {found}; {several}choose one by its path, such as "
+        f"read_network(model, images, output={keystr(arrays[0][0])!r})."
+    )
 
 
 # The values with which these arguments mean evaluation.

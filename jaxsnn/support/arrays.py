@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array
 
 Shape = tuple[int, ...]
@@ -40,6 +40,14 @@ def all_known(tree: Any) -> bool:
 def numbers_of(tree: Any) -> Any:
     """NumPy for what is known, since it compiles nothing, and `jax.numpy` for what is traced."""
     return np if all_known(tree) else jnp
+
+
+def as_jax(values: Any, dtype: DTypeLike | None = None) -> Array:
+    """Known values as an array of JAX, for which `jnp.asarray` compiles a program for each shape.
+
+    Without a type, numbers of 64 bits become those of 32 unless `jax_enable_x64` is set.
+    """
+    return jax.device_put(np.asarray(values, dtype))
 
 
 def cached(thing: Any, name: str, function: Callable[[Any], Any]) -> Any:
