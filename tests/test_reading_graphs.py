@@ -277,7 +277,7 @@ def test_a_relu_with_and_without_a_ceiling_are_two_layers(rng):
         (jax.nn.silu, "logistic"),
         (jax.nn.elu, "exp"),
         (jax.nn.softplus, "softplus"),
-        (jax.nn.hard_swish, "product of two"),
+        (jax.nn.hard_swish, "mul in hard_silu .*ReLUs"),
         (lambda x: x * (x > 0.5), "difference is a multiple"),
         (lambda x: jnp.where(x > 0, 1.0, x), "difference is a multiple"),
         (lambda x: (x > 0).astype(jnp.float32), "rounding|comparison|chosen"),
