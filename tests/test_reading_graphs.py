@@ -182,6 +182,54 @@ def test_an_inception_like_network(rng):
     assert error(network, images, 256) < 0.02
 
 
+@pytest.mark.parametrize("head", ["dense", "convolution", "pooled", "flattened", "transposed"])
+def test_pieces_of_a_concatenation_keep_their_own_weights(rng, head):
+    """A product reads each piece, with its part of the weights; no sum stands between."""
+    kernels = [jnp.asarray(models.dyadic(rng, 3, 3, 2, maps)) for maps in (3, 5)]
+    dense = jnp.asarray(models.dyadic(rng, 8 * 36, 4))
+
+    def convolve(x, kernel):
+        return jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    def model(x):
+        x = jnp.concatenate([jax.nn.relu(convolve(x, kernel)) for kernel in kernels], -1)
+        if head == "dense":
+            return jax.nn.relu(x @ dense[:8])
+        if head == "convolution":
+            return jax.nn.relu(convolve(x, dense[:72].reshape(3, 3, 8, 4)))
+        if head == "pooled":
+            return nnx.avg_pool(x, (3, 3), (3, 3)).reshape(len(x), -1) @ dense[:32]
+        x = x.transpose(0, 3, 1, 2) if head == "transposed" else x
+        return x.reshape(len(x), -1) @ dense
+
+    images = models.dyadic_images(rng, 3, 6, 6, 2)
+    network = models.assert_reads(model, images)
+    assert len(network.layers) == 3
+    assert [part.source for part in network.layers[-1].connections] == [0, 1]
+    whole = models.assert_reads(lambda x: model(x), images)
+    of_pieces = jaxsnn.metrics.dense_operations(whole) - 36 * 16 * 8
+    assert of_pieces > 0
+    if head != "transposed":
+        kinds = [type(part) for c in network.layers[-1].connections for part in c.operations]
+        assert Select not in kinds
+        sizes = [np.size(w) for c in network.layers[-1].connections for w in jax.tree.leaves(c)]
+        assert sizes == [size * 3 // 8 for size in [sum(sizes)]] + [sum(sizes) * 5 // 8]
+
+
+def test_concatenations_that_overlap_are_sums(rng):
+    first, second = (jnp.asarray(models.dyadic(rng, 6, 4)) for _ in range(2))
+    kernel = jnp.asarray(models.dyadic(rng, 8, 3))
+
+    def model(x):
+        one, other = jax.nn.relu(x @ first), jax.nn.relu(x @ second)
+        return jnp.concatenate([one + other, other], -1) @ kernel
+
+    network = models.assert_reads(model, models.dyadic_images(rng, 5, 6))
+    assert [layer.spiking for layer in network.layers] == [True, True, False, False]
+
+
 def test_circular_convolutions_of_flax(rng):
     images = rng.random((3, 5, 5, 1)).astype(np.float32)
     for padding in ("CIRCULAR", "REFLECT"):
@@ -293,8 +341,10 @@ def test_what_is_not_piecewise_linear_is_named(activation, words):
 
 
 def test_places_tell_structures_apart():
-    one, same, other = (Select(Places(np.array(places))) for places in ([0, 2], [0, 2], [1, 2]))
+    one, same, other = (
+        Select(Places(np.array(places)), (3,)) for places in ([0, 2], [0, 2], [1, 2])
+    )
     assert jax.tree.structure(one) == jax.tree.structure(same) != jax.tree.structure(other)
     assert one(jnp.array([[1.0, 2.0, 3.0]])).tolist() == [[1.0, 3.0]]
-    padded = Select(Places(np.array([[-1, 1]])))
+    padded = Select(Places(np.array([[-1, 1]])), (2,))
     assert padded(jnp.array([[1.0, 2.0]])).tolist() == [[[0.0, 2.0]]]

@@ -227,7 +227,7 @@ def _of_several(layer: Layer, terms: list[_Term], shape: Shape, grid: _Grid) -> 
         scale = scale * (1 - 1 / 256)  # rounding carried a sum over its bound
     connections = tuple(connection for connection, _ in rounded)
     in_steps = None if layer.bias is None else jnp.asarray(bias * scale, jnp.float32)
-    error = np.max(np.broadcast_arrays(*(error for _, error in rounded)), axis=0)
+    error = np.asarray(np.max(np.broadcast_arrays(*(error for _, error in rounded)), axis=0))
     integers = Layer(connections, in_steps, layer.activation, layer.name)
     return _Rounded(integers, scale, (1,) * len(terms), error, True)
 
@@ -272,9 +272,9 @@ def _on_grid(
 ) -> tuple[Connection, np.ndarray] | None:
     """The connection on a grid, and the errors of its weights; None where a sum is too large."""
     if not part.weighted:
-        gains = np.rint(scale / part.scale)
+        gains = np.asarray(np.rint(scale / part.scale))
         kind = Multiply if part.synapses else Gain
-        error = np.abs(gains / scale - 1 / part.scale)
+        error = np.asarray(np.abs(gains / scale - 1 / part.scale))
         return _with_factor(part, kind, gains, term), error
     finest = _over_channels(part.scale, shape, axis)
     if not np.array_equal(np.broadcast_to(finest, shape), np.broadcast_to(part.scale, shape)):
@@ -282,7 +282,7 @@ def _on_grid(
     gains = np.exp2(np.ceil(np.log2(scale / finest) - 1e-9).clip(0))
     coarser = grid._replace(coarser=scale / gains / finest)
     part = _in_integers(term, 1 / term.amplitude, coarser, wide=True)
-    error = part.error * (1.0 if term.amplitude.ndim else term.amplitude)
+    error = np.asarray(part.error * (1.0 if term.amplitude.ndim else term.amplitude))
     return (_with_factor(part, Gain, gains, term), error) if part.fits else None
 
 

@@ -403,6 +403,7 @@ def _for_channels(
             continue
         if not _has_its_own(network, index):
             values = _of_source(network, layer.all_connections[0], factors, axis)
+            values = np.where(values > 0, values, float(scales[index]))  # padded with zeros
         else:
             least = _LEAST_CHANNEL * float(scales[index])
             values = np.clip(found[index], least, layer.ceiling)

@@ -337,11 +337,14 @@ class Places:
 class Select(Operation):
     """Features chosen by their places, such as slices, padded and concatenated parts.
 
-    `places` has the shape of the output, and for each value its place among the inputs in row-major
-    order, or -1 where it is 0.
+    Attributes:
+        places: for each value of the output its place among the inputs in row-major order, or -1
+            where it is 0.
+        shape: shape of the inputs, without the batch axis.
     """
 
     places: Places = static_field()
+    shape: Shape = static_field()
 
     def __call__(self, x: Array) -> Array:
         places = self.places.values

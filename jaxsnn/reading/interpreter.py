@@ -15,7 +15,8 @@ from jaxsnn.reading.errors import NOT_A_RELU, ReadingError, UnsupportedError, ex
 from jaxsnn.reading.maxima import settled
 from jaxsnn.reading.moves import MOVES, moved
 from jaxsnn.reading.origins import Origin, is_library, origin_of
-from jaxsnn.reading.primitives import BEFORE_RELU, HANDLERS, OF_MASKS, OF_SUMS, PRODUCTS
+from jaxsnn.reading.pieces import disjoint
+from jaxsnn.reading.primitives import BEFORE_RELU, HANDLERS, MAXIMA, OF_MASKS, OF_SUMS, PRODUCTS
 from jaxsnn.reading.signals import Mask, Signal, Sum
 from jaxsnn.reading.simplify import as_layer, shared
 from jaxsnn.reading.tracing import opened
@@ -111,7 +112,8 @@ def _handled(name: str, params: dict, inputs: list[Any]) -> Any:
         raise ReadingError(f"a comparison of values that depend on the images; {NOT_A_RELU}")
     if name in OF_SUMS or not sums:
         return HANDLERS[name](params, *inputs)
-    if name in PRODUCTS or sum(isinstance(x, Signal | Sum) for x in inputs) > 1:
+    several = sum(isinstance(x, Signal | Sum) for x in inputs) > 1
+    if several or name in MAXIMA or (name in PRODUCTS and not disjoint(sums[0].terms)):
         return HANDLERS[name](params, *(as_layer(x) if isinstance(x, Sum) else x for x in inputs))
     (whole,) = sums
     found = [

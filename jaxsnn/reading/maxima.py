@@ -131,7 +131,8 @@ def _largest(value: Signal | Sum, maximum: Maximum) -> Signal | Sum:
         # A place in the padding is replaced by the nearest of the same window.
         places = [numbers.take(np.clip(starts + n, 0, size - 1), axis) for n in range(window)]
         if window > 1 or stride > 1:
-            parts = [_then(value, [Select(Places(chosen))]) for chosen in places]
+            before = tuple(shape)
+            parts = [_then(value, [Select(Places(chosen), before)]) for chosen in places]
             value, shape[axis] = _largest_of(parts), len(starts)
     return value
 

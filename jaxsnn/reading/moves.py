@@ -78,4 +78,4 @@ def _selected(signal: Signal, numbers: np.ndarray) -> Signal:
     places = first[0] - 1
     if np.array_equal(places.ravel(), np.arange(size)):
         return signal.stored_as(places.shape)
-    return signal.then(Select(Places(places)))
+    return signal.then(Select(Places(places), signal.shape))

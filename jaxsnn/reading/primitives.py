@@ -253,7 +253,8 @@ OF_SUMS = (
 OF_MASKS = ("mul", "select_n", "convert_element_type")
 # What the ReLU of a max pooling may have between them.
 BEFORE_RELU = (*OF_SUMS[1:], "reshape", "squeeze", "broadcast_in_dim", "transpose")
-PRODUCTS = ("dot_general", "conv_general_dilated", "reduce_window_max", "reduce_max")
+PRODUCTS = ("dot_general", "conv_general_dilated")
+MAXIMA = ("reduce_window_max", "reduce_max")
 
 HANDLERS: dict[str, Callable[..., Any]] = {
     "dot_general": products.dot_general,

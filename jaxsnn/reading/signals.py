@@ -220,7 +220,7 @@ class Signal:
         if before is self:
             return self
         numbers = np.arange(prod(before.shape)).reshape(before.shape)
-        places = Select(Places(np.pad(numbers, padding, constant_values=-1)))
+        places = Select(Places(np.pad(numbers, padding, constant_values=-1)), before.shape)
         return replace(self, operations=(*before.operations, places))
 
     def without_padding(self) -> tuple[Signal, Pairs]:

@@ -25,6 +25,7 @@ from jaxsnn.network import (
 )
 from jaxsnn.network import relu as relu_activation
 from jaxsnn.reading.errors import NOT_A_RELU, ReadingError
+from jaxsnn.reading.pieces import without_zeros
 from jaxsnn.reading.signals import (
     Broadcast,
     Mask,
@@ -239,7 +240,7 @@ def _connection(signal: Signal) -> Connection:
             while len(kept) > 1 and (merged := _merged(*kept[-2:])) is not None:
                 kept[-2:] = [merged]
     kept = [Dense(part.kernel) if isinstance(part, Broadcast) else part for part in kept]
-    connection = Connection(tuple(kept), signal.layer)
+    connection = Connection(tuple(without_zeros(kept)), signal.layer)
     if abs(scalar - 1.0) < 1e-6:
         return connection
     return connection.times(as_jax(scalar, jnp.result_type(float)))
