@@ -1,4 +1,4 @@
-"""The paper's networks, trained when they are first asked for, and kept."""
+"""The networks of the recipes, trained when they are first asked for, and kept."""
 
 from __future__ import annotations
 
@@ -62,10 +62,12 @@ def trained_network(
     Example:
         >>> from types import SimpleNamespace
         >>> from jaxsnn.paper.pretrained import trained_network
-        >>> trained_network("fc-best", SimpleNamespace(images=[], labels=[]))
+        >>> trained_network(
+        ...     "fc-best", SimpleNamespace(images=[], labels=[])
+        ... )  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...
-        KeyError: "no recipe 'fc-best'; there are fc-authors, fc-modern, conv-authors, conv-modern"
+        KeyError: "no recipe 'fc-best'; there are fc-authors, fc-modern, conv-authors, conv-mod...
     """
     if name not in RECIPES:
         raise KeyError(f"no recipe {name!r}; there are {', '.join(RECIPES)}")

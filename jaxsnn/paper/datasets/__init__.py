@@ -37,7 +37,8 @@ def load_dataset(
 ) -> tuple[Dataset, Dataset]:
     """Loads a data set in its official order, preparing it first where that has not been done.
 
-    Preparing MNIST takes some ten seconds, once; loading what is prepared takes about two.
+    Preparing takes some ten seconds, once, and of CIFAR-10 a minute or two; loading what is
+    prepared takes a few seconds.
 
     Args:
         name: `"mnist"`, `"fashion_mnist"` or `"cifar10"`.
