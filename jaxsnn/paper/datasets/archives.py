@@ -113,7 +113,7 @@ def _named(official: Official, path: Path) -> Iterator[None]:
         ) from error
 
 
-def _opened(path: Path) -> BinaryIO:
+def _opened(path: Path) -> io.BufferedReader:
     if not path.is_file():  # a pipe would be waited for
         raise FileNotFoundError("there is no such file")
     return path.open("rb")
