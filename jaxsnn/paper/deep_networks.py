@@ -17,7 +17,7 @@ from flax import nnx
 from jax import Array
 
 from jaxsnn.paper.networks import check_image_shape, check_sizes, checked_images, he_normal
-from jaxsnn.support.typed import Count, Images, typed
+from jaxsnn.support.typed import Count, Images, Real, typed
 
 # Mean and standard deviation of the pixels of CIFAR-10's training set, by colour, as usually given.
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
@@ -44,6 +44,10 @@ class Standardization(nnx.Module):
 
     @typed
     def __init__(self, mean: Sequence[Any], std: Sequence[Any]):
+        if not all(isinstance(number, Real) for number in (*mean, *std)):
+            raise TypeError(
+                f"mean={mean} and std={std}; they must be real numbers, of each channel"
+            )
         positive = all(0 < deviation < inf for deviation in std)
         if len(mean) != len(std) or not positive or not all(map(isfinite, mean)):
             raise ValueError(
