@@ -5,6 +5,7 @@ from jaxsnn.paper.recipes import (
     Recipe,
     cross_entropy,
     one_sided_squared_error,
+    random_crop_and_flip,
     random_warp,
     squared_error,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "cross_entropy",
     "fit",
     "one_sided_squared_error",
+    "random_crop_and_flip",
     "random_warp",
     "squared_error",
 ]

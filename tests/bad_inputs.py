@@ -42,7 +42,7 @@ from jax import lax
 
 import jaxsnn
 from jaxsnn import metrics, neurons, plotting, readout, stopping, sweeps, training
-from jaxsnn.paper import networks
+from jaxsnn.paper import deep_networks, networks
 
 LONGEST_MESSAGE = 1200
 LONGEST_TIME = 20  # seconds for one case
@@ -1294,7 +1294,7 @@ def add_data(corpus: Corpus, w: World) -> None:
     each(
         "load_dataset", "name", jaxsnn.load_dataset,
         {
-            "None": None, "a number": 1, "cifar10": "cifar10", "MNIST": "MNIST", "empty": "",
+            "None": None, "a number": 1, "cifar100": "cifar100", "MNIST": "MNIST", "empty": "",
             "a list": ["mnist"], "a dict": {}, "a path": Path("mnist"), "bytes": b"mnist",
             "a bool": True, "a function": len, "a set": {"mnist"}, "a typo": "fashion-mnist",
         },
@@ -1469,7 +1469,78 @@ def add_networks(corpus: Corpus, w: World) -> None:
         },
         words="cells",
     )
+    each(
+        "training.random_crop_and_flip", "padding",
+        lambda v: training.random_crop_and_flip(padding=v),
+        {
+            "None": None, "a string": "4", "negative": -1, "a fraction": 2.5, "a list": [4],
+            "nan": np.nan, "a bool": True, "a function": len,
+        },
+        words="padding",
+    )
+    add_deep_networks(corpus, no_rngs)
     add_training(corpus, w)
+
+
+def add_deep_networks(corpus: Corpus, no_rngs: dict[str, Any]) -> None:
+    """The networks with batch norm."""
+    each = corpus.each
+    resnet = lambda **o: deep_networks.ResNet(  # noqa: E731
+        **({"image_shape": (4, 4, 3), "maps": (2,), "blocks": 1, "rngs": nnx.Rngs(0)} | o)
+    )
+    vgg = lambda **o: deep_networks.VGG(  # noqa: E731
+        **({"image_shape": (4, 4, 3), "stages": ((2,),), "rngs": nnx.Rngs(0)} | o)
+    )
+    shapes = {
+        "None": None, "two axes": (4, 4), "four axes": (1, 4, 4, 3), "a number": 4,
+        "a string": "443", "zero": (0, 0, 3), "negative": (-4, 4, 3), "fractions": (4.5, 4, 3),
+        "None inside": (4, None, 3), "a dict": {}, "other channels": (4, 4, 1),
+    }
+    constants = {
+        "None": None, "a number": 0.5, "a string": "abc", "too few": (0.5,), "a dict": {},
+        "strings": ("a", "b", "c"), "nan": (0.5, np.nan, 0.5), "None inside": (0.5, None, 0.5),
+        "a function": len, "infinite": (0.5, np.inf, 0.5),
+    }
+    counts = {
+        "None": None, "zero": 0, "negative": -1, "a fraction": 2.5, "a string": "3", "nan": np.nan,
+        "a pair": (3, 3), "a bool": True,
+    }
+    for name, build in (("ResNet", resnet), ("VGG", vgg)):
+        each(
+            name, "image_shape", lambda v, b=build: b(image_shape=v), shapes,
+            words="image_shape|channels",
+        )
+        for part in ("mean", "std"):
+            each(name, part, lambda v, b=build, p=part: b(**{p: v}), constants, words=part)
+        each(name, "classes", lambda v, b=build: b(classes=v), counts, words="classes")
+        each(name, "rngs", lambda v, b=build: b(rngs=v), no_rngs, words="rngs")
+    each("ResNet", "blocks", lambda v: resnet(blocks=v), counts, words="blocks")
+    each(
+        "ResNet", "maps", lambda v: resnet(maps=v),
+        {
+            "None": None, "a number": 2, "a string": "2", "none": (), "zero": (0,), "fewer": (4, 2),
+            "negative": (-2,), "fractions": (2.5,), "None inside": (None,), "a dict": {},
+        },
+        words="maps",
+    )
+    each(
+        "VGG", "stages", lambda v: vgg(stages=v),
+        {
+            "None": None, "a number": 2, "a string": "2", "none": (), "one empty": ((2,), ()),
+            "numbers": (2, 2), "zero": ((0,),), "fractions": ((2.5,),), "too many": ((2,),) * 3,
+            "strings": ("2", "2"), "a dict": {}, "None inside": ((None,),),
+        },
+        words="stages",
+    )
+    each(
+        "VGG.__call__", "images", vgg(),
+        {
+            "None": None, "a string": "a", "of another size": np.ones((2, 8, 8, 3), "f4"),
+            "no channels": np.ones((2, 4, 4), "f4"), "a number": 1.0, "a dict": {},
+            "complex": np.ones((2, 4, 4, 3), complex),
+        },
+        words=IMAGES,
+    )
 
 
 def add_training(corpus: Corpus, w: World) -> None:
@@ -2399,6 +2470,10 @@ def add_command_lines(corpus: Corpus, w: World) -> None:
         f"--archives {folder}/none": "archives|folder",
         f"--archives {folder}/a-file": "archives|folder", "--full yes": "full|yes",
         "--duration 1": "duration", "conv": "conv", "--images 1.5": "images",
+        "--dataset cifar": "dataset", "--dataset cifar10 --bits 8": "bits",
+        "--dataset cifar10 --networks fc": "networks", "--networks vgg11": "networks",
+        "--dataset cifar10 --recipe authors": "recipe",
+        "--dataset cifar10 --engine events": "engine",
     }
     for line, words in reproduce.items():
         corpus.one(
@@ -2450,23 +2525,26 @@ def _command(w: World, arguments: list[str]) -> Callable[[], Any]:
         network = jaxsnn.read_network(
             lambda x: jax.nn.relu(x.reshape(x.shape[0], -1) @ weights), images[:1]
         )
-        modules = [sys.modules["jaxsnn.paper.sweep_command"], sys.modules["jaxsnn.paper.reproduce"]]
-        real = {module: dict(vars(module)) for module in modules}
+        trained = {
+            sys.modules["jaxsnn.paper.sweep_command"]: "trained_network",
+            sys.modules["jaxsnn.paper.reproduce"]: "trained_model",
+        }
+        real = {module: dict(vars(module)) for module in trained}
         before = os.getcwd()
         with tempfile.TemporaryDirectory() as place:
             try:
                 os.chdir(place)
-                for module in modules:
+                for module, function in trained.items():
                     if "--archives" not in arguments:
                         module.load_dataset = lambda *_, **__: (data, data)
                     if "--cache" not in arguments:
-                        module.trained_network = lambda *_, **__: network
+                        setattr(module, function, lambda *_, **__: network)
                 main(arguments)
             finally:
                 os.chdir(before)
-                for module in modules:
+                for module, function in trained.items():
                     module.load_dataset = real[module]["load_dataset"]
-                    module.trained_network = real[module]["trained_network"]
+                    setattr(module, function, real[module][function])
 
     return call
 

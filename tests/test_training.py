@@ -20,6 +20,7 @@ import pytest
 from flax import nnx
 
 from jaxsnn.paper import checkpoints, training
+from jaxsnn.paper.deep_networks import VGG, ResNet
 from jaxsnn.paper.networks import ConvNet, FullyConnected
 from jaxsnn.training import (
     RECIPES,
@@ -28,6 +29,7 @@ from jaxsnn.training import (
     cross_entropy,
     fit,
     one_sided_squared_error,
+    random_crop_and_flip,
     random_warp,
     squared_error,
 )
@@ -80,7 +82,8 @@ def test_every_recipe_builds_its_network():
     for name, recipe in RECIPES.items():
         assert recipe.name == name
         model = nnx.eval_shape(lambda recipe=recipe: recipe.model(rngs=nnx.Rngs(0)))
-        assert isinstance(model, FullyConnected if name.startswith("fc") else ConvNet)
+        classes = {"fc": FullyConnected, "conv": ConvNet, "resnet20": ResNet, "vgg11": VGG}
+        assert isinstance(model, classes[name.split("-")[0]])
 
 
 def test_history_has_a_row_per_epoch_and_the_models_accuracy():
@@ -117,7 +120,7 @@ def test_each_source_of_randomness_follows_the_seed(part):
 def test_dropout_differs_between_steps():
     seen = []
     model = FullyConnected((144, 16, 4), dropout=0.5, rngs=nnx.Rngs(0))
-    graph, params, rest = nnx.split(model, nnx.Param, ...)
+    graph, params, kept, rest = nnx.split(model, nnx.Param, training._KEPT, ...)
     optimizer = optax.sgd(0.0)
 
     def one_score(model, images, labels):
@@ -128,7 +131,7 @@ def test_dropout_differs_between_steps():
     data, order = corners(), jnp.zeros((2, 25), int)
     for index in (0, 1, 0):
         _, totals = training._step(
-            recipe, optimizer, graph, rest, (params, optimizer.init(params)), jnp.zeros(2),
+            recipe, optimizer, graph, rest, (params, optimizer.init(params), kept), jnp.zeros(2),
             (jnp.asarray(data.images), jnp.asarray(data.labels)), order, index, jax.random.key(0),
         )  # fmt: skip
         seen.append(float(totals[0]))
@@ -152,6 +155,106 @@ def test_resumed_equals_uninterrupted(tmp_path, monkeypatch):
     assert len(calls) == 3 + 2  # two epochs had been stored, so two were left
     assert same(whole, weights)
     assert history == whole_history
+
+
+# --- Batch norm -----------------------------------------------------------------------------------
+
+
+class Normalized(nnx.Module):
+    """A network with batch norm."""
+
+    def __init__(self, rngs):
+        self.first = nnx.Linear(144, 8, rngs=rngs)
+        self.norm = nnx.BatchNorm(8, momentum=0.9, rngs=rngs)
+        self.last = nnx.Linear(8, 4, rngs=rngs)
+
+    def logits(self, images):
+        x = nnx.relu(self.norm(self.first(images.reshape(len(images), -1))))
+        return self.last(x)
+
+    __call__ = logits
+
+
+NORMALIZED = dataclasses.replace(SHORT, model=Normalized, loss=cross_entropy)
+
+
+def trained_with_norm(**options):
+    """All variables of a model that was trained, and its history."""
+    model = Normalized(nnx.Rngs(0))
+    history = fit(model, corners(), recipe=NORMALIZED, progress=False, **options)
+    return model, history
+
+
+def variables(model):
+    return jax.tree.leaves(nnx.state(model, (nnx.Param, nnx.BatchStat)))
+
+
+def test_statistics_of_batch_norm_are_those_of_the_steps():
+    """One step moves them by a tenth towards those of its batch; evaluation uses them."""
+    once = dataclasses.replace(NORMALIZED, epochs=1, batch_size=200, augment=lambda key, x: x)
+    model, data = Normalized(nnx.Rngs(0)), corners()
+    hidden = model.first(jnp.asarray(data.images).reshape(200, -1))
+    fit(model, data, recipe=once, progress=False)
+    expected = 0.1 * hidden.mean(0), 0.9 + 0.1 * hidden.var(0)
+    np.testing.assert_allclose(model.norm.mean.get_value(), expected[0], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(model.norm.var.get_value(), expected[1], rtol=1e-4)
+    assert model.norm.use_running_average
+    np.testing.assert_allclose(model(data.images[:3]), model(data.images)[:3], atol=1e-6)
+
+
+def test_a_network_with_batch_norm_learns():
+    """In evaluation too, which needs the statistics."""
+    longer = dataclasses.replace(NORMALIZED, epochs=20)
+    model = Normalized(nnx.Rngs(0))
+    history = fit(model, corners(), recipe=longer, test=corners(), progress=False)
+    assert history[-1]["test_accuracy"] == accuracy(model, corners()) > 0.95
+
+
+@pytest.mark.filterwarnings("ignore:Using 'Module.sow")
+def test_what_a_model_sows_is_not_kept():
+    class Sowing(Normalized):
+        def logits(self, images):
+            self.sow(nnx.Intermediate, "brightness", images.mean())
+            return super().logits(images)
+
+        __call__ = logits
+
+    model = Sowing(nnx.Rngs(0))
+    fit(model, corners(), recipe=NORMALIZED, progress=False)
+    assert same(variables(model), variables(trained_with_norm()[0]))
+
+
+def test_resumed_with_batch_norm_equals_uninterrupted(tmp_path, monkeypatch):
+    whole, whole_history = trained_with_norm(test=corners())
+    row, rows = training._row, []
+
+    def interrupted(*arguments):
+        rows.append(1)
+        if len(rows) == 3:
+            raise KeyboardInterrupt
+        return row(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_row", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            trained_with_norm(test=corners(), checkpoint=tmp_path)
+    resumed, history = trained_with_norm(test=corners(), checkpoint=tmp_path)
+    assert len(variables(whole)) == 8
+    assert same(variables(whole), variables(resumed))
+    assert history == whole_history
+    loaded, _ = trained_with_norm(test=corners(), checkpoint=tmp_path)
+    assert same(variables(whole), variables(loaded))
+
+
+def test_the_checkpoint_of_other_statistics_is_refused(tmp_path):
+    trained_with_norm(checkpoint=tmp_path)
+    model = Normalized(nnx.Rngs(0))
+    model.norm.mean.set_value(jnp.ones(8))
+    with pytest.raises(ValueError, match="another run: its initial weights is"):
+        fit(model, corners(), recipe=NORMALIZED, progress=False, checkpoint=tmp_path)
+
+
+# --- Checkpoints ----------------------------------------------------------------------------------
 
 
 def test_a_finished_run_is_only_loaded(tmp_path, monkeypatch):
@@ -575,3 +678,40 @@ def test_a_warp_deforms_and_stays_in_range(options):
     assert warped.min() >= 0
     assert warped.max() <= 1
     assert np.abs(warped - images).mean() > 0.05
+
+
+def test_a_crop_moves_by_whole_pixels_and_half_are_mirrored():
+    images = jnp.zeros((400, 9, 9, 2)).at[:, 4, 4, 0].set(1.0).at[:, 4, 5, 1].set(1.0)
+    moved = np.asarray(random_crop_and_flip(padding=2)(jax.random.key(0), images))
+    assert moved.shape == images.shape
+    image, row, column = np.nonzero(moved[..., 0])
+    np.testing.assert_array_equal(image, np.arange(400))  # each keeps its pixel
+    assert set(np.unique(moved)) == {0.0, 1.0}
+    shifts = {(int(r) - 4, int(c) - 4) for r, c in zip(row, column)}
+    assert shifts == {(r, c) for r in range(-2, 3) for c in range(-2, 3)}
+    mirrored = np.nonzero(moved[..., 1])[2] < column
+    assert 0.4 < mirrored.mean() < 0.6
+
+
+def test_a_crop_fills_with_zeros_and_without_padding_only_mirrors():
+    images = jnp.arange(1.0, 28.0).reshape(1, 3, 3, 3).repeat(20, 0)
+    for image in random_crop_and_flip(padding=0)(jax.random.key(0), images):
+        assert same([image], [images[0]]) or same([image], [images[0, :, ::-1]])
+    assert (random_crop_and_flip(padding=3)(jax.random.key(0), images) == 0).any()
+    with pytest.raises(ValueError, match="padding=-1; it must be"):
+        random_crop_and_flip(padding=-1)
+    with pytest.raises(ValueError, match=r"takes images \[B, height, width, channels\]"):
+        random_crop_and_flip()(jax.random.key(0), jnp.zeros((2, 144)))
+
+
+def test_momentum_and_decay_of_the_weights_are_those_of_the_textbooks():
+    """g + d·w into v = 0.9 v + g, w -= rate · v, with the rate of the schedule."""
+    optimizer = RECIPES["resnet20-cifar10"].optimizer(100)
+    weight = jnp.array(2.0)
+    state, velocity, expected = optimizer.init(weight), 0.0, 2.0
+    for step in range(4):
+        update, state = optimizer.update(jnp.array(0.5), state, weight)
+        weight = optax.apply_updates(weight, update)
+        velocity = 0.9 * velocity + 0.5 + 5e-4 * expected
+        expected -= 0.1 * step / 5 * velocity  # five steps of 100 to the peak
+        np.testing.assert_allclose(weight, expected, rtol=1e-6)

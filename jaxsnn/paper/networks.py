@@ -85,7 +85,7 @@ class FullyConnected(nnx.Module):
     ):
         if len(sizes) < 2:
             raise ValueError(f"sizes needs the inputs and the classes at least, got {sizes}")
-        _check_sizes(sizes=sizes)
+        check_sizes(sizes=sizes)
         _check_dropout(dropout)
         self.sizes = tuple(sizes)
         _check_initializer(kernel_init, tuple(sizes[:2]))
@@ -151,9 +151,8 @@ class ConvNet(nnx.Module):
         kernel_init: Initializer = he_normal,
         rngs: nnx.Rngs,
     ):
-        if len(image_shape) != 3:
-            raise ValueError(f"image_shape needs height, width and channels, got {image_shape}")
-        _check_sizes(image_shape=image_shape, maps=maps, kernel=[kernel], classes=[classes])
+        check_image_shape(image_shape)
+        check_sizes(maps=maps, kernel=[kernel], classes=[classes])
         _check_dropout(dropout)
         *size, channels = image_shape
         height, width = _pooled(size, convolutions=len(maps), kernel=kernel)
@@ -180,13 +179,7 @@ class ConvNet(nnx.Module):
     @typed
     def logits(self, images: Images) -> Array:
         """Return the input of the last ReLU, `[B, classes]`."""
-        x = jnp.asarray(images)
-        if x.shape[1:] != self.image_shape:
-            raise ValueError(
-                f"the network takes images [B, ...] of {self.image_shape} each, not of shape "
-                f"{x.shape}; a single image needs a batch axis: images[None]"
-            )
-        x = _real(x)
+        x = checked_images(images, self.image_shape)
         for convolution in self.convolutions:
             convolve = convolution if self.dropout.deterministic else _patch_product(convolution)
             x = nnx.relu(convolve(x))
@@ -217,6 +210,17 @@ def _patch_product(convolution: nnx.Conv) -> Callable[[Array], Array]:
     return convolve
 
 
+def checked_images(images: Images, image_shape: tuple[int, ...]) -> Array:
+    """The images, or ValueError where they are not of the network's shape or not real."""
+    x = jnp.asarray(images)
+    if x.shape[1:] != image_shape:
+        raise ValueError(
+            f"the network takes images [B, ...] of {image_shape} each, not of shape {x.shape}; a "
+            "single image needs a batch axis: images[None]"
+        )
+    return _real(x)
+
+
 def _real(images: Array) -> Array:
     if jnp.iscomplexobj(images):
         raise ValueError(f"images are {images.dtype}; a ReLU network takes real numbers")
@@ -240,7 +244,15 @@ def _check_initializer(initializer: Initializer, shape: tuple[int, ...]) -> None
         )
 
 
-def _check_sizes(**named: Sequence[Any]) -> None:
+def check_image_shape(image_shape: Sequence[Any]) -> None:
+    """Raise unless a shape is that of an image, height, width and channels."""
+    if len(image_shape) != 3:
+        raise ValueError(f"image_shape needs height, width and channels, got {image_shape}")
+    check_sizes(image_shape=image_shape)
+
+
+def check_sizes(**named: Sequence[Any]) -> None:
+    """Raise unless all sizes are positive integers."""
     for name, sizes in named.items():
         # All of them: the check of a type looks at one entry of a sequence, picked at random.
         if not all(isinstance(size, Count) for size in sizes):

@@ -1,4 +1,4 @@
-"""The paper's networks, trained when they are first asked for, and kept."""
+"""The networks of the recipes, trained when they are first asked for, and kept."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def kept_in(name: str, seed: Count = 0, cache: str | PathLike[str] | None = None
 
 
 @typed
-def trained_network(
+def trained_model(
     name: str,
     train: training.LabelledImages,
     *,
     seed: Count = 0,
     cache: str | PathLike[str] | None = None,
-) -> Network:
-    """The network of a recipe of `training.RECIPES`, trained now or earlier.
+) -> nnx.Module:
+    """The model of a recipe of `training.RECIPES`, trained now or earlier, in evaluation mode.
 
     An interrupted training resumes after the last epoch that it finished.
 
@@ -52,7 +52,7 @@ def trained_network(
         cache: the folder for trained networks; by default the user's cache folder.
 
     Returns:
-        The network.
+        The model.
 
     Raises:
         KeyError: there is no such recipe.
@@ -61,11 +61,13 @@ def trained_network(
 
     Example:
         >>> from types import SimpleNamespace
-        >>> from jaxsnn.paper.pretrained import trained_network
-        >>> trained_network("fc-best", SimpleNamespace(images=[], labels=[]))
+        >>> from jaxsnn.paper.pretrained import trained_model
+        >>> trained_model(
+        ...     "fc-best", SimpleNamespace(images=[], labels=[])
+        ... )  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...
-        KeyError: "no recipe 'fc-best'; there are fc-authors, fc-modern, conv-authors, conv-modern"
+        KeyError: "no recipe 'fc-best'; there are fc-authors, fc-modern, conv-authors, conv-mod...
     """
     if name not in RECIPES:
         raise KeyError(f"no recipe {name!r}; there are {', '.join(RECIPES)}")
@@ -76,4 +78,37 @@ def trained_network(
     recipe = RECIPES[name]
     model = recipe.model(rngs=nnx.Rngs(seed))
     training.fit(model, train, recipe=recipe, seed=seed, checkpoint=folder)
-    return read_network(model, train.images[:1])
+    return model
+
+
+@typed
+def trained_network(
+    name: str,
+    train: training.LabelledImages,
+    *,
+    seed: Count = 0,
+    cache: str | PathLike[str] | None = None,
+) -> Network:
+    """The network of `trained_model`, read.
+
+    Args:
+        name: as for `trained_model`.
+        train: the training set.
+        seed: of the weights and the training.
+        cache: the folder for trained networks; by default the user's cache folder.
+
+    Returns:
+        The network.
+
+    Raises:
+        KeyError: as `trained_model`, likewise ValueError and OSError.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> from jaxsnn.paper.pretrained import trained_network
+        >>> trained_network("fc-modern", SimpleNamespace(images=[], labels=[]), seed=-1)
+        Traceback (most recent call last):
+        ...
+        ValueError: seed=-1; an integer seed must be from 0 to 4294967295.
+    """
+    return read_network(trained_model(name, train, seed=seed, cache=cache), train.images[:1])

@@ -1,4 +1,4 @@
-"""The paper's experiment, end to end: train, convert, simulate, and show what came out."""
+"""The experiments, end to end: train, convert, simulate, and show what came out."""
 
 from __future__ import annotations
 
@@ -7,46 +7,33 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
 import pandas as pd
-from jax.typing import ArrayLike
 
 from jaxsnn import plotting
-from jaxsnn.conversion import scaling
-from jaxsnn.conversion.balancing import SpikingNetwork, balance_thresholds
+from jaxsnn.conversion.balancing import SpikingNetwork
 from jaxsnn.conversion.fixed_point import FixedPoint
-from jaxsnn.network import Network
 from jaxsnn.paper import EngineName, training
 from jaxsnn.paper.datasets import Dataset, load_dataset
-from jaxsnn.paper.pretrained import kept_in, trained_network
+from jaxsnn.paper.experiments import EXPERIMENTS, Experiment
+from jaxsnn.paper.pretrained import kept_in, trained_model
+from jaxsnn.reading import read_network
 from jaxsnn.simulation import Simulation, simulate
 from jaxsnn.support.errors import UsageError, explained
 from jaxsnn.sweeps.store import made_folder, replacing, save_figure
 
-_NAMES = {"fc": "FullyConnected", "conv": "ConvNet"}
-_MILLISECONDS = (6, 10, 20, 40, 100, 500)
 _DT = 1e-3
-_RATE_IMAGES = 500  # enough points for the figure of rates
-
-
-# The conversions of the paper, and what `--full` adds: a later rule.
-_Rule = Callable[[Network, ArrayLike], Any]
-_PAPER: dict[str, _Rule] = {
-    "unnormalised": lambda network, images: 1.0,
-    "model-based": lambda network, images: scaling.model_based_scales(network),
-    "data-based": scaling.data_based_scales,
-}
-_LATER: dict[str, _Rule] = {"99.9th percentile": scaling.percentile_scales}
 
 
 def reproduce(
-    networks: tuple[Literal["fc", "conv"], ...] = ("fc", "conv"),
+    dataset: Literal["mnist", "cifar10"] = "mnist",
+    networks: tuple[Literal["fc", "conv", "resnet20", "vgg11"], ...] | None = None,
     recipe: Literal["modern", "authors"] = "modern",
     full: bool = False,
     images: int = 10_000,
@@ -58,16 +45,22 @@ def reproduce(
     data_dir: Path | None = None,
     archives: Path | None = None,
 ) -> pd.DataFrame:
-    """Train the paper's two networks, convert them, simulate the test set, and show the outcome.
+    """Train networks, convert them, simulate the test set, and show the outcome.
 
-    Prints a table, and writes table.csv, results.json and figures to a folder, anew after every
-    conversion. Trained networks are kept, so that a second run starts with the simulation; an
-    interrupted training is resumed in the epoch that it was in.
+    On MNIST these are the paper's two networks and conversions; on CIFAR-10 a ResNet-20 and a
+    VGG-11, converted as `jaxsnn.convert` does. Prints a table, and writes table.csv, results.json
+    and figures to a folder, anew after every conversion. Trained networks are kept, so that a
+    second run starts with the simulation; an interrupted training is resumed in the epoch that it
+    was in.
 
     Args:
-        networks: which networks: the fully connected one, the convolutional one, or both.
-        recipe: how they are trained: as the authors did, or with a recipe that reaches more.
-        full: simulate 500 ms in place of 100, and one conversion beyond the paper's.
+        dataset: MNIST or CIFAR-10, whose networks are larger: they need a GPU, or many hours.
+        networks: which networks: of MNIST fc, the fully connected one, and conv, the convolutional
+            one; of CIFAR-10 resnet20 and vgg11. By default both.
+        recipe: how they are trained: as the authors did, for MNIST only, or with a recipe that
+            reaches more.
+        full: simulate 500 ms in place of 100 (CIFAR-10: 512 in place of 256), and one conversion
+            more.
         images: how many of the 10,000 test images to simulate.
         seed: of the training and of the input spikes, at least 0 and below 2**32.
         bits: simulate in fixed point, with weights of 8 or 16 bits; by default in float32.
@@ -76,15 +69,15 @@ def reproduce(
         output: the folder for the results.
         cache: the folder for trained networks; by default the user's cache folder.
         data_dir: the data directory of TensorFlow Datasets; by default its own.
-        archives: a folder with the four official archives of MNIST; by default JAXSNN_ARCHIVES.
+        archives: a folder with the official archives of the data; by default JAXSNN_ARCHIVES.
 
     Returns:
         The table: one row for each network and conversion.
 
     Raises:
         DatasetError: the data cannot be had; the message says what was tried.
-        UsageError: a number of images or a seed out of range, no network, or a folder that cannot
-            be written to; the table of what was simulated is printed then.
+        UsageError: a number of images or a seed out of range, no network, one of another data set,
+            or a folder that cannot be written to; the table of what was simulated is printed then.
 
     Example:
         >>> from jaxsnn.paper.reproduce import reproduce
@@ -93,59 +86,48 @@ def reproduce(
         ...
         jaxsnn.support.errors.UsageError: images=0; there are 10,000 test images: take 1 to 10000.
     """
-    if not 1 <= images <= 10_000:
-        raise UsageError(f"images={images}; there are 10,000 test images: take 1 to 10000.")
-    if not 0 <= seed < 1 << 32:
-        raise UsageError(f"seed={seed}; a seed is at least 0 and below 2**32.")
-    if not networks:
-        raise UsageError("no network chosen; take fc, conv or both.")
-    if engine == "events" and bits is None:
-        raise UsageError('engine="events" simulates fixed point only: take bits=8 or bits=16.')
+    experiment = EXPERIMENTS[dataset]
+    chosen = tuple(experiment.networks) if networks is None else networks
+    _check_numbers(images, seed)
+    _check_choices(experiment, chosen, recipe, bits, engine)
     arithmetic = None if bits is None else FixedPoint(bits)
     started = time.monotonic()
     try:
         made_folder(output)
     except OSError as error:
         raise UsageError(error) from error
-    _say("Loading MNIST")
-    train, test = load_dataset("mnist", data_dir=data_dir, archives=archives)
+    _say(f"Loading {experiment.title}")
+    train, test = load_dataset(dataset, data_dir=data_dir, archives=archives)
     test = Dataset(test.images[:images], test.labels[:images])
     settings = {"recipe": recipe, "full": full, "images": images, "seed": seed, "dt": _DT}
     settings |= {"arithmetic": "float32" if arithmetic is None else str(arithmetic)}
-    settings |= {"max_rate": 1000.0, "encoding": "poisson", "reset": "to zero"}
+    settings |= experiment.settings
+    if experiment.calibration is not None:
+        settings["calibration_images"] = experiment.calibration
     results = {"settings": settings, "machine": machine(), "table": [], "times": [], "accuracy": {}}
-    for short in networks:
-        name = _NAMES[short]
-        kept = kept_in(f"{short}-{recipe}", seed, cache)
+    options = {"arithmetic": arithmetic, "engine": engine}
+    for short in chosen:
+        name, trained = experiment.networks[short], experiment.recipes[recipe].format(short)
+        kept = kept_in(trained, seed, cache)
         _say(f"Training {kept.name}, or taking it from {kept}")
-        network = trained_network(f"{short}-{recipe}", train, seed=seed, cache=cache)
-        relu_accuracy = training.accuracy(network, test)
+        model = trained_model(trained, train, seed=seed, cache=cache)
+        relu_accuracy = training.accuracy(read_network(model, train.images[:1]), test)
         _say(f"ReLU accuracy {relu_accuracy:.2%}")
-        for conversion, rule in (_PAPER | (_LATER if full else {})).items():
+        for conversion, convert in experiment.conversions_of(full).items():
             _say(f"Simulating {name}, {conversion}")
-            scales = rule(network, train.images)
-            snn = balance_thresholds(network, scales)
-            duration = 0.5 if full else 0.1
-            run = simulate(
-                snn,
-                test.images,
-                key=seed,
-                duration=duration,
-                dt=_DT,
-                arithmetic=arithmetic,
-                engine=engine,
-                progress=True,
-            )
-            curve = np.asarray(run.accuracy(test.labels))
+            snn = convert(model, train.images[: experiment.calibration])
+            run, summary = _simulated(experiment, snn, test, seed, full, **options)
             row = {"network": name, "conversion": conversion, "ReLU": relu_accuracy}
-            results["table"].append(row | _measured(run, curve, test.labels))
+            results["table"].append(row | _measured(summary, experiment.milliseconds))
             results["times"] = np.asarray(run.times).tolist()
-            results["accuracy"].setdefault(name, {})[conversion] = curve.tolist()
+            results["accuracy"].setdefault(name, {})[conversion] = summary.curve.tolist()
             results["machine"]["seconds"] = round(time.monotonic() - started, 1)
             try:
                 _write(output, results)
-                if conversion == "data-based":
-                    _draw_network(output, name, snn, scales, run, test, seed)
+                if conversion == experiment.drawn:
+                    for figure, draw in experiment.figures.items():
+                        drawn = draw(snn, run, test.images, seed, _DT)
+                        save_figure(output / f"{figure}-{name}.png", drawn)
             except OSError as error:
                 _say(f"Simulated so far:\n{as_markdown(pd.DataFrame(results['table']))}")
                 raise UsageError(error) from error
@@ -204,19 +186,122 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _measured(run: Simulation, curve: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:
-    """Accuracies and costs of one conversion."""
+def _check_numbers(images: int, seed: int) -> None:
+    if not 1 <= images <= 10_000:
+        raise UsageError(f"images={images}; there are 10,000 test images: take 1 to 10000.")
+    if not 0 <= seed < 1 << 32:
+        raise UsageError(f"seed={seed}; a seed is at least 0 and below 2**32.")
+
+
+def _check_choices(
+    experiment: Experiment,
+    networks: Sequence[str],
+    recipe: str,
+    bits: int | None,
+    engine: EngineName,
+) -> None:
+    """Raise UsageError for what the data set does not have, or its networks do not support."""
+    title, choices = experiment.title, " or ".join(experiment.networks)
+    if not networks:
+        raise UsageError(f"no network chosen; for {title} take {choices}, or both.")
+    for network in networks:
+        if network not in experiment.networks:
+            raise UsageError(f"networks={network}; for {title} take {choices}, or both.")
+    if recipe not in experiment.recipes:
+        raise UsageError(
+            f"recipe={recipe}; for {title} there is {' or '.join(experiment.recipes)} only."
+        )
+    if engine == "events" and not experiment.events:
+        raise UsageError(
+            f'engine="events" takes chains of layers without biases, and the networks for {title} '
+            "are none: take scan or auto."
+        )
+    if engine == "events" and bits is None:
+        raise UsageError('engine="events" simulates fixed point only: take bits=8 or bits=16.')
+
+
+class _Summary(NamedTuple):
+    """What is kept of the simulation of some images."""
+
+    curve: np.ndarray  # accuracy after every step
+    spikes: float  # of all images
+    operations: np.ndarray  # of each image
+    first_spike: tuple[float, np.ndarray] | None  # accuracy; time in seconds, inf if there is none
+
+
+def _simulated(
+    experiment: Experiment,
+    snn: SpikingNetwork,
+    test: Dataset,
+    seed: int,
+    full: bool,
+    **options: Any,
+) -> tuple[Simulation, _Summary]:
+    """The run of the first images, for figures, and the summary of all.
+
+    No more runs are held at a time, since each has the spike counts of all neurons.
+    """
+    first, summaries, sizes = None, [], []
+    for start in range(0, len(test), experiment.images_at_once):
+        samples = np.arange(len(test))[start : start + experiment.images_at_once]
+        run = simulate(
+            snn,
+            test.images[samples],
+            samples=samples,
+            key=seed,
+            duration=experiment.full_duration if full else experiment.duration,
+            dt=_DT,
+            progress=True,
+            **options,
+        )
+        first = first or run
+        summaries.append(_summary(run, test.labels[samples]))
+        sizes.append(len(samples))
+    assert first is not None
+    return first, _joined(summaries, sizes)
+
+
+def _summary(run: Simulation, labels: np.ndarray) -> _Summary:
     spikes = sum(np.asarray(counts).sum(dtype=np.float64) for counts in run.spike_counts)
-    operations = np.asarray(run.synaptic_operations).mean(dtype=np.float64)
-    # Silent samples count as later than all others.
-    first = np.nan_to_num(np.asarray(run.first_spike_time), nan=np.inf)
-    latency = float(np.median(first) * 1e3)
-    return {
-        **{f"{ms} ms": float(curve[ms - 1]) for ms in _MILLISECONDS if ms <= len(curve)},
-        "first spike": float(run.first_spike_accuracy(labels)),
-        "median latency (ms)": latency if np.isfinite(latency) else None,
-        "spikes": float(spikes / len(labels)),
-        "operations (M)": float(operations / 1e6),
+    operations = np.asarray(run.synaptic_operations)
+    first = None
+    if run.spiking:  # silent samples count as later than all others
+        times = np.nan_to_num(np.asarray(run.first_spike_time), nan=np.inf)
+        first = float(run.first_spike_accuracy(labels)), times
+    return _Summary(np.asarray(run.accuracy(labels)), float(spikes), operations, first)
+
+
+def _joined(parts: Sequence[_Summary], sizes: Sequence[int]) -> _Summary:
+    """The summary of all images, from those of parts of so many."""
+    firsts = [part.first_spike for part in parts if part.first_spike is not None]
+    first = None
+    if firsts:
+        right, times = zip(*firsts, strict=True)
+        first = float(np.average(right, weights=sizes)), np.concatenate(times)
+    return _Summary(
+        curve=np.average([part.curve for part in parts], axis=0, weights=sizes),
+        spikes=sum(part.spikes for part in parts),
+        operations=np.concatenate([part.operations for part in parts]),
+        first_spike=first,
+    )
+
+
+def _measured(summary: _Summary, milliseconds: Sequence[int]) -> dict[str, float | None]:
+    """Accuracies and costs of one conversion."""
+    curve, images = summary.curve, len(summary.operations)
+    found: dict[str, float | None] = {
+        f"{ms} ms": float(curve[ms - 1]) for ms in milliseconds if ms <= len(curve)
+    }
+    if summary.first_spike is not None:
+        right, times = summary.first_spike
+        latency = float(np.median(times) * 1e3)
+        found |= {
+            "first spike": right,
+            "median latency (ms)": latency if np.isfinite(latency) else None,
+        }
+    return found | {
+        "spikes": float(summary.spikes / images),
+        "operations (M)": float(summary.operations.mean(dtype=np.float64) / 1e6),
     }
 
 
@@ -234,38 +319,6 @@ def _write(output: Path, results: dict[str, Any]) -> None:
         output / "accuracy.png",
         plotting.plot_accuracy(results["accuracy"], results["times"], relu_accuracy=reference),
     )
-
-
-def _draw_network(
-    output: Path,
-    name: str,
-    snn: SpikingNetwork,
-    scales: Any,
-    run: Simulation,
-    test: Dataset,
-    seed: int,
-) -> None:
-    """One digit going through the layers, and firing rates against activations."""
-    digit = simulate(
-        snn,
-        test.images[:1],
-        key=seed,
-        duration=0.05,
-        dt=_DT,
-        record=lambda step: [step.inputs, *step.spikes],
-    )
-    spikes = [layer[:, 0] for layer in digit.records]
-    layers = ["input", *(layer.kind for layer in snn.network.layers)]
-    raster = plotting.plot_raster(spikes, dt=_DT, image=test.images[0], names=layers)
-    save_figure(output / f"raster-{name}.png", raster)
-    rates = plotting.plot_rates(
-        snn.network.activations(test.images[:_RATE_IMAGES]),
-        [counts[:_RATE_IMAGES] for counts in run.spike_counts],
-        scales,
-        steps=len(run.predictions),
-        names=layers[1:],
-    )
-    save_figure(output / f"rates-{name}.png", rates)
 
 
 def _say(text: str) -> None:

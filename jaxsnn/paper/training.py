@@ -2,7 +2,8 @@
 
 Everything random in step i of epoch e comes from a key folded from (seed, e, i). Hence the same
 seed gives the same weights, and a run resumed from a checkpoint ends in the very bits of one that
-was never stopped.
+was never stopped. What a model keeps beside its weights, such as the statistics of batch norm, is
+part of the state of a training, and of its checkpoints.
 
 Training your own network: an output neuron may be silent for every image of its class, and a ReLU
 passes no gradient there, so a loss on the outputs of the last ReLU can lose whole classes for good.
@@ -32,6 +33,9 @@ from jaxsnn.paper.checkpoints import Checkpoints, History
 from jaxsnn.paper.recipes import Recipe
 from jaxsnn.support.digests import digest
 from jaxsnn.support.typed import Count, described, typed
+
+# What a step leaves for the next one beside the weights: random streams start anew in each step.
+_KEPT = nnx.Not(nnx.Any(nnx.Param, nnx.RngState, nnx.Intermediate))
 
 
 @runtime_checkable
@@ -121,7 +125,8 @@ def fit(
 
     Args:
         model: a Flax NNX module from images to scores `[B, classes]`; its `nnx.Param` variables are
-            trained.
+            trained, and what its training form changes beside them, such as the statistics of
+            batch norm, is kept from step to step.
         train: training set.
         recipe: how to train, for instance `RECIPES["fc-modern"]`.
         seed: of the order of the images, the dropout and the augmentation, from 0 to 2³² - 1. The
@@ -161,18 +166,18 @@ def fit(
         _check(model, test, "test set")
     store = None if checkpoint is None else Checkpoints(checkpoint)
     model.train()
-    graph, params, rest = nnx.split(model, nnx.Param, ...)
+    graph, params, kept, rest = nnx.split(model, nnx.Param, _KEPT, ...)
     if not jax.tree.leaves(params):
         raise ValueError("the model has no nnx.Param, so there is nothing to train")
     steps = len(data[1]) // recipe.batch_size
     optimizer = _optimizer(recipe, steps * recipe.epochs)
-    state, history = (params, optimizer.init(params)), []
+    state, history = (params, optimizer.init(params), kept), []
     key = jax.random.key(seed)
     # Lowered and compiled by hand: one program for all steps, and its text is the run's identity.
     lowered = jax.jit(partial(_step, recipe, optimizer, graph, rest)).lower(
         state, jnp.zeros(2), data, _order(key, len(data[1]), recipe), np.int32(0), key
     )
-    identity = _identity(lowered, params, data, recipe, seed)
+    identity = _identity(lowered, params, kept, data, recipe, seed)
     if store is not None:
         state, history = store.load(state, identity)
     step = lowered.compile()
@@ -188,7 +193,7 @@ def fit(
             for index in range(steps):
                 state, totals = step(state, totals, data, order, np.int32(index), steps_key)
             row = _row(totals / steps, recipe, epoch)
-            nnx.update(model, state[0])
+            _update(model, state)
             if test is not None:
                 row["test_accuracy"] = accuracy(model, test)
             history.append(row)
@@ -196,9 +201,15 @@ def fit(
                 store.save(state, history, identity)
             bar.set_postfix({name: f"{value:.4f}" for name, value in row.items()}, refresh=False)
             bar.update()
-    nnx.update(model, state[0])
+    _update(model, state)
     model.eval()
     return history
+
+
+def _update(model: nnx.Module, state: tuple[Any, Any, Any]) -> None:
+    """Give a model the weights of a training's state, and what is kept beside them."""
+    params, _, kept = state
+    nnx.update(model, params, kept)
 
 
 def _order(key: Array, images: int, recipe: Recipe) -> Array:
@@ -268,21 +279,22 @@ def _scores(graph: Any, state: Any, images: Array) -> Array:
 
 def _step(recipe, optimizer, graph, rest, state, totals, data, order, index, key):
     """Take one step on the images of batch `index`; adds its loss and accuracy to the totals."""
-    (params, optimizer_state), (images, labels) = state, data
+    (params, optimizer_state, kept), (images, labels) = state, data
     batch = order[index]
     augment_key, model_key = jax.random.split(jax.random.fold_in(key, index))
     images, labels = _augmented(recipe, augment_key, images[batch]), labels[batch]
 
     def objective(params):
-        model = nnx.merge(graph, params, rest, copy=True)
+        model = nnx.merge(graph, params, kept, rest, copy=True)
         _reseed(model, model_key)
-        return _loss(recipe, model, images, labels)
+        loss, scores = _loss(recipe, model, images, labels)
+        return loss, (scores, nnx.state(model, _KEPT))
 
-    (loss, scores), gradient = jax.value_and_grad(objective, has_aux=True)(params)
+    (loss, (scores, kept)), gradient = jax.value_and_grad(objective, has_aux=True)(params)
     updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)
     right = (scores.argmax(-1) == labels).mean()
     totals += jnp.stack([loss, right])
-    return (optax.apply_updates(params, updates), optimizer_state), totals
+    return (optax.apply_updates(params, updates), optimizer_state, kept), totals
 
 
 def _reseed(model: nnx.Module, key: Array) -> None:
@@ -340,7 +352,7 @@ def _check(
     return jnp.asarray(images), jnp.asarray(labels)
 
 
-def _identity(lowered, params, data, recipe: Recipe, seed: int) -> dict[str, Any]:
+def _identity(lowered, params, kept, data, recipe: Recipe, seed: int) -> dict[str, Any]:
     """Describe a run by all that decides its result, so that no other takes up its checkpoint.
 
     Functions cannot be compared, the compiled program can: it holds the network, optimizer, loss
@@ -356,7 +368,7 @@ def _identity(lowered, params, data, recipe: Recipe, seed: int) -> dict[str, Any
         "batch_size": recipe.batch_size,
         "weights": shapes,
         "seed": seed,
-        "initial weights": digest(*jax.tree.leaves(params)),
+        "initial weights": digest(*jax.tree.leaves((params, kept))),
         "training set": digest(*data),
         "program": digest(lowered.as_text()),
     }
