@@ -95,7 +95,7 @@ class Report:
             **dict.fromkeys(("above_scale", "saturated", "silent"), "{:.1%}"),
             **dict.fromkeys(("spikes", "operations"), "{:,.0f}"),
         }
-        shown = self.table.assign(source=self.table["source"].map(_without_folders))
+        shown = self.table.assign(source=self.table["source"].map(_shortened))
         for name, form in formats.items():
             shown[name] = ["–" if np.isnan(v) else form.format(v) for v in shown[name]]
         advice = [f"! {line}" for line in self.advice] or ["Nothing is off."]
@@ -221,9 +221,12 @@ def _checked(
     return pixels, expected
 
 
-def _without_folders(source: str) -> str:
-    """A place in the source code with the name of its file alone."""
-    return re.sub(r"(^|(?<= ))\S*[/\\](?=[^/\\]+:\d)", "", source)
+def _shortened(source: str) -> str:
+    """A place in the source code without the folder, the column and the function."""
+    name, at, place = source.partition(" at ")
+    line = re.split(r"[/\\]", place if at else name)[-1]
+    line = re.sub(r":\d+ \(.*\)$", "", line)
+    return f"{name}, {line}" if at else line
 
 
 # -- What is counted -------------------------------------------------------------------------------

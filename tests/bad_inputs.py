@@ -2470,7 +2470,7 @@ def add_command_lines(corpus: Corpus, w: World) -> None:
         f"--archives {folder}/none": "archives|folder",
         f"--archives {folder}/a-file": "archives|folder", "--full yes": "full|yes",
         "--duration 1": "duration", "conv": "conv", "--images 1.5": "images",
-        "--dataset cifar": "dataset", "--dataset cifar10 --bits 8": "bits",
+        "--dataset cifar": "dataset", "--dataset cifar10 --bits 4": "bits",
         "--dataset cifar10 --networks fc": "networks", "--networks vgg11": "networks",
         "--dataset cifar10 --recipe authors": "recipe",
         "--dataset cifar10 --engine events": "engine",

@@ -1042,18 +1042,38 @@ class Named(nnx.Module):
 
 
 def test_layers_are_named_by_their_last_linear_operation():
-    """By its line, and by its module if that is one of Flax; a bias of 0 is no operation."""
+    """By its line, and by the path of its weights and module of Flax; a bias of 0 is nothing."""
     network = jaxsnn.read_network(Named(), jnp.zeros((1, 4, 4, 1)))
     first = inspect.getsourcelines(Named.__call__)[1] + 1
     expected = [
-        ("Conv at ", first),
+        ("convolution (Conv) at ", first),
         ("", first + 1),
-        ("Linear at ", first + 2),
+        ("dense (Linear) at ", first + 2),
         ("", first + 4),
     ]
     for layer, (module, line) in zip(network.layers, expected, strict=True):
         assert str(layer.name).startswith(f"{module}{__file__}:{line}:"), layer.name
         assert layer.name.endswith("(Named.__call__)")
+
+
+class Repeated(nnx.Module):
+    def __init__(self):
+        rngs = nnx.Rngs(0)
+        self.blocks = nnx.List([nnx.Linear(3, 3, rngs=rngs) for _ in range(3)])
+        self.norms = nnx.List([nnx.BatchNorm(3, rngs=rngs) for _ in range(3)])
+
+    def __call__(self, x):
+        for block, norm in zip(self.blocks, self.norms):
+            x = nnx.relu(norm(nnx.jit(lambda x, block=block: block(x))(x)) + x)
+        return x
+
+
+def test_layers_on_one_line_are_told_apart_by_the_paths_of_their_weights():
+    model = Repeated()
+    for number, norm in enumerate(model.norms):
+        norm.bias[...] += number
+    found = [str(layer.name).split(" at ")[0] for layer in read_flat(model, 3).layers]
+    assert found == [f"norms.{number} (BatchNorm)" for number in range(3)]
 
 
 def test_layers_without_a_last_relu_and_of_copies_are_named():

@@ -14,7 +14,7 @@ from jax.extend.core import Jaxpr, JaxprEqn, Literal
 from jaxsnn.reading.errors import NOT_A_RELU, ReadingError, UnsupportedError, explained
 from jaxsnn.reading.maxima import settled
 from jaxsnn.reading.moves import MOVES, moved
-from jaxsnn.reading.origins import Origin, is_library, origin_of
+from jaxsnn.reading.origins import Names, Origin, is_library, origin_of
 from jaxsnn.reading.pieces import disjoint
 from jaxsnn.reading.primitives import BEFORE_RELU, HANDLERS, MAXIMA, OF_MASKS, OF_SUMS, PRODUCTS
 from jaxsnn.reading.signals import Mask, Signal, Sum
@@ -23,11 +23,20 @@ from jaxsnn.reading.tracing import opened
 
 
 def interpret(
-    jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[Any], origin: Origin | None = None
+    jaxpr: Jaxpr,
+    consts: Sequence[Any],
+    arguments: Sequence[Any],
+    names: Names,
+    origin: Origin | None = None,
 ) -> Sequence[Any]:
     """Outputs of a jaxpr. What cannot be read becomes an error that is raised only if it is used.
 
-    `origin` is that of the call where the jaxpr is that of a library function.
+    Args:
+        jaxpr: the operations.
+        consts: the constants that they read.
+        arguments: the inputs.
+        names: where in the model the weights are.
+        origin: that of the call where the jaxpr is that of a library function.
     """
     readers = Counter(
         atom
@@ -52,25 +61,27 @@ def interpret(
         inputs = [value(atom) for atom in equation.invars]
         outputs: Sequence[Any]
         try:
-            outputs = _outputs(equation, inputs, origin or origin_of(equation))
+            where = origin or origin_of(equation)
+            path = names.of(inputs) or where.path
+            outputs = _outputs(equation, inputs, where._replace(path=path), names)
         except ReadingError as error:
             outputs = [error] * len(equation.outvars)
         keep(equation.outvars, outputs)
     return [value(atom) for atom in jaxpr.outvars]
 
 
-def _outputs(equation: JaxprEqn, inputs: list[Any], origin: Origin) -> Sequence[Any]:
+def _outputs(equation: JaxprEqn, inputs: list[Any], origin: Origin, names: Names) -> Sequence[Any]:
     """Outputs of one equation."""
     shapes = [getattr(variable.aval, "shape", ()) for variable in equation.outvars]
     if all(0 in shape for shape in shapes):  # such as the edges of an axis that is not padded
         return [np.zeros(shape, np.float32) for shape in shapes]
     for error in (x for x in inputs if isinstance(x, ReadingError)):
-        raise error
+        raise error.with_traceback(None)  # or it would grow with every equation
     name, params = equation.primitive.name, equation.params
     if name in _CALLS:
         called = str(params.get("name", "")).strip("_")
         origin = origin._replace(function=origin.function or called)
-        return _of_body(next(filter(None, map(params.get, _BODIES))), inputs, origin)
+        return _of_body(next(filter(None, map(params.get, _BODIES))), inputs, origin, names)
     if name == "random_bits":
         raise ReadingError(
             f"random numbers are drawn at {origin.line}: read the model in its evaluation form, "
@@ -80,10 +91,12 @@ def _outputs(equation: JaxprEqn, inputs: list[Any], origin: Origin) -> Sequence[
     signal = next((x for x in inputs if isinstance(x, Signal | Sum | Mask)), None)
     if signal is None:
         output = equation.primitive.bind(*inputs, **params)
-        return output if equation.primitive.multiple_results else [output]
+        outputs = output if equation.primitive.multiple_results else [output]
+        names.inherit(inputs, outputs)
+        return outputs
     try:
         if name in _CONTROL:
-            return _CONTROL[name](params, inputs, origin)
+            return _CONTROL[name](params, inputs, origin, names)
         if not (name in BEFORE_RELU and _keeps_shape(inputs, shapes[0])):
             inputs = list(map(settled, inputs))
         if name in MOVES:
@@ -132,13 +145,13 @@ _CALLS = (
 _BODIES = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 
 
-def _of_body(body: Any, arguments: Sequence[Any], origin: Origin) -> Sequence[Any]:
+def _of_body(body: Any, arguments: Sequence[Any], origin: Origin, names: Names) -> Sequence[Any]:
     """Outputs of the function that a primitive runs."""
     jaxpr, consts = opened(body)
-    return interpret(jaxpr, consts, arguments, origin if is_library(jaxpr) else None)
+    return interpret(jaxpr, consts, arguments, names, origin if is_library(jaxpr) else None)
 
 
-def _scan(params: dict, inputs: list[Any], origin: Origin) -> Sequence[Any]:
+def _scan(params: dict, inputs: list[Any], origin: Origin, names: Names) -> Sequence[Any]:
     """A scan, or a loop with fixed bounds, is its body as many times."""
     constants, carried = params["num_consts"], params["num_consts"] + params["num_carry"]
     consts, carry, xs = inputs[:constants], inputs[constants:carried], inputs[carried:]
@@ -149,7 +162,8 @@ def _scan(params: dict, inputs: list[Any], origin: Origin) -> Sequence[Any]:
         )
     steps, collected = range(params["length"]), []
     for step in reversed(steps) if params["reverse"] else steps:
-        outputs = _of_body(params["jaxpr"], [*consts, *carry, *(x[step] for x in xs)], origin)
+        arguments = [*consts, *carry, *(x[step] for x in xs)]
+        outputs = _of_body(params["jaxpr"], arguments, origin, names)
         carry = outputs[: len(carry)]
         collected.append(outputs[len(carry) :])
     if params["reverse"]:
@@ -164,16 +178,16 @@ def _stacked(values: Sequence[Any]) -> Any:
     return jnp.stack(values)
 
 
-def _cond(params: dict, inputs: list[Any], origin: Origin) -> Sequence[Any]:
+def _cond(params: dict, inputs: list[Any], origin: Origin, names: Names) -> Sequence[Any]:
     """The branch of a known index."""
     index, *arguments = inputs
     if isinstance(index, Signal | Sum):
         raise ReadingError(f"the branch depends on the images, which is not linear; {NOT_A_RELU}")
     branches = params["branches"]
-    return _of_body(branches[int(np.clip(index, 0, len(branches) - 1))], arguments, origin)
+    return _of_body(branches[int(np.clip(index, 0, len(branches) - 1))], arguments, origin, names)
 
 
-_CONTROL: dict[str, Callable[[dict, list[Any], Origin], Sequence[Any]]] = {
+_CONTROL: dict[str, Callable[[dict, list[Any], Origin, Names], Sequence[Any]]] = {
     "scan": _scan,
     "cond": _cond,
 }

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 import traceback
+from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jax.extend import source_info_util
 from jax.extend.core import Jaxpr, JaxprEqn
@@ -32,14 +33,36 @@ class Origin(NamedTuple):
         line: file, line and function of the user's code.
         module: the Flax module that contains it, or "".
         function: the function of JAX or Flax that contains it, or "".
+        path: where in the model the weights are that it reads, such as "blocks.0.conv", or "".
     """
 
     line: str
     module: str
     function: str = ""
+    path: str = ""
 
     def __str__(self) -> str:
-        return f"{self.module} at {self.line}" if self.module else self.line
+        names = [self.path, f"({self.module})" if self.path and self.module else self.module]
+        named = " ".join(filter(None, names))
+        return f"{named} at {self.line}" if named else self.line
+
+
+class Names:
+    """Where in the model weights are, and what is computed of them alone."""
+
+    def __init__(self, paths: Iterable[tuple[str, Any]] = ()):
+        # Weights are told apart by their identity, for which they are kept alive here.
+        self._paths = {id(weights): (path, weights) for path, weights in paths}
+
+    def of(self, values: Sequence[Any]) -> str:
+        """The place of the weights among some values, if they are of one place only; else ""."""
+        found = {self._paths[id(value)][0] for value in values if id(value) in self._paths}
+        return found.pop() if len(found) == 1 else ""
+
+    def inherit(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
+        """Remember that constants were computed of others."""
+        if path := self.of(inputs):
+            self._paths.update({id(value): (path, value) for value in outputs})
 
 
 def origin_of(equation: JaxprEqn) -> Origin:

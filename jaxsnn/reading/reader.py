@@ -14,6 +14,7 @@ from jaxsnn.network import Network, Shape
 from jaxsnn.reading.errors import ReadingError
 from jaxsnn.reading.interpreter import interpret
 from jaxsnn.reading.maxima import settled
+from jaxsnn.reading.origins import Names
 from jaxsnn.reading.signals import Signal
 from jaxsnn.reading.simplify import layers_of
 from jaxsnn.reading.tracing import Model, evaluation_form, opened, trace
@@ -56,12 +57,12 @@ def read_network(model: Model, example: Images, *, output: int | str | None = No
         [(8,), (3,)]
     """
     shape, dtype = _check_example(example)
-    function = evaluation_form(model)
+    function, names = evaluation_form(model)
     try:
-        network = _read(function, shape[1:], dtype, output)
+        network = _read(function, names, shape[1:], dtype, output)
     except ReadingError as error:
         unsupported = str(error).startswith("unsupported operation")
-        if not unsupported and _can_be_read(function, shape, dtype, output):
+        if not unsupported and _can_be_read(function, names, shape, dtype, output):
             raise ReadingError(
                 f"the example of shape {shape} looks like one image without a batch axis: give "
                 "images[:1] or image[None]."
@@ -90,11 +91,15 @@ def _check_example(example: ArrayLike) -> tuple[Shape, Any]:
 
 
 def _read(
-    function: Callable[[Any], Any], image_shape: Shape, dtype: Any, output: int | str | None
+    function: Callable[[Any], Any],
+    names: Names,
+    image_shape: Shape,
+    dtype: Any,
+    output: int | str | None,
 ) -> Network:
     """The network of a function of images of this shape."""
     closed = trace(function, image_shape, dtype, output)
-    (value,) = interpret(*opened(closed), [Signal.of_images(image_shape)])
+    (value,) = interpret(*opened(closed), [Signal.of_images(image_shape)], names)
     network = Network(layers_of(settled(value)), image_shape)
     expected = closed.out_avals[0].shape[1:]
     assert network.shapes[-1] == expected, f"{network} should end in {expected}"

@@ -97,8 +97,8 @@ class Sum:
 
     @property
     def name(self) -> str:
-        """Where the last operation stands in the user's model."""
-        return self.line
+        """Where the operations of the first term that has any stand in the user's model."""
+        return next((term.source for term in self.terms if term.source), self.line)
 
     def with_origin(self, origin: Origin, before: Any) -> Sum:
         """The sum with the origin of the operation that made it."""

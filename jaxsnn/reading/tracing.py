@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any
 
 import jax
@@ -14,7 +14,7 @@ from jax.tree_util import keystr, tree_flatten_with_path
 
 from jaxsnn.network import Shape
 from jaxsnn.reading.errors import ReadingError
-from jaxsnn.reading.origins import line_of_error
+from jaxsnn.reading.origins import Names, line_of_error
 
 Model = Annotated[
     Callable[[Any], Any], "a Flax module or a function from images [B, ...] to outputs [B, ...]"
@@ -25,8 +25,12 @@ Model = Annotated[
 TRACED_BATCH = 13
 
 
-def evaluation_form(model: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """The function that a model computes in evaluation mode, or TypeError for what is no model."""
+def evaluation_form(model: Callable[[Any], Any]) -> tuple[Callable[[Any], Any], Names]:
+    """The function that a model computes in evaluation mode, and the names of its weights.
+
+    Raises:
+        TypeError: what is given is no model.
+    """
     name = getattr(model, "__name__", type(model).__name__)
     if isinstance(model, type):
         raise TypeError(f"{name} is a class: give read_network an instance of it, {name}(...).")
@@ -35,15 +39,17 @@ def evaluation_form(model: Callable[[Any], Any]) -> Callable[[Any], Any]:
     if _is_of_flax(model, "nnx.Module"):
         return _evaluation_form_of_nnx(model)
     owner: Any = getattr(model, "__self__", model)
-    if _is_of_flax(owner, "linen.Module") and owner.scope is None:
+    if not _is_of_flax(owner, "linen.Module"):
+        return model, Names()
+    if owner.scope is None:
         raise TypeError(
             f"{type(owner).__name__} is a Linen module without its variables: "
             "give read_network the bound module, model.bind(variables)."
         )
-    return model
+    return model, Names(_paths(list(owner.variables.values())))
 
 
-def _evaluation_form_of_nnx(model: Any) -> Callable[[Any], Any]:
+def _evaluation_form_of_nnx(model: Any) -> tuple[Callable[[Any], Any], Names]:
     from flax import nnx
 
     graph, state = nnx.split(nnx.clone(model))
@@ -54,7 +60,14 @@ def _evaluation_form_of_nnx(model: Any) -> Callable[[Any], Any]:
         traced.eval()
         return traced(images)
 
-    return forward
+    return forward, Names(_paths([nnx.to_pure_dict(state)]))
+
+
+def _paths(trees: list[Any]) -> Iterator[tuple[str, Any]]:
+    """The weights of a model, each with the path of the layer that it belongs to."""
+    for tree in trees:
+        for path, weights in jax.tree_util.tree_leaves_with_path(tree):
+            yield ".".join(str(getattr(key, "key", key)) for key in path[:-1]), weights
 
 
 def _is_of_flax(value: object, *classes: str) -> bool:
