@@ -9,11 +9,14 @@ meet, or a bias, it goes into the integers:
     bias      round(b · S · rate) in each step
 
 with S steps of the grid for 1 of the original potential, the amplitude a of a spike, and for each
-connection the smallest k with which its weights fit into their bits.
+connection the smallest k with which its weights fit into their bits. A sum that several layers read
+sends numbers, multiples of 2^-16 of the largest that is possible, which is its amplitude; so do
+inputs that are constant currents.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import ceil, prod
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -105,22 +108,19 @@ def integer_layers(snn: SpikingNetwork, arithmetic: FixedPoint) -> IntegerLayers
     bits = (each,) * len(network.layers) if isinstance(each, int) else tuple(each)
     if len(bits) != len(network.layers):
         raise ValueError(f"bits={each}: {len(bits)} numbers for {len(network.layers)} layers.")
-    found = []
+    found: list[_Rounded] = []
     for index, (layer, row) in enumerate(zip(network.layers, snn.amplitudes, strict=True)):
-        _check_sources(network, index)
         grid = _Grid.of(bits[index], arithmetic, network.name(index))
         terms = [
-            _Term(
-                connection,
-                weight_of(amplitude),
-                network.shape_of(connection.source),
-                arithmetic.largest_input if connection.source == INPUT else 1.0,
-            )
+            _term(network, connection, amplitude, found, arithmetic.largest_input)
             for connection, amplitude in zip(layer.all_connections, row, strict=True)
         ]
+        of_spikes = all(network.spikes_from(t.connection.source) or index == 0 for t in terms)
         if layer.pools_maxima:
             found.append(_Rounded(layer, np.ones(()), (1,), np.zeros(()), True))
-        elif len(terms) == 1 and layer.bias is None:
+        elif is_a_sum(network, index):
+            found.append(_of_several(layer, terms, network.shapes[index], grid, a_sum=True))
+        elif len(terms) == 1 and layer.bias is None and of_spikes:
             found.append(_of_one_connection(layer, terms[0], grid))
         else:
             found.append(_of_several(layer, terms, network.shapes[index], grid))
@@ -136,14 +136,32 @@ def integer_layers(snn: SpikingNetwork, arithmetic: FixedPoint) -> IntegerLayers
     )
 
 
-def _check_sources(network: Network, index: int) -> None:
-    """Raise where a layer is a sum without neurons that others read."""
-    if index < len(network.layers) - 1 and not network.layers[index].spiking:
-        raise ValueError(
-            f"{network.name(index)}: fixed point has no sums that several layers read, as "
-            "pre-activation residual networks have; simulate the network in floating point "
-            "(arithmetic=None)."
-        )
+def is_a_sum(network: Network, source: int) -> bool:
+    """Whether a source is a sum without neurons that layers read.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxsnn
+        >>> from jaxsnn.conversion.rounding import is_a_sum
+        >>> network = jaxsnn.read_network(lambda x: jax.nn.relu(2 * x), jnp.zeros((1, 1)))
+        >>> is_a_sum(network, 0)
+        False
+    """
+    return 0 <= source < len(network.layers) - 1 and not network.layers[source].spiking
+
+
+def _term(
+    network: Network,
+    connection: Connection,
+    amplitude: Any,
+    before: Sequence[_Rounded],
+    largest_input: float,
+) -> _Term:
+    """A connection with what a spike weighs on it; a sum sends multiples of its largest value."""
+    source = connection.source
+    if is_a_sum(network, source):
+        amplitude = (1 << 16) / before[source].scale
+    largest = largest_input if source == INPUT else 1.0
+    return _Term(connection, weight_of(amplitude), network.shape_of(source), largest)
 
 
 def weight_of(amplitude: Any) -> np.ndarray:
@@ -211,13 +229,19 @@ def _in_integers(term: _Term, scale: Any, grid: _Grid, *, wide: bool = False) ->
 # -- Several connections, or a bias ----------------------------------------------------------------
 
 
-def _of_several(layer: Layer, terms: list[_Term], shape: Shape, grid: _Grid) -> _Rounded:
-    """A layer whose connections and bias share one grid."""
+def _of_several(
+    layer: Layer, terms: list[_Term], shape: Shape, grid: _Grid, *, a_sum: bool = False
+) -> _Rounded:
+    """A layer whose connections and bias share one grid; a sum's is 2^-16 of its largest value."""
     axis = _common_axis(terms, shape) if grid.per == "channel" else None
     grid = grid if axis is not None else grid._replace(per="layer")
     parts = [_in_integers(term, 1 / term.amplitude, grid, wide=True) for term in terms]
     bias = np.zeros(()) if layer.bias is None else np.asarray(layer.bias, np.float64)
-    scale = _common_scale(terms, parts, bias, shape, axis, grid)
+    most = 1 << 16 if a_sum else min(LARGEST_POTENTIAL // grid.steps, _LARGEST_SUM[16])
+    scale = _over_channels(most * (1 - _ROOM) / _reach(terms, parts, bias), shape, axis)
+    finest = [_over_channels(part.scale, shape, axis) for part in parts if part.weighted]
+    if finest and not a_sum:  # a grid finer than those of all weights is of no use
+        scale = np.minimum(scale, np.max(finest, axis=0))
     while True:
         pairs = zip(terms, parts)
         found = [_on_grid(term, part, scale, shape, axis, grid) for term, part in pairs]
@@ -243,22 +267,12 @@ def _common_axis(terms: list[_Term], shape: Shape) -> int | None:
     return axes.pop() if len(axes) == 1 else None
 
 
-def _common_scale(
-    terms: list[_Term],
-    parts: list[_Part],
-    bias: np.ndarray,
-    shape: Shape,
-    axis: int | None,
-    grid: _Grid,
-) -> np.ndarray:
-    """The finest grid that any weights can use and on which no potential can overflow."""
+def _reach(terms: list[_Term], parts: list[_Part], bias: np.ndarray) -> np.ndarray:
+    """The largest absolute value that a step can bring."""
     reach: Any = np.abs(bias)
     for term, part in zip(terms, parts):
         reach = reach + part.most * term.largest_input / np.abs(part.scale)
-    most = LARGEST_POTENTIAL // grid.steps * (1 - _ROOM)
-    scale = _over_channels(most / np.maximum(reach, _TINY), shape, axis)
-    finest = [_over_channels(part.scale, shape, axis) for part in parts if part.weighted]
-    return np.minimum(scale, np.max(finest, axis=0)) if finest else scale
+    return np.maximum(reach, _TINY)
 
 
 def _over_channels(values: Any, shape: Shape, axis: int | None) -> np.ndarray:

@@ -18,6 +18,7 @@ from jaxtyping import Array
 
 from jaxsnn.conversion.executable import Executable
 from jaxsnn.conversion.fixed_point import FixedPointNetwork
+from jaxsnn.conversion.rounding import is_a_sum
 from jaxsnn.engines.scan.integers import (
     FLOAT32,
     PLANES,
@@ -153,14 +154,18 @@ def compiled(network: Executable, formats: Formats) -> Compiled:
 
     def current(connection: Connection, amplitude: Any) -> Callable[[Array], Array]:
         shape = network.network.shape_of(connection.source)
+        if integers and is_a_sum(network.network, connection.source):
+            return _of_multiples(connection)
         fastest = _fastest(connection, shape)
         if integers:
             return _of_integers(fastest, amplitude, dict(formats))
         return _of_floats(fastest, amplitude, shape, network.dtype)
 
     def from_numbers(connection: Connection, amplitude: Any) -> Callable[[Array], Array]:
-        wide = integers and connection.source == INPUT
-        return of_numbers(connection, amplitude) if wide else current(connection, amplitude)
+        if not integers or connection.source != INPUT:
+            return current(connection, amplitude)
+        of_multiples = _of_multiples(connection, amplitude)
+        return lambda x: of_multiples(jnp.rint(x * jnp.float32(1 << 16)).astype(jnp.int32))
 
     def all_of(function: Callable[[Connection, Any], Callable[[Array], Array]]) -> list[Currents]:
         return [
@@ -257,31 +262,28 @@ def _through(steps: Sequence[Callable[[Array], Array]], x: Array) -> Array:
     return x
 
 
-def of_numbers(connection: Connection, amplitude: int) -> Callable[[Array], Array]:
-    """The currents of integers that inputs of any numbers cause: those of the nearest 2^-16.
+def _of_multiples(connection: Connection, amplitude: int = 1) -> Callable[[Array], Array]:
+    """The currents that integers cause which stand for multiples of 2^-16, to the nearest integer.
 
-    Sums of weights times numbers need more than 32 bits. So numbers are planes of a few bits, whose
-    products are exact in float32, and are added from the lowest on, without what is lost beyond
-    the last bit of a current.
+    Sums of weights times such integers need more than 32 bits. So they are planes of a few bits,
+    whose products are exact in float32, and are added from the lowest on, without what is lost
+    beyond the last bit of a current.
     """
     bits = min(6, 17 - ceil(log2(_terms(connection))))
     if bits < 1:
-        raise ValueError(f"{connection}: too many inputs for constant currents in fixed point.")
-    operations = connection.operations
-    gains = [part for part in operations if isinstance(part, Gain) or _is_factor(part)]
-    steps = [_step(part, PLANES) for part in operations if part not in gains]
+        raise ValueError(f"{connection}: too many inputs that are no spikes, in fixed point.")
+    steps = [_step(operation, PLANES) for operation in connection.operations]
+    places = range(0, 16, bits)
+    rest = 16 - places[-1]
 
-    def current(inputs: Array) -> Array:
-        numbers = jnp.rint(inputs * jnp.float32(1 << 16)).astype(jnp.int32)
+    def current(multiples: Array) -> Array:
         total = jnp.zeros((), jnp.int32)
-        places = range(0, 16, bits)
         for place in places:
-            plane = numbers >> place
+            plane = multiples >> place
             if place != places[-1]:
                 plane = plane & ((1 << bits) - 1)
-            total = _through(steps, plane) + (total >> bits)
-        rest = 16 - places[-1]
-        return _through(gains, (total + (1 << rest - 1)) >> rest) * amplitude
+            total = _through(steps, plane) * amplitude + (total >> bits)
+        return (total + (1 << rest - 1)) >> rest
 
     return current
 
