@@ -81,9 +81,12 @@ class InvertedResidual(nnx.Module):
 
 
 class MobileNetV2(nnx.Module):
-    """The blocks of MobileNetV2 (Sandler et al. 2018) with fewer maps."""
+    """The blocks of MobileNetV2 (Sandler et al. 2018) with fewer maps.
 
-    def __init__(self, width=4):
+    No block comes more than `depth` times in a row.
+    """
+
+    def __init__(self, width=4, depth=4):
         rngs = nnx.Rngs(0)
         self.first = nnx.Conv(1, 2 * width, (3, 3), use_bias=False, rngs=rngs)
         self.first_norm = nnx.BatchNorm(2 * width, rngs=rngs)
@@ -92,7 +95,7 @@ class MobileNetV2(nnx.Module):
             *[(1, 1, 1, 1), (6, 2, 2, 2), (6, 3, 3, 2), (6, 4, 4, 1), (6, 6, 3, 1), (6, 8, 3, 2)],
             (6, 10, 1, 1),
         ]:
-            for index in range(times):
+            for index in range(min(times, depth)):
                 blocks.append(
                     InvertedResidual(
                         inputs, maps * width, stride if not index else 1, expansion, rngs
