@@ -9,8 +9,6 @@ from flax import nnx
 import jaxsnn
 from jaxsnn.network import INPUT, AveragePooling, Gain, MaxPooling
 
-import models
-
 pytestmark = pytest.mark.promotes
 AHEAD = {"initial_potential": 0.5, "reset": jaxsnn.reset_by_subtraction}
 STEPS = 24
@@ -45,9 +43,29 @@ def images():
     return np.random.default_rng(3).random((11, 6, 6, 2)).astype(np.float32)
 
 
-@pytest.fixture(scope="module")
-def network(images):
-    model = Branches(nnx.Rngs(1))
+class Stream(nnx.Module):
+    """Sums that several layers read: activations before convolutions, a shortcut of the sum."""
+
+    def __init__(self, rngs):
+        self.first = nnx.Conv(2, 6, (3, 3), rngs=rngs)
+        self.norms = nnx.List([nnx.BatchNorm(n, rngs=rngs) for n in (6, 6, 8)])
+        self.convolutions = nnx.List(
+            [nnx.Conv(6, n, (3, 3), strides=s, rngs=rngs) for n, s in ((6, 1), (8, 2))]
+        )
+        self.shortcut = nnx.Conv(6, 8, (1, 1), strides=2, rngs=rngs)
+        self.last = nnx.Linear(8, 5, rngs=rngs)
+
+    def __call__(self, x):
+        x = self.first(x)
+        for norm, convolution in zip(self.norms, self.convolutions):
+            shortcut = x if convolution.out_features == 6 else self.shortcut(x)
+            x = shortcut + convolution(nnx.relu(norm(x)))
+        return self.last(nnx.relu(self.norms[-1](x)).mean((1, 2)))
+
+
+@pytest.fixture(scope="module", params=[Branches, Stream], ids=["branches", "stream"])
+def network(images, request):
+    model = request.param(nnx.Rngs(1))
     rng = np.random.default_rng(0)
     for _, module in nnx.iter_modules(model):
         if isinstance(module, nnx.BatchNorm):
@@ -105,7 +123,8 @@ def by_hand(fixed, inputs, rate=1.0):
                 weights = fixed.amplitudes[index]
                 for part, matrix, weight in zip(layer.connections, matrices[index], weights):
                     received = values[part.source] @ matrix * weight
-                    if part.source == INPUT and numbers:
+                    of_sum = part.source != INPUT and not network.layers[part.source].spiking
+                    if of_sum or (part.source == INPUT and numbers):
                         received = (received + (1 << 15)) >> 16
                     current += received
                 current = current.reshape(potentials[index].shape)
@@ -113,6 +132,9 @@ def by_hand(fixed, inputs, rate=1.0):
                     current = current + np.rint(np.asarray(layer.bias) * np.float32(rate)).astype(
                         np.int64
                     )
+                if not layer.spiking and index < len(network.layers) - 1:  # a sum
+                    values[index] = current.reshape(batch, -1)
+                    continue
                 v = potentials[index]
                 v += current
                 threshold = np.asarray(fixed.thresholds[index])
@@ -140,7 +162,7 @@ def test_spikes_and_potentials_are_those_by_hand(network, images, bits, encode, 
         np.testing.assert_array_equal(counts, fired.sum(0))
     assert any(operation.weighted for operation in fixed.network.layers[0].operations)
     for layer, state, expected in zip(fixed.network.layers, run.state.neurons, potentials):
-        if not layer.pools_maxima:
+        if layer.spiking and not layer.pools_maxima:
             np.testing.assert_array_equal(state.potential, expected)
     scores = potentials[-1] * np.asarray(fixed.step_sizes[-1])
     np.testing.assert_allclose(run.scores[-1], scores, rtol=1e-6)
@@ -154,7 +176,9 @@ def test_the_network_has_every_kind_of_connection(network):
         for connection in layer.connections
         for operation in connection.operations
     }
-    assert {Gain, MaxPooling} <= kinds
+    sums = [layer for layer in fixed.network.layers[:-1] if not layer.spiking]
+    assert Gain in kinds
+    assert sums or MaxPooling in kinds
     assert any(len(layer.connections) > 1 for layer in fixed.network.layers)
 
 
@@ -249,18 +273,6 @@ def test_no_potential_can_overflow(bits):
     assert np.abs(expected).max() <= 1 << 30
     assert np.abs(expected).max() > 1 << 28  # and no coarser than that
     np.testing.assert_array_equal(run.state.neurons[-1].potential, expected)
-
-
-def test_sums_that_several_layers_read_are_refused_by_name(images):
-    weights = jnp.asarray(models.dyadic(np.random.default_rng(0), 4, 4))
-
-    def model(x):
-        stream = x @ weights
-        return stream + jax.nn.relu(stream) @ weights
-
-    network = jaxsnn.read_network(model, jnp.zeros((1, 4)))
-    with pytest.raises(ValueError, match=r"layer 1 of 3.*no sums that several layers read"):
-        jaxsnn.quantize(jaxsnn.balance_thresholds(network, 1.0))
 
 
 def test_the_events_say_that_they_take_chains(network, images):

@@ -218,6 +218,17 @@ def test_pieces_of_a_concatenation_keep_their_own_weights(rng, head):
         assert sizes == [size * 3 // 8 for size in [sum(sizes)]] + [sum(sizes) * 5 // 8]
 
 
+def test_parts_of_a_layer_are_no_whole_one(rng):
+    weights = jnp.asarray(models.dyadic(rng, 6, 4))
+    kernel = jnp.asarray(models.dyadic(rng, 4, 3))
+
+    def model(x):
+        first, second = jnp.split(jax.nn.relu(x @ weights), 2, 1)
+        return jnp.concatenate([second, first], -1) @ kernel
+
+    models.assert_reads(model, models.dyadic_images(rng, 5, 6))
+
+
 def test_concatenations_that_overlap_are_sums(rng):
     first, second = (jnp.asarray(models.dyadic(rng, 6, 4)) for _ in range(2))
     kernel = jnp.asarray(models.dyadic(rng, 8, 3))

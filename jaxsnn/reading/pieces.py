@@ -116,7 +116,7 @@ def _without_zeros(
     weights_axis: int,
 ) -> list[Operation] | None:
     """The product with the weights of the selected layer alone."""
-    kept = _whole_layer(selection.places.values, axis)
+    kept = _whole_layer(selection, axis)
     if kept is None:
         return None
     shorter = as_jax(np.asarray(kernel).take(kept, weights_axis))
@@ -134,7 +134,7 @@ def _pooled(selection: Select, pooling: AveragePooling) -> list[Operation] | Non
     """The pooling of a whole layer before it is selected along an axis that is not pooled."""
     places = selection.places.values
     for axis, size in enumerate(places.shape):
-        kept = _whole_layer(places, axis)
+        kept = _whole_layer(selection, axis)
         if kept is not None and len(kept) < size and _leaves_alone(pooling, axis):
             before = _as_stored(selection, axis, len(kept))
             shape = (*places.shape[:axis], len(kept), *places.shape[axis + 1 :])
@@ -146,13 +146,14 @@ def _pooled(selection: Select, pooling: AveragePooling) -> list[Operation] | Non
     return None
 
 
-def _whole_layer(places: np.ndarray, axis: int) -> np.ndarray | None:
+def _whole_layer(selection: Select, axis: int) -> np.ndarray | None:
     """Where along an axis a whole layer is, in its order, with zeros elsewhere; None if it is not.
 
     A layer whose features have another shape is the same numbers in the same order.
     """
+    places = selection.places.values
     others = tuple(place for place in range(places.ndim) if place != axis)
     there = (places >= 0).any(others)
     chosen = places.compress(there, axis)
-    whole = np.array_equal(chosen, np.arange(chosen.size).reshape(chosen.shape))
+    whole = np.array_equal(chosen.ravel(), np.arange(prod(selection.shape)))
     return np.flatnonzero(there) if whole else None
