@@ -130,6 +130,10 @@ POOLS = {
     "of whole maps, kept": lambda x: jax.nn.relu(x.max((1, 2), keepdims=True) + SHIFT),
     "twice": lambda x: nnx.max_pool(nnx.max_pool(jax.nn.relu(x), (2, 2)), (2, 2), (2, 2)),
     "of an average": lambda x: nnx.max_pool(nnx.avg_pool(jax.nn.relu(x), (2, 2)), (2, 2)),
+    "of a concatenation": lambda x: nnx.max_pool(
+        jnp.concatenate([jax.nn.relu(x - 0.1), jax.nn.relu(x)], -1), (2, 2), (2, 2)
+    ),
+    "of a sum of ReLUs": lambda x: nnx.max_pool(jax.nn.relu(x) + jax.nn.relu(-x), (2, 2), (2, 2)),
     "of the channels": lambda x: jax.nn.relu(x).max(-1, keepdims=True) * SCALE,
     "by lax": lambda x: jax.lax.reduce_window(
         jax.nn.relu(x), -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID"

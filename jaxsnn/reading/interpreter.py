@@ -18,7 +18,7 @@ from jaxsnn.reading.origins import Names, Origin, is_library, origin_of
 from jaxsnn.reading.pieces import disjoint
 from jaxsnn.reading.primitives import BEFORE_RELU, HANDLERS, MAXIMA, OF_MASKS, OF_SUMS, PRODUCTS
 from jaxsnn.reading.signals import Mask, Signal, Sum
-from jaxsnn.reading.simplify import as_layer, shared
+from jaxsnn.reading.simplify import as_layer, as_neurons, shared
 from jaxsnn.reading.tracing import opened
 
 
@@ -127,7 +127,8 @@ def _handled(name: str, params: dict, inputs: list[Any]) -> Any:
         return HANDLERS[name](params, *inputs)
     several = sum(isinstance(x, Signal | Sum) for x in inputs) > 1
     if several or name in MAXIMA or (name in PRODUCTS and not disjoint(sums[0].terms)):
-        return HANDLERS[name](params, *(as_layer(x) if isinstance(x, Sum) else x for x in inputs))
+        whole = as_neurons if name in MAXIMA else as_layer
+        return HANDLERS[name](params, *(whole(x) if isinstance(x, Sum) else x for x in inputs))
     (whole,) = sums
     found = [
         HANDLERS[name](params, *(term if x is whole else x for x in inputs)) for term in whole.terms

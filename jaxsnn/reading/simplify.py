@@ -104,6 +104,11 @@ def with_one_product(signal: Signal) -> Signal:
     return as_layer(signal) if several else signal
 
 
+def as_neurons(value: Sum) -> Signal:
+    """A sum as what one layer sends: of ReLUs, whose spikes count, where it is never negative."""
+    return relu(value) if all(map(never_negative, value.terms)) else as_layer(value)
+
+
 def as_layer(value: Signal | Sum) -> Signal:
     """The value as what one layer without neurons sends; its bias is left to those who read it."""
     if isinstance(value, Sum):
