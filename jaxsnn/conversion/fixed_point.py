@@ -52,8 +52,9 @@ class FixedPoint:
         per: whether each output channel of a layer has a grid of its own, or all the same.
         steps: the longest simulation in steps: no potential can overflow in these. The more there
             are, the coarser are weights of 16 bits, since potentials have 32.
-        largest_input: the largest absolute value of a pixel; more than 1 for constant currents
-            alone. The more it is, the coarser is the grid of the first layer.
+        largest_input: the largest absolute value of a pixel; 1 stands for pixels in [0, 1], more
+            for constant currents, which may then be negative. The more it is, the coarser is the
+            grid of the first layer.
 
     Raises:
         ValueError: another number of bits, another grid, a number of steps out of range, or a
@@ -227,17 +228,24 @@ class FixedPointNetwork(Executable):
         self, steps: int, encode: encoding.Encoding, spike: Any = None, images: Any = 0.0
     ) -> None:
         check_steps(steps, self.steps)
-        largest, constant = self.largest_input * (1 + 1e-6), encode is encoding.constant
-        if constant and not all_true(lambda pixels: abs(pixels) <= largest, images):
-            most = float(np.max(np.abs(images)))
-            raise ValueError(
-                f"pixels reach {most:.6g}, but the integers are for at most "
-                f"{self.largest_input:g}: take FixedPoint(..., largest_input={most:.3g}) or "
-                f"quantize(..., largest_input={most:.3g})."
-            )
+        if encode is encoding.constant:
+            self._check_range(images)
         check_exact(self.reset, encode, self.network.input_shape)
         if spike not in (None, neurons.heaviside):
             _check_spike(spike)
+
+    def _check_range(self, images: Any) -> None:
+        """Raise ValueError where constant currents are beyond those that the grid is made for."""
+        high = self.largest_input * (1 + 1e-6)
+        low = -high if self.largest_input > 1 else 0.0
+        if not all_true(lambda pixels: (pixels >= low) & (pixels <= high), images):
+            pixels = np.asarray(images)
+            needed = max(1.01, np.ceil(100 * np.abs(pixels).max()) / 100)
+            raise ValueError(
+                f"pixels range from {pixels.min():.6g} to {pixels.max():.6g}, but the integers are "
+                f"for {low:.6g} to {self.largest_input:g}: take FixedPoint(..., largest_input="
+                f"{needed:.3g}) or quantize(..., largest_input={needed:.3g})."
+            )
 
     def __str__(self) -> str:
         first, *lines = str(self.network).splitlines()

@@ -115,12 +115,12 @@ def integer_layers(snn: SpikingNetwork, arithmetic: FixedPoint) -> IntegerLayers
             _term(network, connection, amplitude, found, arithmetic.largest_input)
             for connection, amplitude in zip(layer.all_connections, row, strict=True)
         ]
-        of_spikes = all(network.spikes_from(t.connection.source) or index == 0 for t in terms)
+        of_sums = any(is_a_sum(network, term.connection.source) for term in terms)
         if layer.pools_maxima:
             found.append(_Rounded(layer, np.ones(()), (1,), np.zeros(()), True))
         elif is_a_sum(network, index):
             found.append(_of_several(layer, terms, network.shapes[index], grid, a_sum=True))
-        elif len(terms) == 1 and layer.bias is None and of_spikes:
+        elif len(terms) == 1 and layer.bias is None and not of_sums:
             found.append(_of_one_connection(layer, terms[0], grid))
         else:
             found.append(_of_several(layer, terms, network.shapes[index], grid))
@@ -157,11 +157,13 @@ def _term(
     largest_input: float,
 ) -> _Term:
     """A connection with what a spike weighs on it; a sum sends multiples of its largest value."""
-    source = connection.source
-    if is_a_sum(network, source):
+    source, largest = connection.source, 1.0
+    shape, signed = network.shape_of(source), is_a_sum(network, source)
+    if signed:
         amplitude = (1 << 16) / before[source].scale
-    largest = largest_input if source == INPUT else 1.0
-    return _Term(connection, weight_of(amplitude), network.shape_of(source), largest)
+    elif source == INPUT:
+        largest, signed = largest_input, largest_input > 1
+    return _Term(connection, weight_of(amplitude), shape, largest, signed)
 
 
 def weight_of(amplitude: Any) -> np.ndarray:
@@ -186,12 +188,21 @@ class _Rounded(NamedTuple):
 
 
 class _Term(NamedTuple):
-    """A connection, what a spike weighs on it, the shape of its source, and the largest input."""
+    """A connection, and what its source sends.
+
+    Attributes:
+        connection: the connection.
+        amplitude: what a spike weighs on it.
+        shape: shape of the source, without the batch axis.
+        largest_input: the largest absolute value that is sent.
+        signed: whether it may be negative.
+    """
 
     connection: Connection
     amplitude: np.ndarray
     shape: Shape
     largest_input: float
+    signed: bool
 
 
 def _of_one_connection(layer: Layer, term: _Term, grid: _Grid) -> _Rounded:
@@ -214,7 +225,7 @@ def _in_integers(term: _Term, scale: Any, grid: _Grid, *, wide: bool = False) ->
         wide: whether a factor of single values is part of the gain, and no weight of few bits.
     """
     inputs = _windows(term.connection) * term.largest_input
-    grid = grid._replace(largest_sum=int(grid.largest_sum / inputs))
+    grid = grid._replace(largest_sum=int(grid.largest_sum / inputs), signed=term.signed)
     scale = np.broadcast_to(scale, term.shape) if np.ndim(scale) else np.asarray(scale)
     most: Any = 1
     part = _Part((), term.shape, scale, np.zeros(()), most, weighted=False, uneven="spikes")
@@ -272,7 +283,7 @@ def _reach(terms: list[_Term], parts: list[_Part], bias: np.ndarray) -> np.ndarr
     reach: Any = np.abs(bias)
     for term, part in zip(terms, parts):
         reach = reach + part.most * term.largest_input / np.abs(part.scale)
-    return np.maximum(reach, _TINY)
+    return np.asarray(np.maximum(reach, _TINY))
 
 
 def _over_channels(values: Any, shape: Shape, axis: int | None) -> np.ndarray:
@@ -364,6 +375,7 @@ class _Grid(NamedTuple):
         steps: the longest simulation in steps.
         name: what messages call the layer.
         largest_sum: the largest sum that the inputs of one step may have.
+        signed: whether inputs may be negative.
         coarser: a factor of the steps of the grid, at most 1; a number, or one for each channel.
     """
 
@@ -372,6 +384,7 @@ class _Grid(NamedTuple):
     steps: int
     name: str
     largest_sum: int
+    signed: bool = False
     coarser: np.ndarray | None = None
 
     @classmethod
@@ -484,9 +497,10 @@ def _add_weights(part: _Part, operation: Operation, grid: _Grid) -> _Part:
         return np.asarray(np.max(values, axis=together, keepdims=True, initial=0))
 
     def sums(values: Any) -> np.ndarray:
-        """The larger of the sums of positive and of negative weights."""
+        """The largest sum that inputs bring: of the weights of one sign, or of all if signed."""
         most, least = (operation.sum_inputs(np.maximum(s * values, 0)) for s in (1, -1))
-        found = np.asarray(np.maximum(most, least) * np.max(part.most))
+        both = most + least if grid.signed else np.maximum(most, least)
+        found = np.asarray(both * np.max(part.most))
         if channel is None:
             return largest(found)
         shape = [-1 if axis == channel else 1 for axis in range(weights.ndim)]
