@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 import jaxsnn
-from jaxsnn.network import INPUT, Connection, Convolution, Dense, Layer, MaxPooling, Network
+from jaxsnn.network import INPUT, Connection, Dense, Layer, MaxPooling, Network
 
 import models
 
@@ -247,10 +247,3 @@ def test_a_max_pooling_is_a_layer_of_its_own():
     for layers in wrong:
         with pytest.raises(ValueError, match="max pooling; it must be a layer of its own"):
             Network(layers, (4,))
-
-
-def test_fixed_point_does_not_know_it(rng, images):
-    network = jaxsnn.read_network(model_of(rng, WINDOWS["apart"]), images[:1])
-    assert isinstance(network.layers[0].operations[0], Convolution)
-    with pytest.raises(ValueError, match=r"layer 2 of 3 .*MaxPooling"):
-        jaxsnn.quantize(jaxsnn.balance_thresholds(network, 1.0))

@@ -200,6 +200,12 @@ class Convolution(Operation):
         return f"Convolution {'x'.join(map(str, window))}, {maps} maps"
 
 
+def _for_batch(factor: AnyArray, axes: int) -> AnyArray:
+    """A factor of features with as many axes as a batch of them."""
+    rank = jnp.ndim(factor)
+    return factor if rank in (0, axes) else factor.reshape((1,) * (axes - rank) + factor.shape)
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class Multiply(Operation):
@@ -214,7 +220,7 @@ class Multiply(Operation):
     def product(self, x: Array, weights: Array, **how: Any) -> Array:
         """The operation with another factor; there is but one way to multiply two numbers."""
         del how
-        return x * weights
+        return x * _for_batch(weights, x.ndim)
 
     def sum_inputs(self, weights: AnyArray) -> AnyArray:
         """Each output has one input."""
@@ -232,7 +238,7 @@ class Gain(Operation):
     factor: AnyArray  # [] or broadcasting to the features
 
     def __call__(self, x: Array) -> Array:
-        return x * self.factor
+        return x * _for_batch(self.factor, x.ndim)
 
     def sum(self, x: Array) -> Array:
         """Each output has one input."""

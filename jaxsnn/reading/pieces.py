@@ -96,7 +96,7 @@ def _exchanged(selection: Select, second: Operation) -> list[Operation] | None:
     places = selection.places.values
     match second:
         case Reshape() | Transpose():
-            moved = np.asarray(second(places[None]))[0]  # type: ignore[arg-type]
+            moved = np.asarray(second(places[None])[0])  # type: ignore[arg-type]
             return [Select(Places(moved), selection.shape)]
         case AveragePooling():
             return _pooled(selection, second)
