@@ -24,6 +24,7 @@ class Problem:
     steps: int = 12
     samples: int = 3
 
+    @functools.cache  # noqa: B019 (there are few problems)
     def spiking_network(self):
         network, _ = self._made()
         scales = self.scales if np.ndim(self.scales) == 0 else list(self.scales)
@@ -33,6 +34,7 @@ class Problem:
         """The layers as functions of NumPy, for the oracle."""
         return self._made()[1]
 
+    @functools.cache  # noqa: B019
     def _made(self):
         return self.build(np.random.default_rng(7))
 
@@ -64,7 +66,7 @@ class Problem:
         steps = [jax.vmap(jax.random.fold_in, (0, None))(keys, t) for t in range(self.steps)]
         return np.stack([np.asarray(encode(of_step, probabilities)) for of_step in steps])
 
-    @functools.cache  # noqa: B019 (there are few problems)
+    @functools.cache  # noqa: B019
     def answer(self):
         """The spikes of every layer [T, B, ...], by the oracle from the equations."""
         snn = self.spiking_network()
