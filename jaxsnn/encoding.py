@@ -7,8 +7,10 @@ sample, and returns what the input neurons send in this step.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -33,8 +35,12 @@ def poisson(key: Key, probability: Images) -> Float[Array, "..."]:
         >>> jaxsnn.poisson(jax.random.key(0), jnp.array([0.0, 1.0])).tolist()
         [0.0, 1.0]
     """
-    probability = jnp.asarray(probability)
-    draws = bits_16(threefry_key(key), probability.size).reshape(probability.shape)
+    return _drawn(threefry_key(key), jnp.asarray(probability))
+
+
+@partial(jax.jit, inline=True)  # one program where nothing is traced
+def _drawn(key: Array, probability: Array) -> Array:
+    draws = bits_16(key, probability.size).reshape(probability.shape)
     return (draws < jnp.round(probability * (1 << 16)).astype(draws.dtype)).astype(
         probability.dtype
     )

@@ -216,14 +216,17 @@ def fan_out(network: Network) -> list[Float[Array, "..."]]:
 
 
 @jax.jit
-def _fan_out(network: Network) -> list[Array]:
+def _fan_out(network: Network) -> list[AnyArray]:
     """The synapses of each source, those of sums included."""
     sources = [INPUT, *range(len(network.layers) - 1)]
-    found = {source: jnp.zeros(network.shape_of(source)) for source in sources}
+    found: dict[int, Any] = {  # of NumPy, which compiles nothing
+        source: np.zeros(network.shape_of(source), np.float32) for source in sources
+    }
     for layer in network.layers:
         for connection in layer.all_connections:
-            synapses = synapses_of(connection, network.shape_of(connection.source))
-            found[connection.source] = found[connection.source] + synapses
+            if connection.weighted:
+                synapses = synapses_of(connection, network.shape_of(connection.source))
+                found[connection.source] = found[connection.source] + synapses
     return list(found.values())
 
 
@@ -247,7 +250,7 @@ def synapses_of(connection: Connection, shape: tuple[int, ...]) -> Array:
         return x
 
     # The sum of all outputs, differentiated by an input, counts the paths that leave that input.
-    return jax.grad(lambda x: paths(x).sum())(jnp.zeros((1, *shape)))[0]
+    return jax.grad(lambda x: paths(x).sum())(np.zeros((1, *shape), np.float32))[0]
 
 
 @typed

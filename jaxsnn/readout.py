@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 import jax
@@ -135,6 +136,7 @@ def default(spiking: bool) -> Readout:
     return spike_count if spiking else score
 
 
+@partial(jax.jit, inline=True)  # one program where nothing is traced
 def _largest(scores: Float[Array, "batch classes"]) -> Int[Array, " batch"]:
     decided = scores.max(1) > 0
     return jnp.where(decided, scores.argmax(1), -1).astype(jnp.int32)

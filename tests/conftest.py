@@ -1,6 +1,8 @@
 """Settings of all tests: checked array types, and where the data come from."""
 
+import functools
 import os
+from dataclasses import replace
 from pathlib import Path
 
 # Most of the tests' time goes to XLA's compiler. Processes and runs share their programs, and what
@@ -45,3 +47,29 @@ if "JAXSNN_ARCHIVES" not in os.environ and SHARED_ARCHIVES.is_dir():
 @pytest.fixture
 def rng():
     return np.random.default_rng(20150712)
+
+
+@pytest.fixture(scope="module")
+def short_recipes():
+    """Recipes of one epoch, with a sixth of the neurons in the fully connected network."""
+    from jaxsnn.training import RECIPES
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, recipe in RECIPES.items():
+            model = recipe.model
+            if name.startswith("fc"):
+                model = functools.partial(model, (784, 200, 200, 10))
+            patch.setitem(RECIPES, name, replace(recipe, epochs=1, model=model))
+        yield
+
+
+@pytest.fixture(scope="module")
+def short_commands(short_recipes):
+    """Commands that train for a short time, and load the same data once."""
+    from jaxsnn.paper import datasets, reproduce, sweep_command
+
+    load = functools.cache(datasets.load_dataset)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (reproduce, sweep_command):
+            patch.setattr(module, "load_dataset", load)
+        yield

@@ -1,15 +1,13 @@
-"""`python -m jaxsnn sweep` and `plot`, with a training of one epoch."""
+"""`python -m jaxsnn sweep` and `plot`, with a short training."""
 
 import errno
 import os
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import xarray as xr
 
 import jaxsnn
-from jaxsnn import training
 from jaxsnn.__main__ import main
 from jaxsnn.paper import reproduce
 from jaxsnn.paper import sweep_command as commands
@@ -20,18 +18,15 @@ pytestmark = pytest.mark.promotes
 
 
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory):
+def swept(tmp_path_factory, short_commands):
     """Folder, arguments and file of a sweep that was done."""
     folder = tmp_path_factory.mktemp("sweep")
     arguments = ["sweep", "--network", "fc", "--images", "20", "--duration", "0.012"]
     arguments += ["--threshold", "0.25", "0.5", "--max-rate", "1000", "500", "--percentile", "99"]
     arguments += ["--reset", "zero", "subtraction"]
     arguments += ["--output", str(folder / "result.nc"), "--cache", str(folder / "cache")]
-    with pytest.MonkeyPatch.context() as patch:
-        for name, recipe in training.RECIPES.items():
-            patch.setitem(training.RECIPES, name, replace(recipe, epochs=1))
-        main(arguments)
-        yield folder, arguments
+    main(arguments)
+    return folder, arguments
 
 
 def test_sweep(swept, capsys):
@@ -59,7 +54,7 @@ def test_sweep_in_fixed_point(swept):
     arguments += ["--threshold", "0.25", "--max-rate", "1000", "--cache", str(folder / "cache")]
     main([*arguments, "--output", str(folder / "fixed.nc")])
     found = jaxsnn.load_sweep(folder / "fixed.nc").squeeze()
-    train, test = jaxsnn.load_dataset("mnist")
+    train, test = commands.load_dataset("mnist", data_dir=None, archives=None)
     network = trained_network("fc-modern", train, cache=folder / "cache")
     grid = jaxsnn.Grid(scales=found.scale_factor.values, threshold=0.25, duration=0.012)
     options = dict(arithmetic=jaxsnn.FixedPoint(8), engine="scan")
@@ -204,7 +199,7 @@ def test_the_file_is_that_of_python(swept):
     """What the command line does is what a few lines do."""
     folder, _ = swept
     data = jaxsnn.load_sweep(folder / "result.nc")
-    train, test = jaxsnn.load_dataset("mnist")
+    train, test = commands.load_dataset("mnist", data_dir=None, archives=None)
     network = trained_network("fc-modern", train, cache=folder / "cache")
     scales = jaxsnn.data_based_scales(network, train.images)
     grid = jaxsnn.Grid(scales=scales, threshold=0.5, max_rate=500.0, duration=0.012)

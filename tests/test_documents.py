@@ -26,15 +26,9 @@ def test_quickstart_is_short():
     assert len(lines) <= 15
 
 
-def test_readme_examples_run(tmp_path, monkeypatch, capsys):
+def test_readme_examples_run(tmp_path, monkeypatch, capsys, short_recipes):
     """All blocks in order, as a reader would type them, with short trainings."""
-    from dataclasses import replace
-
-    from jaxsnn import training
-
     monkeypatch.chdir(tmp_path)
-    for name, recipe in training.RECIPES.items():
-        monkeypatch.setitem(training.RECIPES, name, replace(recipe, epochs=1))
     names = {}
     for block in python_blocks():
         exec(compile(block, "README.md", "exec"), names)

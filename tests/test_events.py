@@ -230,7 +230,7 @@ def test_devices_and_numbers_of_64_bits_do_not_matter(tmp_path):
             **os.environ,
             "JAX_PLATFORMS": "cpu",
             "JAX_ENABLE_X64": "1",
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+            "XLA_FLAGS": os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8",
         },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

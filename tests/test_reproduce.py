@@ -1,30 +1,25 @@
-"""The command line, with trainings of one epoch."""
+"""The command line, with short trainings."""
 
 import errno
 import json
 import os
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from jaxsnn import training
 from jaxsnn.__main__ import main
 
 pytestmark = pytest.mark.promotes
 
 
 @pytest.fixture(scope="module")
-def reproduction(tmp_path_factory):
+def reproduction(tmp_path_factory, short_commands):
     folder = tmp_path_factory.mktemp("reproduction")
     arguments = ["reproduce", "--images", "200", "--networks", "fc"]
     arguments += ["--output", str(folder / "results"), "--cache", str(folder / "cache")]
-    with pytest.MonkeyPatch.context() as patch:
-        for name, recipe in training.RECIPES.items():
-            patch.setitem(training.RECIPES, name, replace(recipe, epochs=1))
-        main(arguments)
-        yield folder / "results", arguments
+    main(arguments)
+    return folder / "results", arguments
 
 
 def test_table(reproduction):

@@ -40,7 +40,7 @@ FEW = models.dense_network, 2, THREE_POINTS  # fewer points and images than devi
 
 def start(call, devices):
     """Another process, which has so many devices and calls a function of this file."""
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     return subprocess.Popen(
         [sys.executable, "-c", f"import test_sweeps_devices as here; here.{call}"],
