@@ -33,16 +33,22 @@ Tool = Callable[[str, np.ndarray, np.ndarray, int], np.ndarray]
 Recipe = Callable[[Callable[[int | None], list[Any]]], Any]
 
 
-def scores(snn: jaxsnn.SpikingNetwork, images: np.ndarray, steps: int) -> np.ndarray:
+def scores(snn: jaxsnn.SpikingNetwork, images: np.ndarray, steps: int, **how: Any) -> np.ndarray:
     """The scores of jaxsnn after each step."""
-    run = jaxsnn.simulate(snn, images, key=0, duration=steps * DT, dt=DT, progress=False)
+    run = jaxsnn.simulate(snn, images, key=0, duration=steps * DT, dt=DT, progress=False, **how)
     return np.asarray(run.scores)
 
 
-def converted(name: str, calibration: np.ndarray, images: np.ndarray, steps: int) -> np.ndarray:
-    """The scores with the settings of `convert`."""
+def converted(
+    name: str,
+    calibration: np.ndarray,
+    images: np.ndarray,
+    steps: int,
+    arithmetic: jaxsnn.FixedPoint | None = None,
+) -> np.ndarray:
+    """The scores with the settings of `convert`, in floating or in fixed point."""
     snn = jaxsnn.convert(zoo.trained(name), calibration, progress=False)
-    return scores(snn, images, steps)
+    return scores(snn, images, steps, arithmetic=arithmetic)
 
 
 def balanced(name: str, calibration: np.ndarray, images: np.ndarray, steps: int) -> np.ndarray:
@@ -109,7 +115,12 @@ def spikingjelly_scores(recipe: Recipe) -> Tool:
 
 def tools() -> dict[str, Tool]:
     """All converters that are installed."""
-    found: dict[str, Tool] = {"jaxsnn": converted, "jaxsnn, local thresholds, 10 passes": balanced}
+    found: dict[str, Tool] = {
+        "jaxsnn": converted,
+        "jaxsnn, 16 bits": partial(converted, arithmetic=jaxsnn.FixedPoint(16)),
+        "jaxsnn, 8 bits": partial(converted, arithmetic=jaxsnn.FixedPoint(8)),
+        "jaxsnn, local thresholds, 10 passes": balanced,
+    }
     if find_spec("spikingjelly") is None:
         print("SpikingJelly is left out: it is not installed.", file=sys.stderr)
         return found
@@ -144,6 +155,14 @@ def measured(
     return compared(logits, scores, labels)
 
 
+def _place(row: dict[str, Any]) -> tuple[int, int, str]:
+    """The order of the rows: by network, jaxsnn first."""
+    ours = ("jaxsnn", "jaxsnn, 16 bits", "jaxsnn, 8 bits", "jaxsnn, local thresholds, 10 passes")
+    converter = row["converter"]
+    place = ours.index(converter) if converter in ours else len(ours)
+    return list(zoo.NETWORKS).index(row["network"]), place, "" if place == len(ours) else converter
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """Accuracies in percent after some steps."""
     shown = []
@@ -164,6 +183,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main(
     networks: tuple[str, ...] = tuple(zoo.NETWORKS),
+    converters: str = "",
     calibration: int = 1000,
     images: int = 1000,
     quick: bool = False,
@@ -173,11 +193,12 @@ def main(
 
     Args:
         networks: which of the zoo.
+        converters: only those whose names begin so, such as "jaxsnn, 8".
         calibration: training images that scale factors are taken from.
         images: of MNIST's test set.
         quick: a short run that only shows that everything works.
         output: the file for the results, written after each row; what it has of other networks
-            stays.
+            and converters stays.
     """
     steps = SHOWN[-1]
     if quick:
@@ -186,14 +207,18 @@ def main(
     earlier = json.loads(output.read_text()) if output.exists() else {}
     if earlier.get("settings") != results["settings"]:
         earlier = {"rows": []}
-    results["rows"] = [row for row in earlier["rows"] if row["network"] not in networks]
+    chosen = {name: tool for name, tool in tools().items() if name.startswith(converters)}
+    again = {(network, converter) for network in networks for converter in chosen}
+    rows = {(row["network"], row["converter"]): row for row in earlier["rows"]}
+    results["rows"] = [row for key, row in rows.items() if key not in again]
     peers = ("torch", "spikingjelly") if find_spec("spikingjelly") else ()
     results["machine"] |= {name: version(name) for name in peers}
     data = zoo.mnist()
     for name in networks:
-        for converter, tool in tools().items():
+        for converter, tool in chosen.items():
             found = measured(name, tool, data, (calibration, images), steps)
             results["rows"].append({"network": name, "converter": converter} | found)
+            results["rows"].sort(key=_place)
             save(results, output)
             print(name, converter, found.get("refused", "done"), file=sys.stderr, flush=True)
     print(table(results["rows"]))
