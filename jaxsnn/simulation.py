@@ -231,8 +231,8 @@ def simulate(
             the same everywhere; by default that of the network.
         engine: "scan" is the compiled loop for all devices and both arithmetics. "events" runs
             fixed-point networks on a CPU and adds the weights of those neurons alone that spike;
-            it needs Numba (`pip install "jaxsnn-conversion[fast]"`). "auto" takes the events where
-            they support the run. An engine with options is an object, such as
+            "auto" takes the events where they support the run, and says so once where they do not
+            support a network in fixed point. An engine with options is an object, such as
             `jaxsnn.engines.Scan(batch_size=100)`. The events return NumPy arrays, as the scan does
             where it needs several batches.
         state: the state to resume from: the `state` of an earlier run of the same network on the

@@ -20,7 +20,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import jaxsnn
 from jaxsnn import engines, readout, stopping
-from jaxsnn.engines import Events, Scan, events
+from jaxsnn.engines import Events, Scan
 from jaxsnn.engines.events import kernels
 from jaxsnn.engines.events import run as events_run
 from jaxsnn.engines.scan.integers import FORMATS
@@ -372,26 +372,24 @@ def test_events_cannot_be_traced():
         jax.jit(lambda x: run(DENSE, x, engine="events").spike_counts)(images_of(2, DENSE))
 
 
-def test_without_numba_the_scan_serves_and_says_so_once(monkeypatch):
-    images = images_of(2, DENSE)
-    expected = run(DENSE, images, engine="events")
-    monkeypatch.setattr(events, "find_spec", lambda name: None)
+def test_where_the_layers_ask_for_the_scan_one_line_says_so_once():
+    def model(x):
+        return jax.nn.relu(x @ jnp.ones((6, 4)) + jnp.ones((1, 4)))
+
+    images = np.ones((2, 6), np.float32)
+    snn = jaxsnn.balance_thresholds(jaxsnn.read_network(model, images), 4.0)
+    network = jaxsnn.quantize(snn)
     engines._warn_once.cache_clear()
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        found = run(DENSE, images)
-        run(DENSE, images, key=6)
+        for key in (5, 6):
+            run(network, images, key=key)
     (warning,) = told
-    assert "Numba is not installed: pip install" in str(warning.message)
-    assert "[fast]" in str(warning.message)
-    assert_equal_runs(found, expected)
-    with pytest.raises(
-        ValueError, match="not support this run: Numba is not installed: pip install"
-    ):
-        run(DENSE, images, engine="events")
+    assert "runs in the scan, which takes several times" in str(warning.message)
+    assert "without biases, and layer 1 of 1" in str(warning.message)
     with warnings.catch_warnings(action="error"):
         engines._warn_once.cache_clear()
-        run(DENSE, images, engine="scan")
+        run(network, images, engine="scan")
 
 
 def compilations(caplog):

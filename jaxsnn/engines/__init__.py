@@ -11,9 +11,13 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Annotated
 
+import jax
+
 from jaxsnn.conversion.executable import Executable
+from jaxsnn.conversion.fixed_point import FixedPointNetwork
 from jaxsnn.engines.base import Counts, Engine, Run, State, Step, Trajectory
 from jaxsnn.engines.events import Events
+from jaxsnn.engines.events.layout import unsupported_layer
 from jaxsnn.engines.scan import Scan
 from jaxsnn.support.warn import warn
 
@@ -109,8 +113,7 @@ def choose(engine: EngineChoice, run: Run, *, scan: Scan | None = None) -> Engin
             reason = events.unsupported(run)
             if reason is None:
                 return events
-            if "Numba" in reason:
-                _warn_once(f"the scan simulates fixed-point networks many times slower: {reason}.")
+            _tell_of_slower_scan(run)
         if scan is not None and isinstance(chosen, Scan):
             chosen = scan
     assert isinstance(chosen, Engine)
@@ -118,6 +121,18 @@ def choose(engine: EngineChoice, run: Run, *, scan: Scan | None = None) -> Engin
     if reason is not None:
         raise ValueError(f'engine="{chosen.name}" does not support this run: {reason}.')
     return chosen
+
+
+def _tell_of_slower_scan(run: Run) -> None:
+    """Say once why a network in fixed point is not simulated by the events, if it is its layers."""
+    network = run.network
+    if isinstance(network, FixedPointNetwork) and jax.default_backend() == "cpu":
+        reason = unsupported_layer(network.network)
+        if reason is not None and not run.traced:
+            _warn_once(
+                f"this network runs in the scan, which takes several times as long as the "
+                f"event-driven engine: {reason}."
+            )
 
 
 @lru_cache

@@ -64,8 +64,8 @@ def reproduce(
         images: how many of the 10,000 test images to simulate.
         seed: of the training and of the input spikes, at least 0 and below 2**32.
         bits: simulate in fixed point, with weights of 8 or 16 bits; by default in float32.
-        engine: what simulates fixed point: the compiled scan or the event-driven engine, which
-            needs Numba; by default the latter where it can simulate the network.
+        engine: what simulates fixed point: the compiled scan or the event-driven engine; by default
+            the latter where it can simulate the network.
         output: the folder for the results.
         cache: the folder for trained networks; by default the user's cache folder.
         data_dir: the data directory of TensorFlow Datasets; by default its own.

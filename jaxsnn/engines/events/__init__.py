@@ -1,8 +1,8 @@
 """The event-driven engine, for fixed-point networks on CPUs.
 
 In a step a few percent of the neurons spike, so that a dense product is for the most part a product
-with zeros. This engine adds the weights of those neurons alone that spike. It needs Numba, and
-gives exactly the spikes of the scan.
+with zeros. This engine adds the weights of those neurons alone that spike, and gives exactly the
+spikes of the scan. Numba, which compiles it, is imported with the first run.
 
     layout    a network as flat arrays, for the kernels
     run       a run for the kernels, on all cores
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
 import jax
@@ -22,8 +21,6 @@ from jaxsnn import encoding, stopping
 from jaxsnn.conversion.fixed_point import FixedPointNetwork
 from jaxsnn.engines.base import Engine, Run, Trajectory
 from jaxsnn.engines.events.layout import unsupported_layer
-
-INSTALL = 'pip install "jaxsnn-conversion[fast]"'
 
 
 @dataclass(frozen=True)
@@ -53,10 +50,7 @@ class Events(Engine):
             return "it draws its own input, as encoding.poisson does, and knows no other"
         if not (stop is None or stop is stopping.first_spike or type(stop) is stopping.Margin):
             return "it knows the stop rules of jaxsnn.stopping only"
-        reason = unsupported_layer(network.network)
-        if reason is None and find_spec("numba") is None:
-            return f"Numba is not installed: {INSTALL}"
-        return reason
+        return unsupported_layer(network.network)
 
     def simulate(self, run: Run, advance: Callable[[int], Any]) -> Trajectory:
         """Simulate a run on all cores."""

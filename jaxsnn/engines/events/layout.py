@@ -100,7 +100,10 @@ def unsupported_layer(network: Network) -> str | None:
             if runs_of.dispatch(type(operation)) is runs_of.dispatch(object):
                 return f"it does not compute {type(operation).__name__}, in {network.name(index)}"
         if len(work) > 1:
-            return f"{network.name(index)} has several operations before its neurons"
+            return (
+                f"{network.name(index)} has several operations before its neurons (after an "
+                "average pooling a ReLU, which changes nothing, makes it a layer of its own)"
+            )
     return None
 
 
