@@ -682,7 +682,7 @@ def add_simulate(corpus: Corpus, w: World) -> None:
     each(
         simulate, "fixed", lambda v: w.simulate(w.fixed, **v),
         {
-            "too many steps": {"duration": 2.0}, "constant input": {"encode": jaxsnn.constant},
+            "too many steps": {"duration": 2.0}, "halves": {"encode": lambda key, p: p / 2},
             "a reset of mine": {"reset": lambda v, s, t: v * 0.5},
             "a spike function of mine": {"spike": lambda v, t: (v > t).astype(v.dtype)},
         },
