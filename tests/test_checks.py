@@ -442,10 +442,10 @@ def test_programs_of_new_functions_do_not_pile_up(snn, images):
         gc.collect()
         return len(jax.devices()[0].client.live_executables())
 
-    for _ in range(20):
+    for _ in range(17):  # one more than are kept
         simulate(snn, images[:1], duration=0.001, record=lambda step: step.spikes[0])
     before = programs()
-    for _ in range(20):
+    for _ in range(5):
         simulate(snn, images[:1], duration=0.001, record=lambda step: step.spikes[0])
     assert programs() <= before + 2
     assert scan.program.cache_info().currsize <= 16

@@ -25,6 +25,10 @@ def everything(step):
     return step.inputs, step.spikes
 
 
+def first_spikes(step):
+    return step.spikes[0]
+
+
 def neuron(weight=1.0, threshold=1.0):
     """One input, one neuron."""
     kernel = jnp.full((1, 1), weight)
@@ -40,7 +44,7 @@ def spike_train(snn, pixel, steps, **options):
         key=0,
         duration=steps * 1e-3,
         encode=jaxsnn.constant,
-        record=lambda step: step.spikes[0],
+        record=first_spikes,
         **options,
     )
     return run.records.ravel().astype(int).tolist()
