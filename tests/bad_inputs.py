@@ -1706,7 +1706,7 @@ def add_reading(corpus: Corpus, w: World) -> None:
             "returns None": lambda x: None, "returns a string": lambda x: "a",
             "returns a constant": lambda x: jnp.ones((len(x), 2)),
             "returns two": lambda x: (jax.nn.relu(x), x),
-            "returns a dict": lambda x: {"out": jax.nn.relu(x)},
+            "returns a dict": lambda x: {"out": jax.nn.relu(x), "in": x},
             "returns a scalar": lambda x: jax.nn.relu(x).sum(),
             "returns NumPy": lambda x: np.maximum(np.asarray(x), 0),
             "a parameter tree": {"params": {"kernel": np.ones((4, 2))}}, "a bool": True,

@@ -218,6 +218,13 @@ def test_pieces_of_a_concatenation_keep_their_own_weights(rng, head):
         assert sizes == [size * 3 // 8 for size in [sum(sizes)]] + [sum(sizes) * 5 // 8]
 
 
+def test_a_relu_of_pixels_is_a_layer_as_they_may_be_negative(rng):
+    kernel = jnp.asarray(models.dyadic(rng, 6, 4))
+    images = models.dyadic_images(rng, 5, 6) - 0.5
+    network = models.assert_reads(lambda x: jax.nn.relu(x) @ kernel, images)
+    assert [layer.spiking for layer in network.layers] == [True, False]
+
+
 def test_parts_of_a_layer_are_no_whole_one(rng):
     weights = jnp.asarray(models.dyadic(rng, 6, 4))
     kernel = jnp.asarray(models.dyadic(rng, 4, 3))

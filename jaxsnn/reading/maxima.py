@@ -38,21 +38,11 @@ def relu(value: Signal | Sum) -> Signal | Sum:
 def max_pooled(signal: Signal, pooling: MaxPooling) -> Signal:
     """The signal of a layer that is a max pooling of a layer of ReLUs."""
     if signal.layer == INPUT or not all(operation.permutes for operation in signal.operations):
-        signal = _of_neurons(signal)  # of their own, whose spikes are counted
+        signal = simplify.relu(signal)  # of their own, whose spikes are counted
     connection = Connection((*signal.operations, pooling), signal.layer)
     pooled = signal.then(pooling)
     layer = Layer((connection,), name=pooled.name)
     return replace(pooled, layer=signal.graph.add(layer), operations=(), source="")
-
-
-def _of_neurons(signal: Signal) -> Signal:
-    """The ReLU of a signal, which is one of neurons also where it changes no pixel."""
-    found = simplify.relu(signal)
-    if found.layer != INPUT:
-        return found
-    copies = Multiply(as_jax(1.0, np.float32))
-    layer = Layer((Connection((*found.operations, copies), INPUT),), name=found.name)
-    return replace(found, layer=found.graph.add(layer), operations=())
 
 
 def settled(value: Any) -> Any:
@@ -81,7 +71,7 @@ def _relu_of_maximum(signal: Signal) -> Signal | Sum:
     found: list[Signal] = []
     if np.any(positive):
         whole = cast(Signal, _then(before, operations)).times(positive)
-        pooled = max_pooled(_of_neurons(whole), pooling)
+        pooled = max_pooled(simplify.relu(whole), pooling)
         found.extend(_then(pooled, [part for part in after if part.permutes]).terms)
     if not np.all(positive):
         mask = np.broadcast_to(~positive, pooled_shape).reshape(signal.shape)

@@ -62,7 +62,8 @@ def read_network(model: Model, example: Images, *, output: int | str | None = No
         network = _read(function, names, shape[1:], dtype, output)
     except ReadingError as error:
         unsupported = str(error).startswith("unsupported operation")
-        if not unsupported and _can_be_read(function, names, shape, dtype, output):
+        flat = len(shape) == 2 and shape[0] == 1  # a batch of one image, if any is
+        if not (unsupported or flat) and _can_be_read(function, names, shape, dtype, output):
             raise ReadingError(
                 f"the example of shape {shape} looks like one image without a batch axis: give "
                 "images[:1] or image[None]."

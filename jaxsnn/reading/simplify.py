@@ -41,7 +41,7 @@ from jaxsnn.support.arrays import as_jax
 
 
 def relu(value: Signal | Sum) -> Signal:
-    """End a layer. Where pixels or ReLU outputs are only permuted, a ReLU changes nothing."""
+    """End a layer. Where what a ReLU sends is only permuted, another changes nothing."""
     if isinstance(value, Sum):
         return _sent_by(value, _layer_of_sum(value))
     negative = any(factors is not None and np.any(factors < 0) for factors in value.copies)
@@ -49,7 +49,9 @@ def relu(value: Signal | Sum) -> Signal:
     signal = (value.with_copies_made() if negative else value).batch_first()
     layer = _layer(signal)
     if _only_permutes(layer) and layer.bias is None and not _is_sum(signal):
-        return signal
+        if signal.layer != INPUT:
+            return signal
+        layer = replace(layer, connections=(layer.connection.times(1.0),))  # of negative pixels
     return _sent_by(signal, layer)
 
 
