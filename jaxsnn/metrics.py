@@ -211,8 +211,10 @@ def fan_out(network: Network) -> list[Float[Array, "..."]]:
         [[1.0, 2.0]]
     """
     found = cached(network, "fan_out", _fan_out)
-    sums = [index for index, layer in enumerate(network.layers[:-1]) if not layer.spiking]
-    return [0 * values if index - 1 in sums else values for index, values in enumerate(found)]
+    return [
+        0 * values if network.is_a_sum(source) else values
+        for source, values in enumerate(found, INPUT)
+    ]
 
 
 @jax.jit

@@ -11,6 +11,7 @@ from jaxsnn.network import Capped, Select
 from jaxsnn.network.operations import Places
 
 import models
+from large_models import with_statistics
 
 pytestmark = pytest.mark.promotes
 
@@ -69,13 +70,7 @@ class ResNet(nnx.Module):
         self.blocks = nnx.List([Block(*size, before, rngs) for size in sizes])
         self.last = nnx.Linear(4 * width, 10, rngs=rngs)
         self.before = before
-        rng = np.random.default_rng(1)
-        for _, part in nnx.iter_graph(self):
-            if isinstance(part, nnx.BatchNorm):
-                for name, low in {"mean": -0.2, "var": 0.5, "scale": 0.5, "bias": -0.2}.items():
-                    values = getattr(part, name)
-                    values[...] = jnp.asarray(rng.uniform(low, low + 0.5, values.shape), "float32")
-        self.eval()
+        with_statistics(self)
 
     def __call__(self, x):
         x = self.first((x - 0.13) / 0.3)

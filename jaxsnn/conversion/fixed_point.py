@@ -351,11 +351,11 @@ def with_thresholds(layers: IntegerLayers, snn: SpikingNetwork) -> FixedPointNet
         theta = np.asarray(theta if fires else 1.0, np.float64)
         scale = layers.scales[index] / (1 if layers.folded[index] else weight_of(row[0]))
         exact = theta * scale
-        found.append(_integer_thresholds(layers, index, theta, exact) if fires else _none())
+        integers = _integer_thresholds(layers, index, theta, exact) if fires else np.ones(())
+        found.append(jnp.asarray(compact(integers).astype(np.int32)))
         step_sizes.append(jnp.asarray(compact(1 / scale).astype(np.float32)))
         errors = layers.errors[index] * (scale / layers.scales[index]) ** -1 / theta
         weight_errors.append(float(np.max(errors)))
-        integers = np.maximum(np.rint(exact), 1)
         threshold_errors.append(float(np.max(np.abs(integers / exact - 1))) if fires else 0.0)
     fixed = FixedPointNetwork(
         layers.network,
@@ -374,20 +374,15 @@ def with_thresholds(layers: IntegerLayers, snn: SpikingNetwork) -> FixedPointNet
     return fixed.with_neurons(snn.initial_potentials, None)
 
 
-def _none() -> AnyArray:
-    """The threshold of a layer that has none."""
-    return jnp.ones((), jnp.int32)
-
-
 def _integer_thresholds(
     layers: IntegerLayers, index: int, theta: np.ndarray, exact: Any
-) -> AnyArray:
+) -> np.ndarray:
     """The thresholds of a layer, rounded to steps of its grid; or ValueError.
 
     Channels whose threshold is below half a step get a whole one: a single spike takes their
     neurons further than that, so that they spike in every step for either.
     """
-    integers = np.maximum(np.rint(exact), 1)
+    integers = np.asarray(np.maximum(np.rint(exact), 1))
     if not (np.max(exact) >= 0.5 and np.max(integers) <= LARGEST_POTENTIAL):
         remedy = "Use 16 bits, or float32." if np.max(exact) < 0.5 else "Use float32."
         raise ValueError(
@@ -396,4 +391,4 @@ def _integer_thresholds(
             f"grid of its {layers.bits[index]}-bit weights, but must be 1 to "
             f"{LARGEST_POTENTIAL}. {remedy}"
         )
-    return jnp.asarray(compact(integers).astype(np.int32))
+    return integers

@@ -53,6 +53,8 @@ LARGEST_POTENTIAL = 1 << 30
 # Grids of the channels of a layer are at most so many times finer than that of the whole layer.
 _FINER = 256
 _TINY = float(np.finfo(np.float32).tiny)
+# Numbers that are no spikes, of sums and of constant currents, are multiples of 2^-16.
+NUMBER_BITS = 16
 # What rounding may add to the sums of a step, as a share of the largest.
 _ROOM = 1 / 64
 
@@ -115,10 +117,10 @@ def integer_layers(snn: SpikingNetwork, arithmetic: FixedPoint) -> IntegerLayers
             _term(network, connection, amplitude, found, arithmetic.largest_input)
             for connection, amplitude in zip(layer.all_connections, row, strict=True)
         ]
-        of_sums = any(is_a_sum(network, term.connection.source) for term in terms)
+        of_sums = any(network.is_a_sum(term.connection.source) for term in terms)
         if layer.pools_maxima:
             found.append(_Rounded(layer, np.ones(()), (1,), np.zeros(()), True))
-        elif is_a_sum(network, index):
+        elif network.is_a_sum(index):
             found.append(_of_several(layer, terms, network.shapes[index], grid, a_sum=True))
         elif len(terms) == 1 and layer.bias is None and not of_sums:
             found.append(_of_one_connection(layer, terms[0], grid))
@@ -136,19 +138,6 @@ def integer_layers(snn: SpikingNetwork, arithmetic: FixedPoint) -> IntegerLayers
     )
 
 
-def is_a_sum(network: Network, source: int) -> bool:
-    """Whether a source is a sum without neurons that layers read.
-
-    Example:
-        >>> import jax, jax.numpy as jnp, jaxsnn
-        >>> from jaxsnn.conversion.rounding import is_a_sum
-        >>> network = jaxsnn.read_network(lambda x: jax.nn.relu(2 * x), jnp.zeros((1, 1)))
-        >>> is_a_sum(network, 0)
-        False
-    """
-    return 0 <= source < len(network.layers) - 1 and not network.layers[source].spiking
-
-
 def _term(
     network: Network,
     connection: Connection,
@@ -158,9 +147,9 @@ def _term(
 ) -> _Term:
     """A connection with what a spike weighs on it; a sum sends multiples of its largest value."""
     source, largest = connection.source, 1.0
-    shape, signed = network.shape_of(source), is_a_sum(network, source)
+    shape, signed = network.shape_of(source), network.is_a_sum(source)
     if signed:
-        amplitude = (1 << 16) / before[source].scale
+        amplitude = (1 << NUMBER_BITS) / before[source].scale
     elif source == INPUT:
         largest, signed = largest_input, largest_input > 1
     return _Term(connection, weight_of(amplitude), shape, largest, signed)
@@ -248,7 +237,7 @@ def _of_several(
     grid = grid if axis is not None else grid._replace(per="layer")
     parts = [_in_integers(term, 1 / term.amplitude, grid, wide=True) for term in terms]
     bias = np.zeros(()) if layer.bias is None else np.asarray(layer.bias, np.float64)
-    most = 1 << 16 if a_sum else min(LARGEST_POTENTIAL // grid.steps, _LARGEST_SUM[16])
+    most = 1 << NUMBER_BITS if a_sum else min(LARGEST_POTENTIAL // grid.steps, _LARGEST_SUM[16])
     scale = _over_channels(most * (1 - _ROOM) / _reach(terms, parts, bias), shape, axis)
     finest = [_over_channels(part.scale, shape, axis) for part in parts if part.weighted]
     if finest and not a_sum:  # a grid finer than those of all weights is of no use

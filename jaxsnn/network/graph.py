@@ -280,6 +280,10 @@ class Network:
         """Whether a source is a layer that spikes, and not the input or a sum."""
         return source != INPUT and self.layers[source].spiking
 
+    def is_a_sum(self, source: int) -> bool:
+        """Whether a source is a layer without neurons that others read, and not the output."""
+        return 0 <= source < len(self.layers) - 1 and not self.layers[source].spiking
+
     def beyond_a_chain(self) -> str | None:
         """The name of the first layer that is no link of a chain of ReLUs, or None.
 

@@ -18,7 +18,7 @@ from jaxtyping import Array
 
 from jaxsnn.conversion.executable import Executable
 from jaxsnn.conversion.fixed_point import FixedPointNetwork
-from jaxsnn.conversion.rounding import is_a_sum
+from jaxsnn.conversion.rounding import NUMBER_BITS
 from jaxsnn.engines.scan.integers import (
     FLOAT32,
     PLANES,
@@ -154,7 +154,7 @@ def compiled(network: Executable, formats: Formats) -> Compiled:
 
     def current(connection: Connection, amplitude: Any) -> Callable[[Array], Array]:
         shape = network.network.shape_of(connection.source)
-        if integers and is_a_sum(network.network, connection.source):
+        if integers and network.network.is_a_sum(connection.source):
             return _of_multiples(connection)
         fastest = _fastest(connection, shape)
         if integers:
@@ -165,7 +165,7 @@ def compiled(network: Executable, formats: Formats) -> Compiled:
         if not integers or connection.source != INPUT:
             return current(connection, amplitude)
         of_multiples = _of_multiples(connection, amplitude)
-        return lambda x: of_multiples(jnp.rint(x * jnp.float32(1 << 16)).astype(jnp.int32))
+        return lambda x: of_multiples(jnp.rint(x * jnp.float32(1 << NUMBER_BITS)).astype(jnp.int32))
 
     def all_of(function: Callable[[Connection, Any], Callable[[Array], Array]]) -> list[Currents]:
         return [
@@ -236,7 +236,7 @@ def _of_integers(
         steps.append(_step(operation, kind))
 
     def current(spikes: Array) -> Array:
-        return _through(steps, spikes) * amplitude
+        return _applied(steps, spikes) * amplitude
 
     return current
 
@@ -256,7 +256,7 @@ def _is_factor(operation: Operation) -> bool:
     return isinstance(operation, Multiply) and operation.factor.dtype == jnp.int32
 
 
-def _through(steps: Sequence[Callable[[Array], Array]], x: Array) -> Array:
+def _applied(steps: Sequence[Callable[[Array], Array]], x: Array) -> Array:
     for step in steps:
         x = step(x)
     return x
@@ -273,8 +273,8 @@ def _of_multiples(connection: Connection, amplitude: int = 1) -> Callable[[Array
     if bits < 1:
         raise ValueError(f"{connection}: too many inputs that are no spikes, in fixed point.")
     steps = [_step(operation, PLANES) for operation in connection.operations]
-    places = range(0, 16, bits)
-    rest = 16 - places[-1]
+    places = range(0, NUMBER_BITS, bits)
+    rest = NUMBER_BITS - places[-1]
 
     def current(multiples: Array) -> Array:
         total = jnp.zeros((), jnp.int32)
@@ -282,7 +282,7 @@ def _of_multiples(connection: Connection, amplitude: int = 1) -> Callable[[Array
             plane = multiples >> place
             if place != places[-1]:
                 plane = plane & ((1 << bits) - 1)
-            total = _through(steps, plane) * amplitude + (total >> bits)
+            total = _applied(steps, plane) * amplitude + (total >> bits)
         return (total + (1 << rest - 1)) >> rest
 
     return current
