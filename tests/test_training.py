@@ -1,5 +1,6 @@
 """Training: it learns, it repeats itself, it survives being killed, and it refuses bad input."""
 
+import contextlib
 import dataclasses
 import errno
 import logging
@@ -8,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -384,6 +386,30 @@ def test_a_full_disk_is_named_and_costs_nothing(tmp_path):
     assert "Epoch 1 was not stored: the model has its weights" in run.stdout
     assert "Make room there" in run.stdout
     assert list(tmp_path.iterdir()) == []  # no half of a checkpoint takes what room there is
+
+
+def test_what_is_written_after_the_error_is_deleted_too(tmp_path):
+    """Orbax's threads write the other files of a checkpoint when one has failed."""
+    folder = tmp_path / "unfinished"
+
+    def write():
+        for part in range(20):
+            folder.mkdir(exist_ok=True)
+            time.sleep(0.01)
+            with contextlib.suppress(FileNotFoundError):
+                (folder / str(part)).write_text("late")
+
+    late = threading.Thread(target=write)
+
+    def fail():
+        with checkpoints._deleted(folder):
+            late.start()
+            raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="full"):
+        fail()
+    late.join()
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize("place", ["file", "file/below"])

@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
@@ -143,8 +144,12 @@ def _deleted(folder: Path) -> Iterator[None]:
     shutil.rmtree(folder, ignore_errors=True)
     try:
         yield
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    except BaseException:
+        # Orbax raises at the first file that fails, while its threads still write the others.
+        for _ in range(10):
+            shutil.rmtree(folder, ignore_errors=True)
+            time.sleep(0.05)
+        raise
 
 
 def _digests(folder: Path) -> dict[str, str]:
