@@ -207,6 +207,8 @@ def _step_function(surrogate: Callable[[Array], Array]) -> Spike:
     def spike(potential: Array, threshold: Array) -> Array:
         return (potential >= threshold).astype(potential.dtype)
 
+    spike.is_step = True  # type: ignore[attr-defined]
+
     @spike.defjvp
     def _(primals, tangents):
         potential, threshold = primals
@@ -216,6 +218,17 @@ def _step_function(surrogate: Callable[[Array], Array]) -> Spike:
         return spike(potential, threshold), surrogate(ratio - 1) * dx
 
     return spike
+
+
+def is_step(spike: Spike) -> bool:
+    """Whether a spike function is known to be 1 where V ≥ θ, else 0: `step_function` made it.
+
+    Example:
+        >>> import jaxsnn
+        >>> jaxsnn.neurons.is_step(jaxsnn.heaviside), jaxsnn.neurons.is_step(lambda v, theta: v)
+        (True, False)
+    """
+    return getattr(spike, "is_step", False)
 
 
 heaviside = _step_function(_fast_sigmoid(10.0))

@@ -32,6 +32,8 @@ class Output:
     first_spike_class   [B]               neuron that spiked first, or -1
     spiking                               whether the outputs spike; False for a last layer
                                           without a ReLU, whose potentials accumulate
+    received            [B, classes]      what each has received in all, and started with; or
+                                          None, where it is not known
     ==================  ================  ==================================================
     """
 
@@ -40,14 +42,17 @@ class Output:
     threshold: AnyArray
     first_spike_class: AnyArray
     spiking: bool = static_field(default=True)
+    received: AnyArray | None = None
 
     @property
     def scores(self) -> Array:
-        """V + θ·(spikes): the potential of each neuron, had it never been reset `[B, classes]`.
+        """The potential of each neuron, had it never been reset: what it received `[B, classes]`.
 
-        That is what it has received in total, and what it started with, under the reset by
-        subtraction and for outputs that never spike; after a reset to zero it is a lower bound.
+        Where that is not known, V + θ·(spikes), which is the same under the reset by subtraction
+        and for outputs that never spike, and a lower bound after a reset to zero.
         """
+        if self.received is not None:
+            return self.received
         return self.potential + self.threshold * self.spike_counts
 
 
@@ -90,9 +95,7 @@ def first_spike(output: Output) -> Int[Array, " batch"]:
 
 @typed
 def membrane_potential(output: Output) -> Int[Array, " batch"]:
-    """The neuron that received most: V + θ·(its spikes), its potential had it never been reset.
-
-    This holds for the reset by subtraction; after a reset to zero it is a lower bound.
+    """The neuron that received most: its potential, had it never been reset.
 
     Example:
         >>> import jax.numpy as jnp

@@ -43,6 +43,8 @@ class NumpyEngine(engines.Engine):
                     threshold = np.asarray(network.thresholds[index])
                     if not of_layer.spiking:
                         threshold = np.asarray(np.inf)
+                    if index == len(matrices) - 1:
+                        state = replace(state, received=state.received + self.let_in(layer, current))
                     layer, fired = self.fire(run, layer, current, threshold)
                     sent[index] = values[index] = fired.reshape(len(fired), -1)
                 layers.append(layer)
@@ -52,6 +54,7 @@ class NumpyEngine(engines.Engine):
             seen = output_seen(
                 state.spike_counts[-1],
                 state.neurons[-1].potential,
+                state.received,
                 network.thresholds[-1] if spiking else 0.0,
                 step_size,
                 state.first_spike_class,
@@ -69,10 +72,14 @@ class NumpyEngine(engines.Engine):
         return engines.Trajectory(state, np.stack(predictions), None, *kept, np.stack(scores))
 
     @staticmethod
-    def fire(run, layer, current, threshold):
+    def let_in(layer, current):
+        ready = True if layer.refractory is None else layer.refractory == 0
+        return np.where(ready, current, 0).astype(layer.potential.dtype)
+
+    def fire(self, run, layer, current, threshold):
         ready = True if layer.refractory is None else layer.refractory == 0
         threshold = np.broadcast_to(threshold, layer.potential.shape)
-        potential = layer.potential + np.where(ready, current, 0).astype(layer.potential.dtype)
+        potential = layer.potential + self.let_in(layer, current)
         fired = ((potential >= threshold) & ready).astype(potential.dtype)
         waiting = layer.refractory
         if waiting is not None:

@@ -68,13 +68,14 @@ class Problem:
 
     @functools.cache  # noqa: B019
     def answer(self):
-        """The spikes of every layer [T, B, ...], by the oracle from the equations."""
+        """Inputs, the spikes of every layer, and scores, [T, B, ...]: by the oracle."""
         snn = self.spiking_network()
         rate = self.options.get("max_rate", 1000.0)
         inputs = self.inputs(snn.probabilities(self.images(), rate, 1e-3))
         thresholds = [np.asarray(theta) for theta in snn.thresholds]
         sent = [np.asarray(row[0]) for row in snn.amplitudes[1:]] + [np.ones(())]
         fraction = self.balance.get("initial_potential", 0.0)
+        totals = [[] for _ in range(self.samples)]
         samples = [
             reference.simulate(
                 self.layers(),
@@ -84,21 +85,12 @@ class Problem:
                 reset=self.reset,
                 refractory_steps=self.refractory_steps,
                 initial_potential=[0 if np.isinf(t).any() else fraction * t for t in thresholds],
+                received=totals[sample],
             )
             for sample in range(self.samples)
         ]
-        return inputs, [np.stack(layer, 1) for layer in zip(*samples, strict=True)]
-
-    def scores(self):
-        """What outputs that accumulate have received after each step [T, B, classes]."""
-        *_, sent, _ = self.answer()[1]
-        weighed = sent * np.asarray(self.spiking_network().amplitudes[-1][0])
-        received = [[through(self.layers()[-1], x) for x in of_step] for of_step in weighed]
-        return np.cumsum(received, 0)
-
-
-def through(functions, x):
-    return functools.reduce(lambda x, function: function(x), functions, x)
+        spikes = [np.stack(layer, 1) for layer in zip(*samples, strict=True)]
+        return inputs, spikes, np.stack(totals, 1)
 
 
 @functools.cache

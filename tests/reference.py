@@ -78,11 +78,13 @@ def simulate(
     reset="zero",
     refractory_steps=0,
     initial_potential=0.0,
+    received=None,
 ):
     """Spikes of every layer for one sample, from its inputs [T, ...]: a list of [T, ...].
 
     A layer with an infinite threshold accumulates. The initial potential is a number, or a list
-    with one for each layer.
+    with one for each layer. To a list `received`, what the outputs have received in all, and
+    started with, is appended after every step.
     """
     shapes = [a.shape for a in relu_activations(layers, inputs[0])]
     starts = initial_potential
@@ -90,6 +92,7 @@ def simulate(
     potentials = [np.full(shape, v, np.float64) for shape, v in zip(shapes, starts, strict=True)]
     free_from = [np.zeros(shape, int) for shape in shapes]
     spikes = [np.zeros((len(inputs), *shape)) for shape in shapes]
+    total = potentials[-1].copy()
     for t, x in enumerate(inputs):
         for index, layer in enumerate(layers):
             for function in layer:
@@ -97,6 +100,8 @@ def simulate(
             # Input is ignored until the refractory period has passed.
             ready = free_from[index] <= t
             potentials[index] += np.where(ready, x, 0)
+            if index == len(layers) - 1:
+                total = total + np.where(ready, x, 0)
             fired = (potentials[index] >= thresholds[index]) & ready
             if reset == "zero":
                 potentials[index][fired] = 0
@@ -105,6 +110,8 @@ def simulate(
             free_from[index][fired] = t + refractory_steps
             spikes[index][t] = fired
             x = fired * amplitudes[index]
+        if received is not None:
+            received.append(total)
     return spikes
 
 

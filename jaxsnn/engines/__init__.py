@@ -14,10 +14,8 @@ from typing import Annotated
 import jax
 
 from jaxsnn.conversion.executable import Executable
-from jaxsnn.conversion.fixed_point import FixedPointNetwork
 from jaxsnn.engines.base import Counts, Engine, Run, State, Step, Trajectory
 from jaxsnn.engines.events import Events
-from jaxsnn.engines.events.layout import unsupported_layer
 from jaxsnn.engines.scan import Scan
 from jaxsnn.support.warn import warn
 
@@ -113,7 +111,7 @@ def choose(engine: EngineChoice, run: Run, *, scan: Scan | None = None) -> Engin
             reason = events.unsupported(run)
             if reason is None:
                 return events
-            _tell_of_slower_scan(run)
+            _tell_of_slower_scan(run, reason)
         if scan is not None and isinstance(chosen, Scan):
             chosen = scan
     assert isinstance(chosen, Engine)
@@ -123,16 +121,13 @@ def choose(engine: EngineChoice, run: Run, *, scan: Scan | None = None) -> Engin
     return chosen
 
 
-def _tell_of_slower_scan(run: Run) -> None:
-    """Say once why a network in fixed point is not simulated by the events, if it is its layers."""
-    network = run.network
-    if isinstance(network, FixedPointNetwork) and jax.default_backend() == "cpu":
-        reason = unsupported_layer(network.network)
-        if reason is not None and not run.traced:
-            _warn_once(
-                f"this network runs in the scan, which takes several times as long as the "
-                f"event-driven engine: {reason}."
-            )
+def _tell_of_slower_scan(run: Run, reason: str) -> None:
+    """Say once why a run on a CPU is not simulated by the events; what JAX traces cannot be."""
+    if jax.default_backend() == "cpu" and not run.traced:
+        _warn_once(
+            "this run is simulated by the scan, which takes several times as long as the "
+            f"event-driven engine: {reason}."
+        )
 
 
 @lru_cache

@@ -95,6 +95,8 @@ class State:
     dt                  []             duration of a step in seconds
     refractory_steps    []             refractory period in steps
     arithmetic          []             checksum of the step sizes; 0 in floating point
+    received            [B, classes]   what each output has received in all, and started with; None:
+                                       not known
     origin                             checksums of what the run was made of; None: not known
     ==================  =============  ========================================================
     """
@@ -110,6 +112,7 @@ class State:
     dt: AnyArray
     refractory_steps: AnyArray
     arithmetic: AnyArray
+    received: AnyArray | None = None
     origin: Origin | None = None
 
     def detached(self) -> State:
@@ -319,13 +322,13 @@ class Engine:
 
 def bytes_of_step(network: Network) -> int:
     """The memory that a sample takes for each step: output, spikes of each layer, operations."""
-    return 9 * prod(network.shapes[-1]) + 4 * (1 + len(network.layers)) + 8
+    return 13 * prod(network.shapes[-1]) + 4 * (1 + len(network.layers)) + 8
 
 
 def initial_state(run: Run) -> State:
     """The state in which a run begins: the one that it resumes from, or that of neurons at rest."""
     if run.state is not None:
-        return run.state
+        return replace(run.state, received=received_so_far(run))
     return _initial_state(
         run.network.network,
         run.samples,
@@ -351,12 +354,13 @@ def _initial_state(
     counting: bool,
 ) -> State:
     batch, dtype = len(samples), potentials[0].dtype
+    starts = [
+        neurons.initial_state((batch, *shape), potential, counting)
+        for shape, potential in zip(network.shapes, potentials, strict=True)
+    ]
     return State(
         step=jnp.zeros((), jnp.int32),
-        neurons=[
-            neurons.initial_state((batch, *shape), potential, counting)
-            for potential, shape in zip(potentials, network.shapes, strict=True)
-        ],
+        neurons=starts,
         input_spike_counts=jnp.zeros((batch, *network.input_shape), dtype),
         spike_counts=[jnp.zeros((batch, *shape), dtype) for shape in network.shapes],
         first_spike_class=jnp.full(batch, -1, jnp.int32),
@@ -366,8 +370,22 @@ def _initial_state(
         dt=jnp.asarray(dt, jnp.float32),
         refractory_steps=jnp.asarray(refractory_steps, jnp.int32),
         arithmetic=jnp.asarray(arithmetic, jnp.uint32),
+        received=starts[-1].potential,
         origin=origin,
     )
+
+
+def received_so_far(run: Run) -> AnyArray:
+    """What the outputs had received before a run that resumes, as far as that is known.
+
+    A state without it, of an engine that does not keep it, gives what potentials and spikes say.
+    """
+    state = run.state
+    assert state is not None
+    if state.received is not None:
+        return state.received
+    threshold = run.network.thresholds[-1] if run.network.network.layers[-1].spiking else 0
+    return state.neurons[-1].potential + threshold * state.spike_counts[-1]
 
 
 def take_samples(tree: Any, samples: np.ndarray) -> Any:
@@ -378,6 +396,7 @@ def take_samples(tree: Any, samples: np.ndarray) -> Any:
 def output_seen(
     counts: AnyArray,
     potential: AnyArray,
+    received: AnyArray,
     threshold: AnyArray,
     step_size: Any,
     first_class: AnyArray,
@@ -385,17 +404,19 @@ def output_seen(
 ) -> readout.Output:
     """The output layer as readouts and stop rules see it: numbers of floating point, of JAX.
 
-    With a step size, counts, potential and threshold are integers.
+    With a step size, all but the last three are integers.
     """
-    counts, potential = map(jnp.asarray, (counts, potential))
+    counts, potential, received = map(jnp.asarray, (counts, potential, received))
     threshold = for_batches(threshold, potential.shape[1:], potential.dtype)
     if step_size is not None:
         counts = counts.astype(jnp.result_type(float))
         step_size = for_batches(step_size, potential.shape[1:], jnp.float32)
-        potential, threshold = (
-            values.astype(step_size.dtype) * step_size for values in (potential, threshold)
+        potential, received, threshold = (
+            values.astype(step_size.dtype) * step_size
+            for values in (potential, received, threshold)
         )
-    return readout.Output(counts, potential, threshold, jnp.asarray(first_class), spiking)
+    first_class = jnp.asarray(first_class)
+    return readout.Output(counts, potential, threshold, first_class, spiking, received)
 
 
 # -- Checksums -------------------------------------------------------------------------------------

@@ -1,9 +1,13 @@
-"""The event-driven engine, for fixed-point networks on CPUs.
+"""The event-driven engine, for CPUs: fixed point and floating point.
 
 In a step a few percent of the neurons spike, so that a dense product is for the most part a product
-with zeros. This engine adds the weights of those neurons alone that spike, and gives exactly the
-spikes of the scan. Numba, which compiles it, is imported with the first run.
+with zeros. This engine adds the weights of those neurons alone that spike. In fixed point it gives
+exactly the spikes of the scan. In floating point it adds in an order of its own, the same for every
+batch and number of cores: what a neuron receives in every step, then its connections one after the
+other, and the senders of each in ascending order. Numba, which compiles it, is imported with the
+first run.
 
+    runs      a connection as runs of weights
     layout    a network as flat arrays, for the kernels
     run       a run for the kernels, on all cores
     kernels   one image through all steps, compiled by Numba
@@ -17,15 +21,14 @@ from typing import Any
 
 import jax
 
-from jaxsnn import encoding, stopping
+from jaxsnn import encoding, neurons, stopping
 from jaxsnn.conversion.fixed_point import FixedPointNetwork
 from jaxsnn.engines.base import Engine, Run, Trajectory
-from jaxsnn.engines.events.layout import unsupported_layer
 
 
 @dataclass(frozen=True)
 class Events(Engine):
-    """The event-driven engine: fixed point, CPUs, a sample at a time on each core.
+    """The event-driven engine: CPUs, a sample at a time on each core.
 
     Example:
         >>> import jaxsnn
@@ -37,20 +40,25 @@ class Events(Engine):
 
     def unsupported(self, run: Run) -> str | None:
         """Why the events cannot simulate a run, if so."""
-        network, stop = run.network, run.stop
-        if not isinstance(network, FixedPointNetwork):
-            return "the network is not in fixed point (arithmetic=FixedPoint(...) or quantize)"
+        from jaxsnn.engines.events.run import RESETS, layout_of
+
+        behaviour, stop = run.behaviour, run.stop
         if run.traced:
             return "jit, vmap or grad trace the simulation, which only the scan supports"
         if jax.default_backend() != "cpu":
             return f"it is for CPUs, and JAX runs on {jax.default_backend()}"
-        if run.behaviour.record is not None:
+        if behaviour.record is not None:
             return "it records nothing; take the scan for record=..."
-        if run.behaviour.encode is not encoding.poisson:
-            return "it draws its own input, as encoding.poisson does, and knows no other"
+        if behaviour.encode not in (encoding.poisson, encoding.constant):
+            return "it knows the encodings poisson and constant only, and draws spikes itself"
+        if behaviour.reset not in RESETS:
+            return "it knows the resets reset_to_zero and reset_by_subtraction only"
+        if not (isinstance(run.network, FixedPointNetwork) or neurons.is_step(behaviour.spike)):
+            return "it knows spikes at the threshold only, as heaviside and step_function give them"
         if not (stop is None or stop is stopping.first_spike or type(stop) is stopping.Margin):
             return "it knows the stop rules of jaxsnn.stopping only"
-        return unsupported_layer(network.network)
+        layout = layout_of(run.network)
+        return layout if isinstance(layout, str) else None
 
     def simulate(self, run: Run, advance: Callable[[int], Any]) -> Trajectory:
         """Simulate a run on all cores."""

@@ -14,9 +14,19 @@ from __future__ import annotations
 from typing import NamedTuple, no_type_check
 
 import numpy as np
-from numba import njit
+from numba import njit, types
+from numba.extending import overload
 
-from jaxsnn.engines.events.kinds import DENSE, FIRST_SPIKE, NO_STOP, POOL, TO_ZERO
+from jaxsnn.conversion.rounding import NUMBER_BITS
+from jaxsnn.engines.events.kinds import (
+    DENSE,
+    FIRST_SPIKE,
+    MAXIMA,
+    NEURONS,
+    NO_STOP,
+    TARGET,
+    TO_ZERO,
+)
 from jaxsnn.support.random import PARITY, ROTATIONS
 
 OPTIONS = {"nogil": True, "cache": True, "boundscheck": False}
@@ -165,12 +175,13 @@ def _subtract_four(current, one, two, three, four):
         current[j] -= one[j] + two[j] + three[j] + four[j]
 
 
-def _walk(one, four):
-    """A function that adds the weights of senders to the currents that they lead to, or takes away.
+def _walk(one, four, sign):
+    """A function that adds what senders bring on a connection to currents, or takes it away.
 
     Args:
         one: adds or takes away a run of weights.
         four: does so with four runs at once.
+        sign: 1 or -1, for single weights.
     """
 
     @njit(**BARE)
@@ -191,20 +202,91 @@ def _walk(one, four):
 
     @njit(**BARE)
     @no_type_check
-    def walk(kind, current, weights, senders, starts, runs):
+    def walk(kind, weights, starts, runs, targets, gains, current, senders):
         if kind == DENSE:
             rows(current, weights, senders)
-            return
-        for sender in senders:
-            for r in range(starts[sender], starts[sender + 1]):
-                neuron, weight, length = runs[r, 0], runs[r, 1], runs[r, 2]
-                one(current[neuron : neuron + length], weights[weight : weight + length])
+        elif kind == TARGET:
+            for sender in senders:
+                current[targets[sender]] += sign * gains[sender]
+        else:
+            for sender in senders:
+                for r in range(starts[sender], starts[sender + 1]):
+                    neuron, weight, length = runs[r].neuron, runs[r].weight, runs[r].length
+                    one(current[neuron : neuron + length], weights[weight : weight + length])
 
     return walk
 
 
-_receive = _walk(_add, _add_four)
-_take_away = _walk(_subtract, _subtract_four)
+_add_runs = _walk(_add, _add_four, 1)
+_subtract_runs = _walk(_subtract, _subtract_four, -1)
+
+
+def _along(walk):
+    """A function that does what `walk` does along a connection of a network."""
+
+    @njit(**INLINED)
+    @no_type_check
+    def receive(tables, connection, current, senders):
+        walk(
+            connection.kind,
+            tables.weights[connection.weight :],
+            tables.starts[connection.start :],
+            tables.runs,
+            tables.targets[connection.target :],
+            tables.gains[connection.target :],
+            current,
+            senders,
+        )
+
+    return receive
+
+
+_receive, _take_away = _along(_add_runs), _along(_subtract_runs)
+
+
+# -- Constant currents: numbers in the place of spikes, once for all steps
+
+
+def _in_steps(total):
+    """A sum of weights times multiples of 2^-16, to the nearest integer; a float as it is."""
+    raise NotImplementedError(total)
+
+
+@overload(_in_steps)
+def _(total):
+    if isinstance(total, types.Integer):
+        return lambda total: (total + (1 << NUMBER_BITS - 1)) >> NUMBER_BITS
+    return lambda total: total
+
+
+@njit(**BARE)
+@no_type_check
+def _add_multiple(total, number, weights):
+    for j in range(len(total)):
+        total[j] += number * weights[j]
+
+
+@njit(**BARE)
+@no_type_check
+def _add_numbers(kind, weights, starts, runs, targets, gains, current, numbers, total):
+    """Add what numbers bring on a connection to currents; `total` holds sums of their products."""
+    size = len(current)
+    _clear(total[:size])
+    for i in range(len(numbers)):
+        number = numbers[i]
+        if number == 0:
+            continue
+        if kind == DENSE:
+            _add_multiple(total[:size], number, weights[i * size :][:size])
+        elif kind == TARGET:
+            total[targets[i]] += number * gains[i]
+        else:
+            for r in range(starts[i], starts[i + 1]):
+                neuron, weight, length = runs[r].neuron, runs[r].weight, runs[r].length
+                into = total[neuron : neuron + length]
+                _add_multiple(into, number, weights[weight : weight + length])
+    for j in range(size):
+        current[j] += _in_steps(total[j])
 
 
 # -- Neurons
@@ -259,12 +341,12 @@ def _reset(neurons, potential, threshold, counts, free_from, reset, free):
 
 @njit(**BARE)
 @no_type_check
-def _pool(potential, threshold, gain, senders, targets, free_from, step, found, seen):
+def _pool(potential, threshold, gains, senders, targets, free_from, step, found, seen):
     """Neurons with few inputs each: only those that receive a spike are looked at."""
     for sender in senders:
         target = targets[sender]
         if len(free_from) == 0 or free_from[target] <= step:
-            potential[target] += gain
+            potential[target] += gains[sender]
     count = 0
     for sender in senders:
         target = targets[sender]
@@ -280,37 +362,91 @@ def _pool(potential, threshold, gain, senders, targets, free_from, step, found, 
 
 @njit(**BARE)
 @no_type_check
-def _decided(settings, counts, first_class, steps):
+def _largest_of(counts, senders, sent, starts, runs, found):
+    """Neurons that spike where the largest number of spikes of their senders has grown.
+
+    Args:
+        counts: their spikes so far, brought forward: the largest number of each window.
+        senders: who spiked in this step.
+        sent: the spikes of each sender so far, those of this step included.
+        starts: for each sender its first run, and the end.
+        runs: runs of windows that it is in.
+        found: the neurons that spike, filled in.
+    """
+    count = 0
+    for sender in senders:
+        spikes = sent[sender]
+        for r in range(starts[sender], starts[sender + 1]):
+            for j in range(runs[r].neuron, runs[r].neuron + runs[r].length):
+                if spikes > counts[j]:
+                    counts[j] = spikes
+                    found[count] = j
+                    count += 1
+    return count
+
+
+@njit(**BARE)
+@no_type_check
+def _collect(received, current, free_from, step):
+    """Add up what the outputs receive."""
+    for j in range(len(received)):
+        if len(free_from) == 0 or free_from[j] <= step:
+            received[j] += current[j]
+
+
+@njit(**BARE)
+@no_type_check
+def _leads(values, units, asked):
+    """Whether the largest value is so far above the second."""
+    largest, second = np.float32(values[0]) * units[0], np.float32(0)
+    for j in range(1, len(units)):
+        value = np.float32(values[j]) * units[j]
+        if value > largest:
+            largest, second = value, largest
+        elif value > second or j == 1:
+            second = value
+    return largest - second >= asked
+
+
+@njit(**BARE)
+@no_type_check
+def _decided(settings, accumulates, units, counts, received, first_class, steps):
     if settings.stop == FIRST_SPIKE:
         return first_class >= 0
     if settings.stop == NO_STOP:
         return False
+    every = settings.stop_every
+    asked = max(settings.stop_spikes - (steps // every if every > 0 else 0), 1)
+    if accumulates:
+        return _leads(received, units, np.float32(asked))
     largest, second = counts[0], 0
-    for j in range(1, len(counts)):
+    for j in range(1, len(units)):
         if counts[j] > largest:
             largest, second = counts[j], largest
         elif counts[j] > second:
             second = counts[j]
-    every = settings.stop_every
-    asked = settings.stop_spikes - (steps // every if every > 0 else 0)
-    return largest - second >= max(asked, 1)
+    return largest - second >= asked
 
 
 # -- One image
 
 
 class Scratch(NamedTuple):
-    """Arrays that an image needs while it is simulated; those of whole steps start as zeros."""
+    """Arrays that an image needs while it is simulated."""
 
-    current: np.ndarray  # [P] weighted spikes of a step
-    base: np.ndarray  # currents of the inputs that usually spike
+    current: np.ndarray  # [P] what neurons receive in a step
+    base: np.ndarray  # [P] of that, what they receive in every step
+    driven: np.ndarray  # [L] whether any neuron receives something in every step
+    total: np.ndarray  # [P] sums of numbers that are no spikes
     flags: np.ndarray  # [P] who fires
     words: np.ndarray  # the flags, eight in a word
     seen: np.ndarray  # [P] of poolings, who fires
-    senders: np.ndarray
+    spikes: np.ndarray  # [P] of each layer, who fired in this step
+    sizes: np.ndarray  # [L] how many these are
+    senders: np.ndarray  # inputs that spike for once
+    rest: np.ndarray  # inputs that usually spike, and do not
     found: np.ndarray
     some: np.ndarray
-    rest: np.ndarray
 
 
 class Draws(NamedTuple):
@@ -323,50 +459,6 @@ class Draws(NamedTuple):
     pixels: np.ndarray  # [4, blocks]
     flags: np.ndarray  # [4, blocks] which inputs are exceptions
     words: np.ndarray  # the flags, eight in a word
-
-
-@njit(**OPTIONS)
-@no_type_check
-def simulate_images(images, tables, settings, inputs, state, results):
-    """Simulate some images of a batch, each through all steps.
-
-    Args:
-        images: their places in the batch.
-        tables: `layout.Tables`, the network.
-        settings: `run.Settings`.
-        inputs: `run.Inputs`, of the whole batch.
-        state: `run.Arrays`, of the whole batch, brought forward.
-        results: `run.Results`, of the whole batch, filled in.
-    """
-    quarter = (len(inputs.wanted[0]) + 3) // 4
-    blocks = (quarter + 7) // 8 * 8
-    width = len(tables.thresholds)
-    longest = max(width, 4 * blocks + 32)
-    flags = np.zeros(width, np.uint8)
-    scratch = Scratch(
-        np.zeros(width, tables.currents.dtype),
-        np.zeros(tables.first[1], tables.currents.dtype),
-        flags,
-        flags.view(np.uint64),
-        np.zeros(width, np.uint8),
-        np.empty(longest + 2, np.int64),
-        np.empty(longest + 2, np.int64),
-        np.empty(longest // 8 + 1, np.int64),
-        np.empty(4 * blocks, np.int64),
-    )
-    input_flags = np.zeros((4, blocks), np.uint8)
-    draws = Draws(
-        np.empty(blocks, np.uint32),
-        np.empty(blocks, np.uint32),
-        np.empty(blocks, np.uint32),
-        np.zeros((4, blocks), np.uint32),
-        np.zeros((4, blocks), np.int64),
-        input_flags,
-        input_flags.reshape(-1).view(np.uint64),
-    )
-    for image in images:
-        if state.exit_step[image] == 0:
-            _simulate_image(image, tables, settings, inputs, state, results, scratch, draws)
 
 
 @njit(**BARE)
@@ -391,9 +483,16 @@ def _needed_blocks(image, draws):
 
 @njit(**BARE)
 @no_type_check
-def _usual_inputs(draws, size, senders):
-    """The inputs that spike more often than not, of which only the exceptions are drawn."""
+def _usual_inputs(numbers, draws, size, senders):
+    """The inputs that spike more often than not, of which only the exceptions are drawn.
+
+    Of numbers that are no spikes, those that are not zero: they are sent in every step.
+    """
     usual = 0
+    for i in range(len(numbers)):
+        if numbers[i] != 0:
+            senders[usual] = i
+            usual += 1
     for q in range(4):
         for j in range(size):
             if draws.wanted[q, j] > _HALF:
@@ -402,13 +501,34 @@ def _usual_inputs(draws, size, senders):
     return usual
 
 
-@njit(**BARE)
+@njit(**INLINED)
 @no_type_check
-def _count_usual(draws, size, steps, input_counts):
-    for q in range(4):
-        for j in range(size):
-            if draws.wanted[q, j] > _HALF:
-                input_counts[draws.pixels[q, j]] += steps
+def _prepare(tables, steady, numbers, usual, scratch):
+    """What each neuron receives in every step: its bias, and what usual inputs send."""
+    _copy(scratch.base, steady)
+    for number in range(len(tables.layers)):
+        layer = tables.layers[number]
+        base = scratch.base[layer.first : layer.end]
+        for c in range(layer.connection, layer.last_connection):
+            connection = tables.connections[c]
+            if connection.source < 0 and len(numbers) > 0:
+                _add_numbers(
+                    connection.kind,
+                    tables.weights[connection.weight :],
+                    tables.starts[connection.start :],
+                    tables.runs,
+                    tables.targets[connection.target :],
+                    tables.gains[connection.target :],
+                    base,
+                    numbers,
+                    scratch.total,
+                )
+            elif connection.source < 0:
+                _receive(tables, connection, base, usual)
+        driven = False
+        for j in range(len(base)):
+            driven |= base[j] != 0
+        scratch.driven[number] = driven
 
 
 @njit(**INLINED)
@@ -444,37 +564,24 @@ def _sorted_exceptions(exceptions, draws, senders, rest, input_counts, fan_outs)
 
 @njit(**INLINED)
 @no_type_check
-def _fire(layer, tables, scratch, potential, free, step, senders, found):
-    """One step of one layer: the weights of the senders are added; returns how many fire."""
-    low, high = tables.first[layer], tables.first[layer + 1]
-    threshold = tables.thresholds[low:high]
-    if tables.kinds[layer] == POOL:
-        return _pool(
-            potential,
-            threshold,
-            tables.gains[layer],
-            senders,
-            tables.targets[tables.first_target[layer] :],
-            free,
-            step,
-            found,
-            scratch.seen[low:high],
-        )
-    now = scratch.current[low:high]
-    if layer > 0:
-        weights = tables.weights[tables.first_weight[layer] : tables.first_weight[layer + 1]]
-        starts = tables.starts[tables.first_start[layer] :]
-        _receive(tables.kinds[layer], now, weights, senders, starts, tables.runs)
-    fired = scratch.flags[low:high]
-    if len(free) > 0:
-        _integrate_ready(potential, now, threshold, free, step, fired)
-    else:
-        _integrate(potential, now, threshold, fired)
-    if layer == 0:
-        _copy(now, scratch.base)
+def _currents(number, tables, scratch, more, less):
+    """What the neurons of a layer receive in a step."""
+    layer = tables.layers[number]
+    now = scratch.current[layer.first : layer.end]
+    if scratch.driven[number]:
+        _copy(now, scratch.base[layer.first : layer.end])
     else:
         _clear(now)
-    return flagged(scratch.words[low >> 3 : high >> 3], scratch.some, found)
+    for c in range(layer.connection, layer.last_connection):
+        connection = tables.connections[c]
+        if connection.source < 0:
+            _receive(tables, connection, now, scratch.senders[:more])
+            _take_away(tables, connection, now, scratch.rest[:less])
+        else:
+            first = tables.layers[connection.source].first
+            sent = scratch.spikes[first : first + scratch.sizes[connection.source]]
+            _receive(tables, connection, now, sent)
+    return now
 
 
 @njit(**BARE)
@@ -488,7 +595,7 @@ def _sum_at(values, places):
 
 @njit(**INLINED)
 @no_type_check
-def _write_output(fired, potentials, image, t, step, state, results):
+def _write_output(fired, last, image, t, step, state, results):
     """Write down what the output neurons do in a step."""
     for neuron in fired:
         results.output[image, t, neuron] = 1
@@ -499,63 +606,163 @@ def _write_output(fired, potentials, image, t, step, state, results):
         state.first_class[image] = lowest
         state.first_step[image] = step + 1
     for j in range(results.output.shape[2]):
-        results.potentials[image, t, j] = potentials[j]
+        results.potentials[image, t, j] = state.potentials[image, last + j]
+        results.received[image, t, j] = state.received[image, j]
 
 
-@njit(**BARE)
+@njit(**INLINED)
+@no_type_check
+def _fire(number, tables, scratch, potential, free, step, more, less, received):
+    """One step of a layer of neurons: how many fire; who does is in `Scratch.spikes`."""
+    layer = tables.layers[number]
+    threshold = tables.thresholds[layer.first : layer.end]
+    now = _currents(number, tables, scratch, more, less)
+    if number + 1 == len(tables.layers):
+        _collect(received, now, free, step)
+    fired = scratch.flags[layer.first : layer.end]
+    if len(free) > 0:
+        _integrate_ready(potential, now, threshold, free, step, fired)
+    else:
+        _integrate(potential, now, threshold, fired)
+    words = scratch.words[layer.first >> 3 : layer.end >> 3]
+    return flagged(words, scratch.some, scratch.spikes[layer.first :])
+
+
+@njit(**INLINED)
+@no_type_check
+def _advance(number, tables, settings, scratch, step, more, less, image, state):
+    """One step of a layer: how many of its neurons fire; who does is in `Scratch.spikes`."""
+    layer, connection = tables.layers[number], tables.connections[tables.layers[number].connection]
+    low, high = layer.first, layer.end
+    counts, found = state.counts[image, low:high], scratch.spikes[low:high]
+    threshold = tables.thresholds[low:high]
+    potential, free = state.potentials[image, low:high], state.free_from[image, low:high]
+    if layer.kind == NEURONS:
+        count = _fire(
+            number, tables, scratch, potential, free, step, more, less, state.received[image]
+        )
+    else:
+        source = tables.layers[connection.source]
+        senders = scratch.spikes[source.first :][: scratch.sizes[connection.source]]
+        if layer.kind == MAXIMA:
+            sent = state.counts[image, source.first : source.end]
+            starts = tables.starts[connection.start :]
+            return _largest_of(counts, senders, sent, starts, tables.runs, found)
+        targets, gains = tables.targets[connection.target :], tables.gains[connection.target :]
+        seen = scratch.seen[low:high]
+        count = _pool(potential, threshold, gains, senders, targets, free, step, found, seen)
+    free_again = step + settings.refractory_steps
+    _reset(found[:count], potential, threshold, counts, free, settings.reset, free_again)
+    return count
+
+
+@njit(**INLINED)
 @no_type_check
 def _simulate_image(image, tables, settings, inputs, state, results, scratch, draws):
-    first, layers = tables.first, len(tables.kinds)
-    potentials, counts = state.potentials[image], state.counts[image]
-    free_from, input_counts = state.free_from[image], state.input_counts[image]
-    spikes, classes = results.totals[image], results.output.shape[2]
-    senders, found, rest = scratch.senders, scratch.found, scratch.rest
-    kind, current = tables.kinds[0], scratch.current[: first[1]]
-    weights = tables.weights[: tables.first_weight[1]]
+    layers, last = len(tables.layers), tables.layers[len(tables.layers) - 1].first
+    input_counts, totals = state.input_counts[image], results.totals[image]
+    numbers, senders = inputs.numbers[image], scratch.senders
     size = _needed_blocks(inputs.wanted[image], draws)
-    usual = _usual_inputs(draws, size, senders)
+    usual = _usual_inputs(numbers, draws, size, senders)
     usual_operations = _sum_at(tables.input_synapses, senders[:usual])
-    _clear(current)
-    _receive(kind, current, weights, senders[:usual], tables.starts, tables.runs)
-    _copy(scratch.base, current)
+    _prepare(tables, inputs.steady, numbers, senders[:usual], scratch)
     _clear(draws.flags.reshape(-1))
     exit_step = 0
     done = 0
     for t in range(settings.steps):
         step = settings.first_step + t
-        exceptions = _draw(inputs.keys[image], step, draws, size, scratch.some, found)
+        exceptions = _draw(inputs.keys[image], step, draws, size, scratch.some, scratch.found)
         more, less, operations = _sorted_exceptions(
-            found[:exceptions], draws, senders, rest, input_counts, tables.input_synapses
+            scratch.found[:exceptions],
+            draws,
+            senders,
+            scratch.rest,
+            input_counts,
+            tables.input_synapses,
         )
         operations += usual_operations
-        spikes[t, 0] = usual + more - less
-        _receive(kind, current, weights, senders[:more], tables.starts, tables.runs)
-        _take_away(kind, current, weights, rest[:less], tables.starts, tables.runs)
+        totals[t, 0] = usual + more - less
         count = 0
         for layer in range(layers):
-            low, high = first[layer], first[layer + 1]
-            potential, free = potentials[low:high], free_from[low:high]
-            count = _fire(layer, tables, scratch, potential, free, step, senders[:count], found)
-            _reset(
-                found[:count],
-                potential,
-                tables.thresholds[low:high],
-                counts[low:high],
-                free,
-                settings.reset,
-                step + settings.refractory_steps,
-            )
-            senders, found = found, senders
-            spikes[t, layer + 1] = count
-            if layer + 1 < layers:
-                operations += _sum_at(tables.synapses[low:high], senders[:count])
+            count = _advance(layer, tables, settings, scratch, step, more, less, image, state)
+            scratch.sizes[layer] = count
+            totals[t, layer + 1] = count
+            low = tables.layers[layer].first
+            operations += _sum_at(tables.synapses[low:], scratch.spikes[low : low + count])
         results.operations[image, t] = operations
-        low = first[layers - 1]
-        _write_output(senders[:count], potentials[low:], image, t, step, state, results)
+        _write_output(scratch.spikes[last : last + count], last, image, t, step, state, results)
         done = t + 1
-        spiked = counts[low : low + classes]
-        if _decided(settings, spiked, state.first_class[image], step + 1):
+        if _decided(
+            settings,
+            tables.accumulates,
+            tables.units,
+            state.counts[image, last:],
+            state.received[image],
+            state.first_class[image],
+            done + settings.first_step,
+        ):
             exit_step = step + 1
             break
-    _count_usual(draws, size, done, input_counts)
+    _count_usual(numbers, draws, size, done, input_counts)
     state.exit_step[image] = exit_step
+
+
+@njit(**BARE)
+@no_type_check
+def _count_usual(numbers, draws, size, steps, input_counts):
+    for i in range(len(numbers)):
+        if numbers[i] != 0:
+            input_counts[i] += steps
+    for q in range(4):
+        for j in range(size):
+            if draws.wanted[q, j] > _HALF:
+                input_counts[draws.pixels[q, j]] += steps
+
+
+@njit(**OPTIONS)
+@no_type_check
+def simulate_images(images, tables, settings, inputs, state, results):
+    """Simulate some images of a batch, each through all steps.
+
+    Args:
+        images: their places in the batch.
+        tables: `layout.Tables`, the network.
+        settings: `run.Settings`.
+        inputs: `run.Inputs`, of the whole batch.
+        state: `run.Arrays`, of the whole batch, brought forward.
+        results: `run.Results`, of the whole batch, filled in.
+    """
+    quarter = (inputs.wanted.shape[1] + 3) // 4
+    blocks = (quarter + 7) // 8 * 8
+    width = len(tables.thresholds)
+    pixels = len(tables.input_synapses)
+    longest = max(width, 4 * blocks + 32)
+    flags = np.zeros(width, np.uint8)
+    scratch = Scratch(
+        np.zeros(width, tables.currents.dtype),
+        np.zeros(width, tables.currents.dtype),
+        np.zeros(len(tables.layers), np.bool_),
+        np.zeros(width, inputs.numbers.dtype),
+        flags,
+        flags.view(np.uint64),
+        np.zeros(width, np.uint8),
+        np.empty(width + 2, np.int64),
+        np.zeros(len(tables.layers), np.int64),
+        np.empty(max(pixels, 4 * blocks) + 2, np.int64),
+        np.empty(4 * blocks, np.int64),
+        np.empty(longest + 2, np.int64),
+        np.empty(longest // 8 + 1, np.int64),
+    )
+    input_flags = np.zeros((4, blocks), np.uint8)
+    draws = Draws(
+        np.empty(blocks, np.uint32),
+        np.empty(blocks, np.uint32),
+        np.empty(blocks, np.uint32),
+        np.zeros((4, blocks), np.uint32),
+        np.zeros((4, blocks), np.int64),
+        input_flags,
+        input_flags.reshape(-1).view(np.uint64),
+    )
+    for image in images:
+        if state.exit_step[image] == 0:
+            _simulate_image(image, tables, settings, inputs, state, results, scratch, draws)

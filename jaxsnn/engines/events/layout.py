@@ -1,77 +1,78 @@
-"""From a network of integers to flat arrays: who is connected to whom, and where the weights are.
-
-A neuron that spikes adds its weights to *runs* of neurons that follow each other in memory, as the
-weights do. In a dense layer that is one run for all neurons. In a convolution, whose neurons are
-kept with the maps last and whose kernel is turned around, it is one for each row of the kernel.
-"""
+"""From a network to flat arrays: who is connected to whom, and where the weights are."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from functools import singledispatch
-from itertools import product
+from collections.abc import Sequence
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxsnn import metrics
-from jaxsnn.conversion.fixed_point import FixedPointNetwork
-from jaxsnn.engines.events.kinds import DENSE, POOL, SCATTER
-from jaxsnn.network import (
-    INPUT,
-    AveragePooling,
-    Convolution,
-    Dense,
-    Layer,
-    Multiply,
-    Network,
-    Operation,
+from jaxsnn.conversion.executable import Executable
+from jaxsnn.engines.events.kinds import DENSE, MAXIMA, NEURONS, POOL, SCATTER, TARGET
+from jaxsnn.engines.events.runs import (
+    Runs,
+    UnsupportedError,
+    in_vectors,
+    merged,
+    ordered,
+    runs_of,
+    singles,
+    windows_of,
 )
+from jaxsnn.network import INPUT, Connection, Network
+from jaxsnn.support.arrays import Shape
 
 # Layers are padded to a multiple of so many neurons: whole vectors, and whole words of flags.
 _LANES = 64
-_VECTOR = 32  # numbers in a vector of the widest unit
-_NEVER = np.iinfo(np.int32).max  # the threshold of padding
+
+
+# What the kernels know of a layer: what it does with spikes, its first neuron, the neuron after its
+# last one, with padding, and likewise its connections.
+LAYER = np.dtype([(n, np.int64) for n in ("kind", "first", "end", "connection", "last_connection")])
+# And of a connection: the layer that it comes from, or -1 for the input; how it brings spikes; and
+# where its weights, its senders in `starts`, and those in `targets` begin.
+CONNECTION = np.dtype([(n, np.int64) for n in ("source", "kind", "weight", "start", "target")])
+# Of a run: its first neuron, its first weight, both counted from the connection's, and its length.
+RUN = np.dtype([(n, np.int64) for n in ("neuron", "weight", "length")])
 
 
 class Tables(NamedTuple):
-    """A network for the kernels; P neurons in all, with padding.
+    """A network for the kernels: L layers, C connections, P neurons in all, with padding.
 
-    ==============  ==========  ====================================================================
-    field           shape       meaning
-    ==============  ==========  ====================================================================
-    kinds           [L]         how each layer receives spikes
-    first           [L + 1]     the first neuron of each layer
-    thresholds      [P]         firing thresholds
-    weights         [W]         all weights
-    first_weight    [L + 1]     the first weight of each layer
-    starts          [.]         for each sender of a layer its first run, and the end
-    first_start     [L]         where the senders of each layer are in `starts`
-    runs            [R, 3]      first neuron, first weight (both within the layer), and length
-    targets         [.]         of poolings: the one neuron that each sender leads to
-    first_target    [L]         where the senders of each layer are in `targets`
-    gains           [L]         of poolings: what a spike weighs
-    synapses        [P]         fan-out of each neuron
-    input_synapses  [inputs]    fan-out of each input
-    currents        [0]         an array of the type that holds the sum of a step's inputs
-    ==============  ==========  ====================================================================
+    ================  ==========  ==================================================================
+    field             shape       meaning
+    ================  ==========  ==================================================================
+    layers            [L]         `LAYER` of each layer
+    connections       [C]         `CONNECTION` of each connection
+    thresholds        [P]         firing thresholds; those of padding are never reached
+    weights           [W]         all weights of `DENSE` and `SCATTER`
+    starts            [.]         of `SCATTER`: for each sender its first run, and the end
+    runs              [R]         `RUN` of each run
+    targets           [.]         of `TARGET`: the one neuron that each sender leads to
+    gains             [.]         and what its spikes weigh
+    synapses          [P]         fan-out of each neuron
+    input_synapses    [inputs]    fan-out of each input
+    currents          [0]         an array of the type that holds the sum of a step's inputs
+    units             [classes]   what 1 stands for in the potentials of the outputs, float32
+    accumulates       []          whether the outputs never spike
+    ================  ==========  ==================================================================
     """
 
-    kinds: np.ndarray
-    first: np.ndarray
+    layers: np.ndarray
+    connections: np.ndarray
     thresholds: np.ndarray
     weights: np.ndarray
-    first_weight: np.ndarray
     starts: np.ndarray
-    first_start: np.ndarray
     runs: np.ndarray
     targets: np.ndarray
-    first_target: np.ndarray
     gains: np.ndarray
     synapses: np.ndarray
     input_synapses: np.ndarray
     currents: np.ndarray
+    units: np.ndarray
+    accumulates: bool
 
 
 class Layout(NamedTuple):
@@ -79,144 +80,155 @@ class Layout(NamedTuple):
 
     Attributes:
         tables: the arrays.
+        first: the first neuron of each layer, and the end.
         orders: for each layer the place of each neuron, of the layer's own shape, within it.
         in_order: for each layer whether that is the order of its own shape.
-        window: for each layer how many runs lead to a neuron, at most.
+        most: for each layer that is a `POOL` the most that a neuron receives in a step.
+        biases: for each layer its bias, or None.
     """
 
     tables: Tables
+    first: np.ndarray
     orders: list[np.ndarray]
     in_order: list[bool]
-    window: list[int]
+    most: list[float]
+    biases: list[Any]
 
 
-def unsupported_layer(network: Network) -> str | None:
-    """Why the events cannot simulate a network, if so."""
-    if (name := network.beyond_a_chain()) is not None:
-        return f"it takes chains of ReLUs without biases, and {name} is none"
-    for index, layer in enumerate(network.layers):
-        work = [operation for operation in layer.operations if not operation.permutes]
-        for operation in work:
-            if runs_of.dispatch(type(operation)) is runs_of.dispatch(object):
-                return f"it does not compute {type(operation).__name__}, in {network.name(index)}"
-        if len(work) > 1:
-            return (
-                f"{network.name(index)} has several operations before its neurons (after an "
-                "average pooling a ReLU, which changes nothing, makes it a layer of its own)"
-            )
-    return None
+class _Placed(NamedTuple):
+    """A connection with senders and neurons by their places in memory, for `Tables`."""
+
+    source: int
+    kind: int
+    weights: np.ndarray
+    starts: np.ndarray
+    runs: np.ndarray
+    targets: np.ndarray
+    gains: np.ndarray
 
 
-class Runs(NamedTuple):
-    """The runs of one layer, and its weights.
+def lay_out(network: Executable) -> Layout:
+    """Make the arrays of a network.
 
-    Attributes:
-        kind: how the layer receives spikes.
-        weights: all its weights, flat.
-        runs: for each run the sender, the first neuron, the first weight and the length.
-        places: the place of each neuron, in the shape of the operation's outputs.
+    Raises:
+        UnsupportedError: why the events cannot simulate it.
     """
+    relus, exact = network.network, np.issubdtype(network.dtype, np.integer)
+    inputs = np.arange(prod(relus.input_shape)).reshape(relus.input_shape)
+    orders: dict[int, np.ndarray] = {INPUT: inputs}
+    sizes = {INPUT: inputs.size}
+    found: list[list[_Placed]] = []
+    for index, row in enumerate(network.amplitudes):
+        shape = relus.shapes[index]
+        parts = _parts(relus, index, row, exact)
+        orders[index], sizes[index] = _order(parts, shape), _padded(prod(shape))
+        found.append(
+            [
+                _placed(runs, orders[index], sizes[index], source, orders[source], sizes[source])
+                for source, runs in parts
+            ]
+        )
+    del orders[INPUT]
+    in_memory = list(orders.values())
+    first = _ends([_padded(order.size) for order in in_memory])
+    kinds = [_kind(relus, index, parts) for index, parts in enumerate(found)]
+    return Layout(
+        _tables(network, found, kinds, in_memory, first),
+        first,
+        in_memory,
+        [np.array_equal(order.reshape(-1), np.arange(order.size)) for order in in_memory],
+        [_most(parts[0]) if kind == POOL else 0 for kind, parts in zip(kinds, found)],
+        [layer.bias for layer in relus.layers],
+    )
 
-    kind: int
-    weights: np.ndarray
-    runs: np.ndarray
-    places: np.ndarray
 
-
-class _Part(NamedTuple):
-    """One layer: its senders and neurons, with padding; its runs, sorted; its neurons' places."""
-
-    senders: int
-    size: int
-    kind: int
-    weights: np.ndarray
-    runs: np.ndarray
-    order: np.ndarray
-
-    def starts(self) -> np.ndarray:
-        """The first run of each sender, and the end."""
-        return _ends(np.bincount(self.runs[:, 0], minlength=self.senders))
-
-    def targets(self) -> np.ndarray:
-        """Of a pooling, the neuron that each sender leads to; if none, one that is padding."""
-        if self.kind != POOL:
-            return np.zeros(0, np.int64)
-        found = np.full(self.senders, self.size - 1)
-        found[self.runs[:, 0]] = self.runs[:, 1]
-        return found
-
-
-def lay_out(network: FixedPointNetwork) -> Layout:
-    """Make the arrays of a network that the events support."""
-    parts = _parts(network)
-    orders, first = [part.order for part in parts], _ends([part.size for part in parts])
-    first_run = _ends([len(part.runs) for part in parts])
-    starts = [start + part.starts() for start, part in zip(first_run, parts)]
-    targets = [part.targets() for part in parts]
+def _tables(
+    network: Executable,
+    found: list[list[_Placed]],
+    kinds: list[int],
+    orders: list[np.ndarray],
+    first: np.ndarray,
+) -> Tables:
+    connections = [part for parts in found for part in parts]
+    starts = [part.starts for part in connections]
+    first_run = _ends([len(part.runs) for part in connections])
     inputs, *fan_outs = map(np.asarray, metrics.fan_out(network.network))
     synapses = np.zeros(first[-1], np.int64)
     for start, order, numbers in zip(first, orders, fan_outs):
         synapses[start + order] = numbers
-    narrow = set(network.bits) == {8}
-    weights = np.concatenate([part.weights for part in parts], dtype=np.int16)
-    tables = Tables(
-        kinds=np.array([part.kind for part in parts]),
-        first=first,
+    weights, currents = _types(network, connections)
+    ends = _ends(list(map(len, found)))
+    facts = [
+        [part.source for part in connections],
+        [part.kind for part in connections],
+        _ends([part.weights.size for part in connections])[:-1],
+        _ends(list(map(len, starts)))[:-1],
+        _ends([len(part.targets) for part in connections])[:-1],
+    ]
+    unit = network.step_sizes[-1]
+    return Tables(
+        layers=_records(LAYER, [kinds, first[:-1], first[1:], ends[:-1], ends[1:]]),
+        connections=_records(CONNECTION, facts),
         thresholds=_thresholds(network, orders, first),
-        weights=weights.astype(np.int8) if narrow else weights,
-        first_weight=_ends([part.weights.size for part in parts]),
-        starts=np.concatenate(starts),
-        first_start=_ends(list(map(len, starts))),
-        runs=np.concatenate([part.runs[:, 1:] for part in parts]),
-        targets=np.concatenate(targets),
-        first_target=_ends(list(map(len, targets))),
-        gains=np.array([row[0] for row in network.amplitudes]),
+        weights=np.concatenate([part.weights.reshape(-1).astype(weights) for part in connections]),
+        starts=np.concatenate([start + of for start, of in zip(first_run, starts)]),
+        runs=_records(RUN, np.concatenate([part.runs for part in connections]).T),
+        targets=np.concatenate([part.targets for part in connections]),
+        gains=np.concatenate([part.gains.astype(network.dtype) for part in connections]),
         synapses=synapses,
         input_synapses=inputs.reshape(-1).astype(np.int64),
-        # `quantize` keeps sums of 8-bit weights within 16 bits.
-        currents=np.zeros(0, np.int16 if narrow else np.int32),
+        currents=np.zeros(0, currents),
+        units=np.broadcast_to(
+            np.asarray(1 if unit is None else unit, np.float32), orders[-1].shape
+        ).copy(),
+        accumulates=not network.network.layers[-1].spiking,
     )
-    in_order = [np.array_equal(order.reshape(-1), np.arange(order.size)) for order in orders]
-    window = [int(np.bincount(part.runs[:, 1]).max(initial=0)) for part in parts]
-    return Layout(tables, orders, in_order, window)
 
 
-def _parts(network: FixedPointNetwork) -> list[_Part]:
-    integers, found = network.network, []
-    inputs = np.arange(prod(integers.input_shape)).reshape(integers.input_shape)
-    senders, counts = {INPUT: inputs}, {INPUT: inputs.size}
-    rows = zip(integers.layers, integers.shapes, network.amplitudes, strict=True)
-    for index, (layer, shape, (gain,)) in enumerate(rows):
-        source, size = layer.connection.source, _padded(prod(shape))
-        runs = _of_layer(layer, senders[source], gain, size)
-        kind = runs.kind
-        if source == INPUT and kind == POOL:  # what inputs send is added by runs
-            kind = SCATTER
-        senders[index], counts[index] = runs.places.reshape(shape), size
-        weights, order = runs.weights, senders[index]
-        found.append(_Part(counts[source], size, kind, weights, _sorted(runs.runs), order))
+def _records(kind: np.dtype, columns: Any) -> np.ndarray:
+    """Columns of integers as an array of records."""
+    found = np.empty(len(columns[0]), kind)
+    for name, values in zip(kind.names or (), columns, strict=True):
+        found[name] = values
+    return found
+
+
+def _types(network: Executable, connections: list[_Placed]) -> tuple[Any, Any]:
+    """The types of weights and of the sums of a step: the narrowest that hold them."""
+    if not np.issubdtype(network.dtype, np.integer):
+        return network.dtype, network.dtype
+    largest = max((int(abs(part.weights).max(initial=0)) for part in connections), default=0)
+    weights = next(kind for kind in (np.int8, np.int16, np.int32) if largest <= np.iinfo(kind).max)
+    # `quantize` keeps the sums of 8-bit weights of one connection within 16 bits.
+    plain = all(
+        len(layer.all_connections) == 1 and layer.bias is None for layer in network.network.layers
+    )
+    return weights, np.int16 if weights == np.int8 and plain else np.int32
+
+
+def with_thresholds(layout: Layout, network: Executable) -> Layout:
+    """The arrays with the thresholds of another network, whose weights are the same."""
+    thresholds = _thresholds(network, layout.orders, layout.first)
+    return layout._replace(tables=layout.tables._replace(thresholds=thresholds))
+
+
+def _thresholds(
+    network: Executable, orders: Sequence[np.ndarray], first: Sequence[int] | np.ndarray
+) -> np.ndarray:
+    """The thresholds of all neurons; padding never spikes, nor do outputs that accumulate."""
+    exact = np.issubdtype(network.dtype, np.integer)
+    never = np.iinfo(network.dtype).max if exact else np.inf
+    found = np.full(first[-1], never, network.dtype)
+    rows = zip(orders, first, network.thresholds, network.network.layers, strict=False)
+    for order, start, values, layer in rows:
+        if layer.spiking:
+            found[start + order] = np.broadcast_to(np.asarray(values), order.shape)
     return found
 
 
 def _ends(sizes: Sequence[int] | np.ndarray) -> np.ndarray:
     """Where parts of these sizes begin that follow each other, and the end."""
-    return np.concatenate([[0], np.cumsum(sizes)])
-
-
-def with_thresholds(layout: Layout, network: FixedPointNetwork) -> Layout:
-    """The arrays with the thresholds of another network, whose weights are the same."""
-    thresholds = _thresholds(network, layout.orders, layout.tables.first)
-    return layout._replace(tables=layout.tables._replace(thresholds=thresholds))
-
-
-def _thresholds(
-    network: FixedPointNetwork, orders: Sequence[np.ndarray], first: Sequence[int] | np.ndarray
-) -> np.ndarray:
-    """The thresholds of all neurons; padding never spikes."""
-    found = np.full(first[-1], _NEVER, np.int32)
-    for order, start, values in zip(orders, first, network.thresholds):
-        found[start + order] = np.broadcast_to(np.asarray(values), order.shape)
-    return found
+    return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
 
 
 def _padded(size: int) -> int:
@@ -224,180 +236,97 @@ def _padded(size: int) -> int:
     return (size // _LANES + 1) * _LANES
 
 
-def _sorted(runs: np.ndarray) -> np.ndarray:
-    """Runs by sender and neuron."""
-    return runs[np.lexsort((runs[:, 1], runs[:, 0]))]
-
-
-def _merged(runs: np.ndarray) -> np.ndarray:
-    """Runs that continue each other, of one sender, made one."""
-    if len(runs) == 0:
-        return runs
-    runs = _sorted(runs)
-    before, after = runs[:-1], runs[1:]
-    continues = (
-        (before[:, 0] == after[:, 0])
-        & (before[:, 1] + before[:, 3] == after[:, 1])
-        & (before[:, 2] + before[:, 3] == after[:, 2])
-    )
-    begins = np.flatnonzero(np.concatenate([[True], ~continues]))
-    merged = runs[begins].copy()
-    merged[:, 3] = np.add.reduceat(runs[:, 3], begins)
-    return merged
-
-
 # -- Layers ----------------------------------------------------------------------------------------
 
 
-def _of_layer(layer: Layer, senders: np.ndarray, gain: int, size: int) -> Runs:
-    """The runs of a layer, and the places of its neurons in their own shape."""
-    runs = None
-    for operation in layer.operations:
-        if not operation.permutes:
-            runs = runs_of(operation, senders, gain, size)
-        elif runs is None:
-            senders = operation.permute(senders)
-        else:
-            runs = runs._replace(places=operation.permute(runs.places))
-    if runs is None:  # each sender leads to the neuron in its place
-        runs = _one_to_one(senders, np.full(senders.shape, gain))
-    return runs
+def _parts(network: Network, index: int, row: Sequence[Any], exact: bool) -> list[tuple[int, Runs]]:
+    """The connections of a layer: their sources and runs."""
+    layer, found = network.layers[index], []
+    for connection, amplitude in zip(layer.all_connections, row, strict=True):
+        source = connection.source
+        try:
+            if network.is_a_sum(index):
+                raise UnsupportedError("it sends sums, which are no spikes, to several layers")
+            shape = network.shape_of(source)
+            if layer.pools_maxima:
+                found.append((source, _windows(connection, shape)))
+            else:
+                found.append((source, runs_of(connection, shape, amplitude, exact)))
+        except UnsupportedError as reason:
+            raise UnsupportedError(f"{reason}, in {network.name(index)}") from None
+    return found
 
 
-@singledispatch
-def runs_of(operation: Operation, senders: np.ndarray, gain: int, size: int) -> Runs:
-    """The runs of one operation. Register a function for each kind of operation.
+def _windows(connection: Connection, shape: Shape) -> Runs:
+    """The windows of a max pooling that each sender is in."""
+    (operation,) = connection.operations
+    windows = windows_of(operation, shape).tocsc()  # type: ignore[arg-type]
+    windows.sort_indices()
+    senders = np.repeat(np.arange(windows.shape[1]), np.diff(windows.indptr))
+    one = np.ones_like(senders)
+    runs = merged(np.stack([senders, windows.indices, 0 * one, one], 1))
+    places = np.arange(windows.shape[0]).reshape(operation.output_shape(shape))
+    return Runs(SCATTER, np.zeros(0), runs, places)
+
+
+def _order(parts: list[tuple[int, Runs]], shape: Shape) -> np.ndarray:
+    """The places of the neurons of a layer in memory: as long runs need them, if there are any."""
+    scattered = [runs.places for _, runs in parts if runs.width]
+    return scattered[0] if scattered else np.arange(prod(shape)).reshape(shape)
+
+
+def _placed(
+    found: Runs, order: np.ndarray, size: int, source: int, senders: np.ndarray, sent: int
+) -> _Placed:
+    """A connection in terms of places in memory.
 
     Args:
-        operation: an operation that does not permute its inputs.
-        senders: the number of each sender, in the shape of the inputs.
-        gain: what a spike weighs, for an operation without weights.
-        size: the number of neurons of the layer, with padding.
+        found: its runs.
+        order: the place of each neuron of the layer.
+        size: the number of these places.
+        source: the layer that it comes from.
+        senders: the place of each sender.
+        sent: the number of these places.
     """
-    raise TypeError(f"the events do not compute {type(operation).__name__}.")
+    places = np.empty(order.size, np.int64)  # of those neurons that runs speak of
+    places[found.places.reshape(-1)] = order.reshape(-1)
+    none = np.zeros(0, np.int64)
+    if found.kind == DENSE:
+        weights = np.zeros((sent, size), found.weights.dtype)
+        weights[senders.reshape(-1)[:, None], places] = found.weights
+        return _Placed(source, DENSE, weights, none, np.zeros((0, 3), np.int64), none, none)
+    assert found.runs is not None
+    if np.array_equal(places, np.arange(order.size)):
+        runs = in_vectors(found, size).copy()
+    else:
+        runs = singles(found.runs)
+        runs[:, 1] = places[runs[:, 1]]
+        runs = merged(runs)
+    runs[:, 0] = senders.reshape(-1)[runs[:, 0]]
+    if found.kind == TARGET:
+        targets, gains = np.full(sent, size - 1), np.zeros(sent, found.weights.dtype)
+        targets[runs[:, 0]] = runs[:, 1]
+        gains[runs[:, 0]] = found.weights[runs[:, 2]]
+        return _Placed(source, TARGET, none, none, np.zeros((0, 3), np.int64), targets, gains)
+    runs = ordered(runs)
+    starts = _ends(np.bincount(runs[:, 0], minlength=sent))
+    return _Placed(source, SCATTER, found.weights, starts, runs[:, 1:], none, none)
 
 
-@runs_of.register
-def _multiply(operation: Multiply, senders: np.ndarray, gain: int, size: int) -> Runs:
-    del gain, size
-    return _one_to_one(senders, np.broadcast_to(np.asarray(operation.factor), senders.shape))
+def _kind(network: Network, index: int, parts: list[_Placed]) -> int:
+    """What a layer does with the spikes that it receives.
+
+    Neurons with few inputs, each of which leads to one of them, are looked at when they receive a
+    spike only; not so outputs, whose total is kept.
+    """
+    layer = network.layers[index]
+    if layer.pools_maxima:
+        return MAXIMA
+    alone = len(parts) == 1 and parts[0].kind == TARGET and parts[0].source != INPUT
+    inner = index < len(network.layers) - 1 and layer.bias is None
+    return POOL if alone and inner and np.all(parts[0].gains >= 0) else NEURONS
 
 
-def _one_to_one(senders: np.ndarray, weights: np.ndarray) -> Runs:
-    number = np.arange(senders.size)
-    runs = np.stack([senders.reshape(-1), number, number, np.ones_like(number)], 1)
-    return Runs(SCATTER, weights.reshape(-1), runs, number.reshape(senders.shape))
-
-
-@runs_of.register
-def _dense(operation: Dense, senders: np.ndarray, gain: int, size: int) -> Runs:
-    """Rows of weights, padded where there is one for the whole layer."""
-    del gain
-    kernel = np.asarray(operation.kernel)
-    inputs, outputs = kernel.shape
-    groups = senders.reshape(-1, inputs)
-    row = np.broadcast_to(np.arange(inputs), groups.shape)
-    neuron = np.broadcast_to(np.arange(len(groups))[:, None] * outputs, groups.shape)
-    places = np.arange(len(groups) * outputs).reshape(*senders.shape[:-1], outputs)
-    kind, width = SCATTER, outputs
-    if len(groups) == 1:
-        # The rows are in the order of the senders.
-        kind, width = DENSE, size
-        rows = np.zeros((groups.max() + 1, size), kernel.dtype)
-        rows[groups[0], :outputs] = kernel
-        kernel, row = rows, groups
-    lengths = np.full(groups.size, outputs)
-    runs = np.stack([groups.reshape(-1), neuron.reshape(-1), row.reshape(-1) * width, lengths], 1)
-    return Runs(kind, kernel.reshape(-1), runs, places)
-
-
-@runs_of.register
-def _convolution(operation: Convolution, senders: np.ndarray, gain: int, size: int) -> Runs:
-    """One run for each position in the kernel, all maps in it; neighbours are merged."""
-    del gain
-    numbers = operation.dimension_numbers
-    spatial = len(numbers.lhs_spec) - 2
-    shape = operation.output_shape(senders.shape)
-    shape_out = tuple(shape[axis - 1] for axis in numbers.out_spec[2:])
-    axes = [axis - 1 for axis in (*numbers.lhs_spec[2:], numbers.lhs_spec[1])]
-    senders = senders.transpose(axes)  # [space, channels]
-    maps, channels, *window = numbers.rhs_spec
-    kernel = np.asarray(operation.kernel).transpose(*window, channels, maps)
-    window_shape, per_group = kernel.shape[:spatial], kernel.shape[-2]
-    count = kernel.shape[-1] // operation.groups
-    # Turned around: neighbouring outputs of an input are reached by positions in falling order.
-    turned = np.flip(kernel, tuple(range(spatial))).transpose(spatial, *range(spatial), spatial + 1)
-    # [channels of a group and outer positions, inner positions and maps], then zeros for each row
-    rows = turned.reshape(-1, turned.shape[-2] * turned.shape[-1])
-    weights = np.pad(rows, ((0, 0), (0, _VECTOR - 1)))
-    group, within = np.divmod(np.arange(senders.shape[-1]), per_group)
-    found = []
-    for position, inside, outputs in _positions(operation, senders.shape[:-1], shape_out):
-        back = [size - 1 - at for size, at in zip(window_shape, position)]
-        outer = np.ravel_multi_index([0, *back[:-1]], (1, *window_shape[:-1]))
-        row = within * prod(window_shape[:-1]) + outer
-        neuron = outputs[:, None] * kernel.shape[-1] + group * count
-        weight = row * weights.shape[1] + back[-1] * kernel.shape[-1] + group * count
-        run = [senders[inside], neuron, np.broadcast_to(weight, neuron.shape)]
-        found.append(np.stack([*run, np.full_like(neuron, count)], -1).reshape(-1, 4))
-    runs = _merged(np.concatenate([np.zeros((0, 4), np.int64), *found]))
-    runs = _in_vectors(runs, rows.shape[1], weights.shape[1], size)
-    # The places of the neurons, with the maps last, in the layout of the operation.
-    places = np.arange(prod(shape_out) * kernel.shape[-1]).reshape(*shape_out, kernel.shape[-1])
-    order = [axis - 1 for axis in (*numbers.out_spec[2:], numbers.out_spec[1])]
-    return Runs(SCATTER, weights.reshape(-1), runs, places.transpose(np.argsort(order)))
-
-
-def _positions(
-    operation: Convolution, shape_in: Sequence[int], shape_out: Sequence[int]
-) -> Iterator[tuple[tuple[int, ...], np.ndarray, np.ndarray]]:
-    """For each position in the kernel the inputs that it reaches outputs from, and these, flat."""
-    spatial = len(shape_in)
-    kernel = [np.shape(operation.kernel)[axis] for axis in operation.dimension_numbers.rhs_spec[2:]]
-    for position in product(*map(range, kernel)):
-        where, inside = [], np.ones(shape_in, bool)
-        for axis in range(spatial):
-            at = np.arange(shape_in[axis]) * operation.input_dilation[axis]
-            at = at + operation.padding[axis][0] - position[axis] * operation.kernel_dilation[axis]
-            out, off = np.divmod(at, operation.strides[axis])
-            good = (off == 0) & (out >= 0) & (out < shape_out[axis])
-            apart = [-1 if a == axis else 1 for a in range(spatial)]
-            inside = inside & good.reshape(apart)
-            where.append(out.reshape(apart))
-        if inside.any():
-            outputs = [np.broadcast_to(w, shape_in)[inside] for w in where]
-            yield position, inside, np.ravel_multi_index(outputs, tuple(shape_out))
-
-
-def _in_vectors(runs: np.ndarray, width: int, stride: int, size: int) -> np.ndarray:
-    """Runs that end where a row of weights does, extended through its zeros to whole vectors."""
-    ends = runs[:, 2] % stride + runs[:, 3] == width
-    whole = -(-runs[:, 3] // _VECTOR) * _VECTOR
-    fits = runs[:, 1] + whole <= size
-    runs[:, 3] = np.where(ends & fits & (runs[:, 3] > _VECTOR // 2), whole, runs[:, 3])
-    return runs
-
-
-@runs_of.register
-def _pooling(operation: AveragePooling, senders: np.ndarray, gain: int, size: int) -> Runs:
-    """Each sender of a window leads to its neuron, with the weight of the layer."""
-    del size
-    shape_out = operation.output_shape(senders.shape)
-    found = []
-    for position in product(*map(range, operation.window)):
-        # The input that each window has at this place, if there is one.
-        positions = [
-            np.arange(windows) * stride + offset - low
-            for windows, stride, offset, (low, _) in zip(
-                shape_out, operation.strides, position, operation.padding
-            )
-        ]
-        grid = np.meshgrid(*positions, indexing="ij")
-        inside = np.all([(p >= 0) & (p < end) for p, end in zip(grid, senders.shape)], axis=0)
-        who = senders[tuple(p[inside] for p in grid)]
-        neuron = np.flatnonzero(inside.reshape(-1))
-        found.append(np.stack([who, neuron, 0 * who, 0 * who + 1], 1))
-    runs = np.concatenate(found)
-    alone = len(np.unique(runs[:, 0])) == len(runs)
-    places = np.arange(prod(shape_out)).reshape(shape_out)
-    return Runs(POOL if alone else SCATTER, np.array([gain]), runs, places)
+def _most(part: _Placed) -> float:
+    """The most that a neuron receives in a step from senders that lead to one each."""
+    return float(np.bincount(part.targets, part.gains).max())

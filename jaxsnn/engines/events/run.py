@@ -15,8 +15,10 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from jaxsnn import neurons, readout, stopping
+from jaxsnn import encoding, neurons, readout, stopping
+from jaxsnn.conversion.executable import Executable
 from jaxsnn.conversion.fixed_point import FixedPointNetwork
+from jaxsnn.conversion.rounding import NUMBER_BITS
 from jaxsnn.engines.base import (
     Run,
     State,
@@ -24,13 +26,15 @@ from jaxsnn.engines.base import (
     arithmetic_of,
     bytes_of_step,
     output_seen,
+    received_so_far,
     segments,
 )
 from jaxsnn.engines.events import kinds
 from jaxsnn.engines.events.layout import Layout, lay_out, with_thresholds
+from jaxsnn.engines.events.runs import UnsupportedError
 from jaxsnn.support.arrays import cached
 
-_RESETS: dict[neurons.Reset, int] = {
+RESETS: dict[neurons.Reset, int] = {
     neurons.reset_to_zero: kinds.TO_ZERO,
     neurons.reset_by_subtraction: kinds.BY_SUBTRACTION,
 }
@@ -56,18 +60,24 @@ class Settings(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """What is drawn: an input spikes if its draw of 16 bits is below `wanted`.
+    """What drives the network: draws, or numbers, and biases.
 
-    ======  ===========  ===============================
-    field   shape        meaning
-    ======  ===========  ===============================
-    wanted  [B, inputs]  65536 times the probability
-    keys    [B, 2]       the words of each sample's key
-    ======  ===========  ===============================
+    An input spikes if its draw of 16 bits is below `wanted`. One of the first two is empty.
+
+    =======  ================  =====================================================================
+    field    shape             meaning
+    =======  ================  =====================================================================
+    wanted   [B, inputs or 0]  65536 times the probability
+    numbers  [B, inputs or 0]  what is sent in every step; in fixed point a multiple of 2^-16
+    keys     [B, 2]            the words of each sample's key
+    steady   [P]               what neurons receive in every step: their biases at this rate
+    =======  ================  =====================================================================
     """
 
     wanted: np.ndarray
+    numbers: np.ndarray
     keys: np.ndarray
+    steady: np.ndarray
 
 
 class Arrays(NamedTuple):
@@ -79,6 +89,7 @@ class Arrays(NamedTuple):
     potentials    [B, P]        membrane potentials
     counts        [B, P]        spikes of each neuron
     free_from     [B, P or 0]   step from which a refractory neuron receives again
+    received      [B, classes]  what the outputs have received, and started with
     input_counts  [B, inputs]   spikes of each input
     first_class   [B]           output neuron that spiked first, or -1
     first_step    [B]           steps until then
@@ -89,6 +100,7 @@ class Arrays(NamedTuple):
     potentials: Any
     counts: Any
     free_from: Any
+    received: Any
     input_counts: Any
     first_class: Any
     first_step: Any
@@ -103,6 +115,7 @@ class Results(NamedTuple):
     ==========  ================  ==================================================
     output      [B, T, classes]   spikes of the output neurons
     potentials  [B, T, classes]   their potentials
+    received    [B, T, classes]   what they have received, and started with
     totals      [B, T, 1 + L]     spikes of the input and of each layer
     operations  [B, T]            synaptic operations
     ==========  ================  ==================================================
@@ -110,6 +123,7 @@ class Results(NamedTuple):
 
     output: np.ndarray
     potentials: np.ndarray
+    received: np.ndarray
     totals: np.ndarray
     operations: np.ndarray
 
@@ -132,9 +146,8 @@ def simulate_events(run: Run, advance: Callable[[int], Any]) -> Trajectory:
     Returns:
         The trajectory, without records.
     """
-    network = run.network
-    assert isinstance(network, FixedPointNetwork)
-    layout = cached(network, "layout", layout_of)
+    layout = layout_of(run.network)
+    assert isinstance(layout, Layout)
     arrays = _start(run, layout)
     parts: list[Any] = []
     scores, spikes, operations = [], [], []
@@ -162,10 +175,26 @@ def simulate_events(run: Run, advance: Callable[[int], Any]) -> Trajectory:
     )
 
 
-def layout_of(network: FixedPointNetwork) -> Layout:
-    """The arrays of a network; the points of a sweep share all but the thresholds."""
-    shared = cached(network.network, "layout", lambda _: lay_out(network))
-    return with_thresholds(shared, network)
+def layout_of(network: Executable) -> Layout | str:
+    """The arrays of a network, or why the events cannot simulate it.
+
+    In fixed point the points of a sweep share all but the thresholds.
+    """
+    return cast("Layout | str", cached(network, "layout", _layout_of))
+
+
+def _layout_of(network: Executable) -> Layout | str:
+    if not isinstance(network, FixedPointNetwork):
+        return _laid_out(network)
+    shared = cached(network.network, "layout", lambda _: _laid_out(network))
+    return shared if isinstance(shared, str) else with_thresholds(shared, network)
+
+
+def _laid_out(network: Executable) -> Layout | str:
+    try:
+        return lay_out(network)
+    except UnsupportedError as reason:
+        return str(reason)
 
 
 def _steps(
@@ -175,7 +204,7 @@ def _steps(
 
     It ends before the last step if a stop rule has ended all samples.
     """
-    inputs, done = _inputs(run), run.steps_done
+    inputs, done = _inputs(run, layout), run.steps_done
     layout = layout._replace(tables=_fitting_kinds(run, layout, arrays))
     for steps in segments(run.steps, _fitting_steps(run)):
         counts, first_class = arrays.counts[:, _output(layout)], arrays.first_class.copy()
@@ -186,6 +215,7 @@ def _steps(
         said = _read(
             results.output,
             results.potentials,
+            results.received,
             counts,
             np.where(first_class < 0, arrays.first_step, 0),
             arrays.first_class,
@@ -193,6 +223,7 @@ def _steps(
             run.network.step_sizes[-1],
             run.network.thresholds[-1],
             read=run.behaviour.read,
+            spiking=run.network.network.layers[-1].spiking,
         )
         # The next steps write to what is read here, and results must not pile up.
         yield Segment(results, *jax.block_until_ready(said))
@@ -212,11 +243,13 @@ def _in_order(
 ) -> Results:
     """The output neurons in their own order, of which the lowest comes first in a tie."""
     order = layout.orders[-1]
-    output, potentials = results.output[..., order], results.potentials[..., order]
+    output, potentials, received = (
+        values[..., order] for values in (results.output, results.potentials, results.received)
+    )
     new = np.flatnonzero(silent & (arrays.first_class >= 0))
     steps = arrays.first_step[new] - 1 - done
     arrays.first_class[new] = output[new, steps].argmax(-1)
-    return results._replace(output=output, potentials=potentials)
+    return results._replace(output=output, potentials=potentials, received=received)
 
 
 def _run_kernels(
@@ -233,7 +266,8 @@ def _run_kernels(
     classes, layers = layout.orders[-1].size, len(layout.orders)
     results = Results(
         np.zeros((batch, steps, classes), np.uint8),
-        np.zeros((batch, steps, classes), np.int32),
+        np.zeros((batch, steps, classes), arrays.potentials.dtype),
+        np.zeros((batch, steps, classes), arrays.potentials.dtype),
         np.zeros((batch, steps, 1 + layers), np.int32),
         np.zeros((batch, steps), np.int64),
     )
@@ -276,15 +310,30 @@ def _settings(run: Run, first_step: int, steps: int) -> Settings:
         found = kinds.FIRST_SPIKE, 0, 0
     elif isinstance(stop, stopping.Margin):
         found = kinds.MARGIN, stop.spikes, stop.every
-    reset = _RESETS[run.behaviour.reset]
+    reset = RESETS[run.behaviour.reset]
     return Settings(first_step, steps, run.refractory_steps, reset, *found)
 
 
-def _inputs(run: Run) -> Inputs:
-    # To the nearest, as `encoding.poisson` does.
-    probabilities = np.asarray(run.probabilities).reshape(len(run.images), -1)
-    wanted = np.rint(probabilities * np.float32(1 << 16)).astype(np.uint32)
-    return Inputs(wanted, np.asarray(run.keys))
+def _inputs(run: Run, layout: Layout) -> Inputs:
+    network, tables = run.network, layout.tables
+    exact = np.issubdtype(network.dtype, np.integer)
+    values = np.asarray(run.probabilities).reshape(len(run.images), -1)
+    values = values.astype(network.network.dtype)
+    scale = np.float32(1 << 16)
+    wanted = np.zeros((len(values), 0), np.uint32)
+    numbers = np.zeros((len(values), 0), np.int64 if exact else network.dtype)
+    if run.behaviour.encode is encoding.constant:
+        assert NUMBER_BITS == 16
+        numbers = np.rint(values * scale).astype(np.int64) if exact else values
+    else:  # to the nearest, as `encoding.poisson` does
+        wanted = np.rint(values * scale).astype(np.uint32)
+    steady = np.zeros(layout.first[-1], tables.currents.dtype)
+    rate = np.asarray(run.max_rate * run.dt, network.network.dtype)
+    for start, order, bias in zip(layout.first, layout.orders, layout.biases, strict=False):
+        if bias is not None:
+            received = rate * np.asarray(bias, network.network.dtype)
+            steady[start + order] = np.rint(received) if exact else received
+    return Inputs(wanted, numbers, np.asarray(run.keys), steady)
 
 
 def _fitting_kinds(run: Run, layout: Layout, arrays: Arrays) -> Any:
@@ -293,27 +342,29 @@ def _fitting_kinds(run: Run, layout: Layout, arrays: Arrays) -> Any:
     It could be if it started there, or if a reset by subtraction left it there. Then all neurons of
     the layer have to be looked at in each step.
     """
-    tables, found = layout.tables, layout.tables.kinds.copy()
-    for layer in np.flatnonzero(found == kinds.POOL):
-        places = slice(*tables.first[layer : layer + 2])
+    tables, found = layout.tables, layout.tables.layers.copy()
+    for layer in np.flatnonzero(found["kind"] == kinds.POOL):
+        places = slice(*layout.first[layer : layer + 2])
         thresholds = tables.thresholds[places]
-        most = tables.gains[layer] * layout.window[layer]
+        # Rounding of floats could carry a potential to twice the threshold.
+        most = layout.most[layer] * (1 + 1e-5)
         left = run.behaviour.reset is neurons.reset_by_subtraction and most > thresholds.min()
         if left or np.any(arrays.potentials[:, places] >= thresholds):
-            found[layer] = kinds.SCATTER
-    return tables._replace(kinds=found)
+            found["kind"][layer] = kinds.NEURONS
+    return tables._replace(layers=found)
 
 
 def _start(run: Run, layout: Layout) -> Arrays:
     """The state in which a run begins, in the order of the layout."""
-    batch, network = len(run.images), run.network.network
-    first = layout.tables.first
+    batch, network, dtype = len(run.images), run.network.network, run.network.dtype
+    first = layout.first
     inputs = int(np.prod(network.input_shape))
     refractory = first[-1] if run.refractory_steps > 1 else 0
     arrays = Arrays(
-        np.zeros((batch, first[-1]), np.int32),
+        np.zeros((batch, first[-1]), dtype),
         np.zeros((batch, first[-1]), np.int32),
         np.zeros((batch, refractory), np.int32),
+        np.zeros((batch, layout.orders[-1].size), dtype),
         np.zeros((batch, inputs), np.int32),
         np.full(batch, -1, np.int32),
         np.zeros(batch, np.int32),
@@ -332,7 +383,10 @@ def _start(run: Run, layout: Layout) -> Arrays:
             waiting = state.neurons[layer].refractory
             if waiting is not None:
                 arrays.free_from[:, places] = state.step + np.asarray(waiting).reshape(batch, -1)
-    if state is not None:
+    if state is None:
+        arrays.received[:] = arrays.potentials[:, first[-2] : first[-2] + layout.orders[-1].size]
+    else:
+        arrays.received[:, layout.orders[-1]] = received_so_far(run)
         arrays.input_counts[:] = np.asarray(state.input_spike_counts).reshape(batch, -1)
         arrays.first_class[:] = state.first_spike_class
         arrays.first_step[:] = state.first_spike_step
@@ -344,7 +398,7 @@ def _start(run: Run, layout: Layout) -> Arrays:
 
 def _in_shape(values: np.ndarray, layout: Layout, layer: int) -> Any:
     """Values [B, P] of the neurons of a layer in their own shape; a view where that is possible."""
-    start, order = layout.tables.first[layer], layout.orders[layer]
+    start, order = layout.first[layer], layout.orders[layer]
     if layout.in_order[layer]:
         part = values[:, start : start + order.size]
         return part.reshape(len(values), *order.shape)
@@ -355,7 +409,7 @@ def _state(run: Run, layout: Layout, arrays: Arrays) -> State:
     step = np.asarray(run.steps_done + run.steps, np.int32)
     for array in arrays:  # what a run has counted is also part of its state
         array.flags.writeable = False
-    layers = range(len(layout.orders))
+    layers, dtype = range(len(layout.orders)), run.network.dtype
 
     def waiting(layer: int) -> Any:
         if arrays.free_from.shape[1] == 0:
@@ -368,8 +422,9 @@ def _state(run: Run, layout: Layout, arrays: Arrays) -> State:
             neurons.NeuronState(_in_shape(arrays.potentials, layout, layer), waiting(layer))
             for layer in layers
         ],
-        input_spike_counts=arrays.input_counts.reshape(np.shape(run.images)),
-        spike_counts=[_in_shape(arrays.counts, layout, layer) for layer in layers],
+        input_spike_counts=arrays.input_counts.reshape(np.shape(run.images)).astype(dtype),
+        spike_counts=[_in_shape(arrays.counts, layout, layer).astype(dtype) for layer in layers],
+        received=cast(Array, arrays.received[:, layout.orders[-1]]),
         first_spike_class=arrays.first_class,
         first_spike_step=arrays.first_step,
         exit_step=arrays.exit_step,
@@ -383,30 +438,34 @@ def _state(run: Run, layout: Layout, arrays: Arrays) -> State:
 
 def _output(layout: Layout) -> np.ndarray:
     """The output neurons among all, in their own order."""
-    return layout.tables.first[-2] + layout.orders[-1]
+    return layout.first[-2] + layout.orders[-1]
 
 
-@partial(jax.jit, static_argnames="read")
+@partial(jax.jit, static_argnames=("read", "spiking"))
 def _read(
     output: Array,
     potentials: Array,
+    received: Array,
     counts: Array,
     first_step: Array,
     first_class: Array,
     done: ArrayLike,
-    step_size: Array,
+    step_size: Array | None,
     threshold: Array,
     *,
     read: readout.Readout,
+    spiking: bool,
 ) -> tuple[Array, Array]:
     """Predictions and scores after every step [T, B, ...]."""
-    output, potentials = output.swapaxes(0, 1), potentials.swapaxes(0, 1)
-    so_far = counts[None] + output.cumsum(0, dtype=counts.dtype)
+    output, potentials, received = (
+        values.swapaxes(0, 1) for values in (output, potentials, received)
+    )
+    so_far = (counts[None] + output.cumsum(0, dtype=counts.dtype)).astype(potentials.dtype)
     ends = jnp.asarray(done) + 1 + jnp.arange(len(output))
 
-    def at(end: Array, so_far: Array, potential: Array) -> tuple[Array, Array]:
+    def at(end: Array, so_far: Array, potential: Array, received: Array) -> tuple[Array, Array]:
         known = jnp.where(first_step <= end, first_class, -1)
-        output = output_seen(so_far, potential, threshold, step_size, known)
+        output = output_seen(so_far, potential, received, threshold, step_size, known, spiking)
         return read(output), output.scores
 
-    return jax.vmap(at)(ends, so_far, potentials)
+    return jax.vmap(at)(ends, so_far, potentials, received)

@@ -256,21 +256,25 @@ def _advance(
         functions = behaviour if layers.spiking[index] else behaviour._replace(**_ACCUMULATES)
         keep = index == last or observe is not nothing
         fire = partial(_fire, layers.thresholds[index], functions, state.refractory_steps, keep)
-        new, (sent[index], potential) = _through(fire, old, currents, length)
+        received = state.received if index == last else None
+        (new, received), (sent[index], potential, scores) = _through(
+            fire, (old, received), currents, length
+        )
         new_neurons.append(new)
         spikes.append(sent[index])
         potentials.append(potential)
     after, (predictions, scores), active, first = _read(
-        layers, behaviour, stop, state, spikes[-1], potentials[-1]
+        layers, behaviour, stop, state, spikes[-1], potentials[-1], scores
     )
     inputs = drive.inputs
     if len(inputs) < length:
         inputs = jnp.broadcast_to(inputs, (length, *inputs.shape[1:]))
-    received = (inputs != 0).astype(layers.dtype)
+    driven = (inputs != 0).astype(layers.dtype)
     after = replace(
         after,
         neurons=new_neurons,
-        input_spike_counts=_counted(state.input_spike_counts, received, active),
+        received=received,
+        input_spike_counts=_counted(state.input_spike_counts, driven, active),
         spike_counts=[
             _counted(old, new, active) for old, new in zip(state.spike_counts, spikes, strict=True)
         ],
@@ -319,10 +323,17 @@ def _fire(
     behaviour: Behaviour,
     refractory_steps: Array,
     keep: bool,
-    state: neurons.NeuronState,
+    carry: tuple[neurons.NeuronState, Array | None],
     current: Array,
-) -> tuple[neurons.NeuronState, tuple[Array, Array | None]]:
-    """One step of a layer; the potentials are returned where they are looked at."""
+) -> tuple[tuple[neurons.NeuronState, Array | None], tuple[Array, Array | None, Array | None]]:
+    """One step of a layer; the potentials are returned where they are looked at.
+
+    What neurons have received in all is added up where it is given.
+    """
+    state, received = carry
+    if received is not None:
+        ready = True if state.refractory is None else state.refractory == 0
+        received = received + jnp.where(ready, current, 0)
     state, spikes = neurons.integrate_and_fire(
         state,
         current,
@@ -331,7 +342,7 @@ def _fire(
         spike=behaviour.spike,
         refractory_steps=refractory_steps,
     )
-    return state, (spikes, state.potential if keep else None)
+    return (state, received), (spikes, state.potential if keep else None, received)
 
 
 def _read(
@@ -341,6 +352,7 @@ def _read(
     state: State,
     spikes: Array,
     potentials: Array,
+    received: Array,
 ) -> tuple[State, tuple[Array, Array], Array | None, Array]:
     """Predictions and scores of a chunk, which samples are running, whose first spike is when."""
     ends = state.step + 1 + jnp.arange(len(spikes), dtype=state.step.dtype)
@@ -350,18 +362,19 @@ def _read(
     first = jnp.take_along_axis(spikes, now[None, :, None], 0)[0].argmax(-1).astype(jnp.int32)
     new = (state.first_spike_class < 0) & fired.any(0)
 
-    def seen(end: Array, counts: Array, potential: Array) -> Any:
+    def seen(end: Array, counts: Array, potential: Array, received: Array) -> Any:
         known = jnp.where(new & (ends[now] <= end), first, state.first_spike_class)
         return output_seen(
             counts,
             potential,
+            received,
             layers.thresholds[-1],
             layers.step_sizes[-1],
             known,
             layers.spiking[-1],
         )
 
-    outputs = jax.vmap(seen)(ends, counts, potentials)
+    outputs = jax.vmap(seen)(ends, counts, potentials, received)
     active = None
     if stop is not None:
         running = state.exit_step == 0

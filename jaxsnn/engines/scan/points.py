@@ -168,6 +168,7 @@ def _start(network: Executable, batch: int, refractory_steps: Array | None) -> S
         dt=zero,
         refractory_steps=zero if refractory_steps is None else refractory_steps,
         arithmetic=zero,
+        received=layers[-1].potential,
     )
 
 
