@@ -44,7 +44,9 @@ class NumpyEngine(engines.Engine):
                     if not of_layer.spiking:
                         threshold = np.asarray(np.inf)
                     if index == len(matrices) - 1:
-                        state = replace(state, received=state.received + self.let_in(layer, current))
+                        state = replace(
+                            state, received=state.received + self.let_in(layer, current)
+                        )
                     layer, fired = self.fire(run, layer, current, threshold)
                     sent[index] = values[index] = fired.reshape(len(fired), -1)
                 layers.append(layer)

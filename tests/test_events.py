@@ -323,42 +323,44 @@ def served(monkeypatch):
     return runs
 
 
-def test_events_are_taken_for_fixed_point_alone(served):
+def test_events_are_taken_where_nothing_is_recorded_or_traced(served):
     images = images_of(2, DENSE)
     for network, options, expected in [
         (DENSE, {}, 1),
         (dense_network(), {"arithmetic": jaxsnn.FixedPoint()}, 2),
-        (dense_network(), {}, 2),
-        (DENSE, {"record": lambda step: step.prediction}, 2),
-        (DENSE, {"engine": "events", "stop": stopping.first_spike}, 3),
+        (dense_network(), {}, 3),
+        (DENSE, {"record": lambda step: step.prediction}, 3),
+        (dense_network(), {"record": lambda step: step.prediction}, 3),
+        (dense_network(), {"encode": spikes_of_one}, 3),
+        (dense_network(), {"spike": lambda v, theta: (v > theta).astype(v.dtype)}, 3),
+        (DENSE, {"engine": "events", "stop": stopping.first_spike}, 4),
     ]:
         run(network, images, duration=2e-3, **options)
         assert len(served) == expected
     jax.jit(lambda x: run(DENSE, x, duration=2e-3).spike_counts)(images)
-    assert len(served) == 3
+    assert len(served) == 4
 
 
 def spikes_of_one(key, probability):
     return (probability > 0.5).astype(probability.dtype)
 
 
-def two_operations():
-    """A pooling and a dense layer before one ReLU."""
-    kernel = np.ones((4, 3), np.float32)
-    network = jaxsnn.read_network(
-        lambda x: jax.nn.relu(window(x, 2).reshape(len(x), -1) @ kernel), np.zeros((1, 4, 4, 1))
-    )
-    return jaxsnn.quantize(jaxsnn.balance_thresholds(network, 1.0))
+def reset_to_half(potential, spikes, threshold):
+    return jnp.where(spikes > 0, threshold / 2, potential)
 
 
 @pytest.mark.parametrize(
     ("make", "options", "message"),
     [
-        (dense_network, {}, "not in fixed point.*quantize"),
-        (lambda: DENSE, {"record": lambda step: step.prediction}, "records nothing.*scan"),
-        (lambda: DENSE, {"encode": spikes_of_one}, "encoding.poisson"),
+        (dense_network, {"reset": reset_to_half}, "reset_to_zero and reset_by_subtraction only"),
+        (
+            dense_network,
+            {"spike": lambda v, theta: (v > theta).astype(v.dtype)},
+            "spikes at the threshold only",
+        ),
+        (lambda: DENSE, {"record": lambda step: step.prediction}, "record=... needs the scan"),
+        (lambda: DENSE, {"encode": spikes_of_one}, "encodings poisson and constant"),
         (lambda: DENSE, {"stop": lambda output, steps: output.first_spike_class >= 0}, "stop rule"),
-        (two_operations, {}, "layer 1 of 1.*several operations"),
     ],
 )
 def test_events_that_do_not_support_a_run_say_why(make, options, message):
@@ -372,24 +374,20 @@ def test_events_cannot_be_traced():
         jax.jit(lambda x: run(DENSE, x, engine="events").spike_counts)(images_of(2, DENSE))
 
 
-def test_where_the_layers_ask_for_the_scan_one_line_says_so_once():
-    def model(x):
-        return jax.nn.relu(x @ jnp.ones((6, 4)) + jnp.ones((1, 4)))
-
-    images = np.ones((2, 6), np.float32)
-    snn = jaxsnn.balance_thresholds(jaxsnn.read_network(model, images), 4.0)
-    network = jaxsnn.quantize(snn)
+def test_where_a_run_needs_the_scan_one_line_says_so_once():
+    network, images = dense_network(), images_of(2, DENSE)
+    record = lambda step: step.prediction  # noqa: E731
     engines._warn_once.cache_clear()
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         for key in (5, 6):
-            run(network, images, key=key)
+            run(network, images, key=key, record=record)
     (warning,) = told
-    assert "runs in the scan, which takes several times" in str(warning.message)
-    assert "without biases, and layer 1 of 1" in str(warning.message)
+    assert "simulated by the scan, which takes several times" in str(warning.message)
+    assert "record=... needs the scan" in str(warning.message)
     with warnings.catch_warnings(action="error"):
         engines._warn_once.cache_clear()
-        run(network, images, engine="scan")
+        run(network, images, engine="scan", record=record)
 
 
 def compilations(caplog):

@@ -298,9 +298,3 @@ def test_signed_numbers_cannot_overflow_either(rng, sign):
     np.testing.assert_array_equal(run.state.neurons[-1].potential, potentials[-1])
     for counts, fired in zip(run.spike_counts, spikes, strict=True):
         np.testing.assert_array_equal(counts, fired.sum(0))
-
-
-def test_the_events_say_that_they_take_chains(network, images):
-    fixed = jaxsnn.quantize(spiking(network, images))
-    with pytest.raises(ValueError, match="it takes chains of ReLUs without biases"):
-        jaxsnn.simulate(fixed, images, key=0, duration=0.01, engine="events")

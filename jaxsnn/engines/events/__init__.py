@@ -48,7 +48,7 @@ class Events(Engine):
         if jax.default_backend() != "cpu":
             return f"it is for CPUs, and JAX runs on {jax.default_backend()}"
         if behaviour.record is not None:
-            return "it records nothing; take the scan for record=..."
+            return "record=... needs the scan, which sees every step of a batch"
         if behaviour.encode not in (encoding.poisson, encoding.constant):
             return "it knows the encodings poisson and constant only, and draws spikes itself"
         if behaviour.reset not in RESETS:

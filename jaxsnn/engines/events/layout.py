@@ -246,7 +246,9 @@ def _parts(network: Network, index: int, row: Sequence[Any], exact: bool) -> lis
         source = connection.source
         try:
             if network.is_a_sum(index):
-                raise UnsupportedError("it sends sums, which are no spikes, to several layers")
+                raise UnsupportedError(
+                    "it simulates neurons alone, and no sums that are sent as numbers"
+                )
             shape = network.shape_of(source)
             if layer.pools_maxima:
                 found.append((source, _windows(connection, shape)))
