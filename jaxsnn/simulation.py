@@ -229,10 +229,10 @@ def simulate(
             done for them. By default all samples run to the end.
         arithmetic: `FixedPoint(bits)` rounds the network to integers, whose spikes are bit for bit
             the same everywhere; by default that of the network.
-        engine: "scan" is the compiled loop for all devices and both arithmetics. "events" runs
-            fixed-point networks on a CPU and adds the weights of those neurons alone that spike;
-            "auto" takes the events where they support the run, and says so once where they do not
-            support a network in fixed point. An engine with options is an object, such as
+        engine: "scan" is the compiled loop for all devices, which can be differentiated. "events"
+            runs on CPUs and adds the weights of those neurons alone that spike, in floating point
+            in an order of its own; "auto" takes it where nothing is traced, and says so once where
+            it does not support the run. An engine with options is an object, such as
             `jaxsnn.engines.Scan(batch_size=100)`. The events return NumPy arrays, as the scan does
             where it needs several batches.
         state: the state to resume from: the `state` of an earlier run of the same network on the

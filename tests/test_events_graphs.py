@@ -180,6 +180,23 @@ def test_max_pooling(bits, options, images):
         np.testing.assert_array_equal(second.scores, found.scores[5:])
 
 
+@pytest.mark.parametrize("bits", [None, 8], ids=["float", "8 bits"])
+def test_max_pooling_as_the_output(bits, images):
+    """A spike of an output stands for its threshold."""
+
+    def model(x):
+        return nnx.max_pool(RELU(convolve(x, 3, 3, 4, 5)), (6, 6)).reshape(len(x), -1)
+
+    snn = jaxsnn.balance_thresholds(jaxsnn.read_network(model, images), 0.5)
+    network = snn if bits is None else jaxsnn.quantize(snn, bits=bits)
+    given = {"key": 3, "duration": 0.012}
+    found = jaxsnn.simulate(network, images, engine="events", **given)
+    assert_equal_runs(found, jaxsnn.simulate(network, images, engine="scan", **given))
+    theta = np.asarray(network.thresholds[-1]) * (1 if bits is None else network.step_sizes[-1])
+    np.testing.assert_allclose(found.scores[-1], theta * found.spike_counts[-1], rtol=1e-6)
+    assert found.spike_counts[-1].min() > 0
+
+
 def test_poolings_look_at_every_neuron_where_one_may_stay_at_its_threshold(images):
     """After a reset by subtraction, or with initial potentials at the threshold."""
 
@@ -318,11 +335,9 @@ def sums(x):
 
 def test_sums_are_left_to_the_scan(images):
     snn = jaxsnn.balance_thresholds(jaxsnn.read_network(sums, images), 1.0)
-    with pytest.raises(
-        ValueError, match="neurons alone, and no sums that are sent as numbers, in layer 1 of"
-    ):
+    with pytest.raises(ValueError, match="neurons, and no sums sent as numbers, in layer 1"):
         jaxsnn.simulate(snn, images, key=3, duration=0.004, engine="events")
-    with pytest.warns(UserWarning, match="simulated by the scan.*neurons alone"):
+    with pytest.warns(UserWarning, match="simulated by the scan.*it simulates neurons"):
         jaxsnn.simulate(snn, images, key=3, duration=0.004)
 
 

@@ -131,10 +131,6 @@ def test_pictures(reproduction):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (
-            ["--bits", "8", "--engine", "events"],
-            'engine="events" takes chains of layers without biases.* CIFAR-10 are none: take scan',
-        ),
         (["--recipe", "authors"], "recipe=authors; for CIFAR-10 there is modern only"),
         (["--networks", "fc"], "networks=fc; for CIFAR-10 take resnet20 or vgg11, or both"),
         (["--networks"], "no network chosen; for CIFAR-10 take resnet20 or vgg11"),

@@ -3,7 +3,7 @@
 base     what an engine is, what it is given, and what it returns
 checks   what a run requires of its arguments
 scan     the compiled loop over time, for all devices
-events   the event-driven engine, for fixed-point networks on CPUs
+events   the event-driven engine, for CPUs
 """
 
 from __future__ import annotations
@@ -95,11 +95,12 @@ def choose(engine: EngineChoice, run: Run, *, scan: Scan | None = None) -> Engin
         >>> import jax, jax.numpy as jnp, jaxsnn
         >>> network = jaxsnn.read_network(lambda x: jax.nn.relu(0.5 * x), jnp.zeros((1, 2)))
         >>> snn = jaxsnn.balance_thresholds(network, 1.0)
-        >>> jaxsnn.simulate(snn, jnp.ones((1, 2)), key=0, engine="events")
+        >>> jaxsnn.simulate(snn, jnp.ones((1, 2)), key=0, engine="events",
+        ...                 record=lambda step: step.spikes)
         Traceback (most recent call last):
         ...
-        ValueError: engine="events" does not support this run: the network is not in fixed point \
-(arithmetic=FixedPoint(...) or quantize).
+        ValueError: engine="events" does not support this run: record=... needs the scan, which \
+sees every step of a batch.
     """
     chosen = engine
     if isinstance(engine, str):

@@ -41,7 +41,6 @@ class Experiment:
         images_at_once: how many images are simulated before their spikes are summed up.
         drawn: the conversion of which there are figures.
         figures: functions that draw them, by the names of the files.
-        events: whether the event-driven engine supports the networks.
         settings: what results.json says of the conversions and the simulation.
     """
 
@@ -57,7 +56,6 @@ class Experiment:
     images_at_once: int
     drawn: str
     figures: Mapping[str, Callable[..., Any]]
-    events: bool
     settings: Mapping[str, Any]
 
     def conversions_of(self, full: bool) -> dict[str, Conversion]:
@@ -92,7 +90,6 @@ EXPERIMENTS = {
         images_at_once=10_000,
         drawn="data-based",
         figures={"raster": draw_raster, "rates": draw_rates},
-        events=True,
         settings={"max_rate": 1000.0, "encoding": "poisson", "reset": "to zero"},
     ),
     "cifar10": Experiment(
@@ -108,7 +105,6 @@ EXPERIMENTS = {
         images_at_once=500,  # ResNet-20 has 188,000 neurons
         drawn="99.9th percentile",
         figures={"rates": draw_rates},
-        events=False,
         settings={
             "max_rate": 1000.0,
             "encoding": "constant",

@@ -64,8 +64,8 @@ def reproduce(
         images: how many of the 10,000 test images to simulate.
         seed: of the training and of the input spikes, at least 0 and below 2**32.
         bits: simulate in fixed point, with weights of 8 or 16 bits; by default in float32.
-        engine: what simulates fixed point: the compiled scan or the event-driven engine; by default
-            the latter where it can simulate the network.
+        engine: what simulates: the compiled scan or the event-driven engine; by default the latter
+            where it can simulate the network.
         output: the folder for the results.
         cache: the folder for trained networks; by default the user's cache folder.
         data_dir: the data directory of TensorFlow Datasets; by default its own.
@@ -211,13 +211,6 @@ def _check_choices(
         raise UsageError(
             f"recipe={recipe}; for {title} there is {' or '.join(experiment.recipes)} only."
         )
-    if engine == "events" and not experiment.events:
-        raise UsageError(
-            f'engine="events" takes chains of layers without biases, and the networks for {title} '
-            "are none: take scan or auto."
-        )
-    if engine == "events" and bits is None:
-        raise UsageError('engine="events" simulates fixed point only: take bits=8 or bits=16.')
 
 
 class _Summary(NamedTuple):

@@ -72,7 +72,7 @@ def sweep_network(
         duration: simulated time in seconds.
         images: how many of the 10,000 test images.
         bits: simulate in fixed point, with weights of 8 or 16 bits; by default in float32.
-        engine: what simulates fixed point: the scan or the event-driven engine.
+        engine: what simulates: the scan or the event-driven engine.
         output: the file for the result.
         memory: bytes that a piece may take on each device.
         cache: the folder for trained networks; by default the user's cache folder.

@@ -89,7 +89,7 @@ def sweep(
         arithmetic: `FixedPoint(bits)` rounds weights and thresholds to integers: counts are then
             the same bit for bit whatever computes them. By default floating point.
         engine: "scan", "events" or "auto", as in `jaxsnn.simulate`; the event-driven engine
-            simulates the points of a fixed-point sweep one after the other on the cores of a CPU.
+            simulates the points one after the other on the cores of a CPU.
         path: a netCDF file for the result, written when all is done. Until then finished pieces
             are kept in a folder beside it, `<path>.partial`. Called again, the sweep is resumed,
             and when it is done it is read from the file. Of several sweeps to one path at the same

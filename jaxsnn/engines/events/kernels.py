@@ -396,6 +396,13 @@ def _collect(received, current, free_from, step):
 
 @njit(**BARE)
 @no_type_check
+def _add_at(values, places, added):
+    for place in places:
+        values[place] += added[place]
+
+
+@njit(**BARE)
+@no_type_check
 def _leads(values, units, asked):
     """Whether the largest value is so far above the second."""
     largest, second = np.float32(values[0]) * units[0], np.float32(0)
@@ -647,7 +654,10 @@ def _advance(number, tables, settings, scratch, step, more, less, image, state):
         if layer.kind == MAXIMA:
             sent = state.counts[image, source.first : source.end]
             starts = tables.starts[connection.start :]
-            return _largest_of(counts, senders, sent, starts, tables.runs, found)
+            count = _largest_of(counts, senders, sent, starts, tables.runs, found)
+            if number + 1 == len(tables.layers):
+                _add_at(state.received[image], found[:count], threshold)
+            return count
         targets, gains = tables.targets[connection.target :], tables.gains[connection.target :]
         seen = scratch.seen[low:high]
         count = _pool(potential, threshold, gains, senders, targets, free, step, found, seen)

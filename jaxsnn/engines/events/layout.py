@@ -246,9 +246,7 @@ def _parts(network: Network, index: int, row: Sequence[Any], exact: bool) -> lis
         source = connection.source
         try:
             if network.is_a_sum(index):
-                raise UnsupportedError(
-                    "it simulates neurons alone, and no sums that are sent as numbers"
-                )
+                raise UnsupportedError("it simulates neurons, and no sums sent as numbers")
             shape = network.shape_of(source)
             if layer.pools_maxima:
                 found.append((source, _windows(connection, shape)))

@@ -233,6 +233,8 @@ def _advance(
     sent: dict[int, Array] = {}
     spikes, potentials, new_neurons = [], [], []
     last = len(layers.connections) - 1
+    received: Any = state.received
+    totals: Any = None
     for index, old in enumerate(state.neurons):
         if (pool := layers.pooling[index]) is not None:
             (source, _), *_ = layers.connections[index]
@@ -241,6 +243,9 @@ def _advance(
             spikes.append(pooled)
             potentials.append(jnp.zeros_like(pooled))
             new_neurons.append(old)
+            if index == last:  # a spike of an output stands for its threshold
+                totals = received + layers.thresholds[index] * pooled.cumsum(0, dtype=pooled.dtype)
+                received = totals[-1]
             continue
         parts = drive.currents[index], _received(layers.connections[index], sent)
         currents = reduce(jnp.add, (part for part in parts if part is not None))
@@ -256,15 +261,15 @@ def _advance(
         functions = behaviour if layers.spiking[index] else behaviour._replace(**_ACCUMULATES)
         keep = index == last or observe is not nothing
         fire = partial(_fire, layers.thresholds[index], functions, state.refractory_steps, keep)
-        received = state.received if index == last else None
-        (new, received), (sent[index], potential, scores) = _through(
-            fire, (old, received), currents, length
+        so_far = state.received if index == last else None
+        (new, received), (sent[index], potential, totals) = _through(
+            fire, (old, so_far), currents, length
         )
         new_neurons.append(new)
         spikes.append(sent[index])
         potentials.append(potential)
     after, (predictions, scores), active, first = _read(
-        layers, behaviour, stop, state, spikes[-1], potentials[-1], scores
+        layers, behaviour, stop, state, spikes[-1], potentials[-1], totals
     )
     inputs = drive.inputs
     if len(inputs) < length:
