@@ -297,7 +297,7 @@ def in_one_piece():
     return (network, images, labels), whole
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(memory=st.integers(30_000, 2_000_000))
 def test_the_pieces_do_not_matter(in_one_piece, memory):
     swept, whole = in_one_piece
