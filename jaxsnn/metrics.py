@@ -252,7 +252,8 @@ def synapses_of(connection: Connection, shape: tuple[int, ...]) -> Array:
         return x
 
     # The sum of all outputs, differentiated by an input, counts the paths that leave that input.
-    return jax.grad(lambda x: paths(x).sum())(np.zeros((1, *shape), np.float32))[0]
+    count = jax.jit(jax.grad(lambda x: paths(x).sum()))  # as one program, not one an operation
+    return count(np.zeros((1, *shape), np.float32))[0]
 
 
 @typed

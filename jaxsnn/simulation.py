@@ -126,17 +126,10 @@ class Simulation:
         activation exceeds its λ. A layer has activations of nan where the weights of its
         predecessors' spikes stand for no activation, as thresholds and amplitudes set by hand may.
         """
-        steps = jnp.where(self.state.exit_step > 0, self.state.exit_step, self.state.step)
-        number = jnp.result_type(float)
         sent = list(self.spike_counts)
         if not self.spiking:
             sent[-1] = self.state.neurons[-1].potential
-        return [
-            jnp.asarray(counts, number)
-            / steps.reshape(-1, *[1] * (counts.ndim - 1)).astype(number)
-            * for_batches(scale, counts.shape[1:], number)
-            for counts, scale in zip(sent, self.scale_factors, strict=True)
-        ]
+        return _activations(sent, self.scale_factors, self.state.exit_step, self.state.step)
 
     def __repr__(self) -> str:
         steps, samples = self.predictions.shape[-2:]
@@ -421,6 +414,19 @@ def _found(
         "times": (first + 1 + jnp.arange(steps, dtype=first.dtype)).astype(number) * dt,
         "exit_time": ended.astype(number) * dt,
     }
+
+
+@jax.jit
+def _activations(
+    sent: list[Array], scale_factors: list[Array], exit_step: Array, step: Array
+) -> list[Array]:
+    steps, number = jnp.where(exit_step > 0, exit_step, step), jnp.result_type(float)
+    return [
+        jnp.asarray(counts, number)
+        / steps.reshape(-1, *[1] * (counts.ndim - 1)).astype(number)
+        * for_batches(scale, counts.shape[1:], number)
+        for counts, scale in zip(sent, scale_factors, strict=True)
+    ]
 
 
 # -- Batches ---------------------------------------------------------------------------------------

@@ -659,14 +659,13 @@ def add_simulate(corpus: Corpus, w: World) -> None:
         {
             "gpu": "gpu", "None": None, "a number": 1, "a list": ["scan"], "bytes": b"scan",
             "SCAN": "SCAN", "empty": "", "a bool": True, "a function": len, "a dict": {},
-            "events in float": "events",
         },
     )
     each(
         simulate, "fixed engine", lambda v: w.simulate(w.fixed, engine="events", **v),
         {
             "record": {"record": lambda step: step.spikes[0]},
-            "constant": {"encode": jaxsnn.constant},
+            "an encoding of mine": {"encode": lambda key, p: (p > 0.5).astype(p.dtype)},
             "a stop rule of mine": {"stop": lambda output, steps: output.first_spike_class >= 0},
         },
         words="engine|events|encod",
@@ -2134,7 +2133,7 @@ def add_sweeps(corpus: Corpus, w: World) -> None:
         "sweep", "engine", lambda v: sweep(engine=v),
         {
             "gpu": "gpu", "None": None, "a number": 1, "a list": ["scan"], "SCAN": "SCAN",
-            "a bool": True, "events in float": "events", "a dict": {},
+            "a bool": True, "a dict": {},
         },
         words="engine",
     )
@@ -2434,7 +2433,7 @@ def add_command_lines(corpus: Corpus, w: World) -> None:
         "--images 0": "images", "--images -1": "images", "--images 10001": "images",
         "--images 1.5": "images", "--images abc": "images", "--images nan": "images",
         "--bits 4": "bits", "--bits 32": "bits", "--bits abc": "bits", "--bits 8.0": "bits",
-        "--engine gpu": "engine", "--engine events": "engine", "--memory 10": "memory",
+        "--engine gpu": "engine", "--memory 10": "memory",
         "--memory -1": "memory", "--memory 0": "memory", "--memory nan": "memory",
         "--memory abc": "memory", "--memory 1.5": "memory", f"--output {folder}/no/x.nc": "folder",
         f"--output {folder}/a-folder": "folder|output", f"--output {folder}/a-file/x.nc": "folder",
@@ -2465,7 +2464,7 @@ def add_command_lines(corpus: Corpus, w: World) -> None:
         "--images abc": "images", "--seed -1": "seed", "--seed 4294967296": "seed",
         "--seed 1099511627781": "seed", "--seed 1.5": "seed", "--seed abc": "seed",
         "--bits 4": "bits", "--bits": "bits", "--engine gpu": "engine",
-        "--engine events": "engine", f"--output {folder}/a-file": "output|folder|a-file",
+        f"--output {folder}/a-file": "output|folder|a-file",
         f"--output {folder}/a-file/x": "output|folder|a-file",
         f"--archives {folder}/none": "archives|folder",
         f"--archives {folder}/a-file": "archives|folder", "--full yes": "full|yes",
@@ -2473,7 +2472,6 @@ def add_command_lines(corpus: Corpus, w: World) -> None:
         "--dataset cifar": "dataset", "--dataset cifar10 --bits 4": "bits",
         "--dataset cifar10 --networks fc": "networks", "--networks vgg11": "networks",
         "--dataset cifar10 --recipe authors": "recipe",
-        "--dataset cifar10 --engine events": "engine",
     }
     for line, words in reproduce.items():
         corpus.one(

@@ -51,7 +51,7 @@ def rng():
 
 @pytest.fixture(scope="module")
 def short_recipes():
-    """Recipes of one epoch, with a sixth of the neurons in the fully connected network."""
+    """Recipes of one epoch without augmentation, with fewer neurons in the dense network."""
     from jaxsnn.training import RECIPES
 
     with pytest.MonkeyPatch.context() as patch:
@@ -59,17 +59,31 @@ def short_recipes():
             model = recipe.model
             if name.startswith("fc"):
                 model = functools.partial(model, (784, 200, 200, 10))
-            patch.setitem(RECIPES, name, replace(recipe, epochs=1, model=model))
+            short = replace(recipe, epochs=1, model=model, augment=lambda key, images: images)
+            patch.setitem(RECIPES, name, short)
         yield
 
 
 @pytest.fixture(scope="module")
-def short_commands(short_recipes):
-    """Commands that train for a short time, and load the same data once."""
-    from jaxsnn.paper import datasets, reproduce, sweep_command
+def short_data():
+    """`load_dataset` with half of the training set, which loads the same data once."""
+    import jaxsnn
 
-    load = functools.cache(datasets.load_dataset)
+    @functools.cache
+    def load(*arguments, **options):
+        train, test = jaxsnn.load_dataset(*arguments, **options)
+        half = len(train) // 2
+        return jaxsnn.Dataset(train.images[:half], train.labels[:half]), test
+
+    return load
+
+
+@pytest.fixture(scope="module")
+def short_commands(short_recipes, short_data):
+    """Commands that train for a short time."""
+    from jaxsnn.paper import reproduce, sweep_command
+
     with pytest.MonkeyPatch.context() as patch:
         for module in (reproduce, sweep_command):
-            patch.setattr(module, "load_dataset", load)
+            patch.setattr(module, "load_dataset", short_data)
         yield

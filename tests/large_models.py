@@ -6,9 +6,20 @@ import numpy as np
 from flax import nnx
 
 
-def with_statistics(model):
-    """The model in evaluation form, with batch norms as after training: of random statistics."""
+def with_statistics(build):
+    """A model in evaluation form, with batch norms as after training: of random statistics.
+
+    The weights have He's deviations; NumPy draws them, since a program for each shape takes longer
+    to compile than all else.
+    """
     rng = np.random.default_rng(1)
+
+    def drawn(leaf):
+        deviation = np.sqrt(2 / np.prod(leaf.shape[:-1])) if len(leaf.shape) > 1 else 0.1
+        return jnp.asarray(rng.normal(0, deviation, leaf.shape), leaf.dtype)
+
+    graph, state = nnx.split(nnx.eval_shape(build))
+    model = nnx.merge(graph, jax.tree.map(drawn, state))
     for _, part in nnx.iter_graph(model):
         if isinstance(part, nnx.BatchNorm):
             for name, low in {"mean": -0.2, "var": 0.5, "scale": 0.5, "bias": -0.2}.items():

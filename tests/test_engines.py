@@ -1,5 +1,6 @@
 """Every engine on every problem, against the oracle; and what a new engine or operation needs."""
 
+import functools
 from dataclasses import dataclass, replace
 
 import jax
@@ -20,6 +21,7 @@ from problems import PROBLEMS
 if "numpy" not in engines.names():
     engines.register(NumpyEngine())
 ENGINES = engines.names()
+OTHERS = [name for name in ENGINES if name != "scan"]
 
 
 class PointByPoint(engines.Engine):
@@ -122,11 +124,10 @@ def test_a_run_split_in_two_is_the_whole(problem, engine):
     )
 
 
-@pytest.mark.parametrize("engine", [*ENGINES, PointByPoint()], ids=[*ENGINES, "point by point"])
-@pytest.mark.parametrize("build", [models.dense_network, models.convolution_network])
-@pytest.mark.parametrize("arithmetic", [None, jaxsnn.FixedPoint(8)], ids=["float", "8 bits"])
-def test_a_sweep_on_any_engine(rng, build, arithmetic, engine):
-    """The same counts, mapped over points where the engine can, and point by point where not."""
+@functools.cache
+def swept(build, arithmetic, engine):
+    """A sweep over settings of all kinds."""
+    rng = np.random.default_rng(20150712)
     network, _ = build(rng)
     images = models.dyadic_images(rng, 4, *network.input_shape)
     labels = rng.integers(0, network.shapes[-1][0], 4)
@@ -138,10 +139,15 @@ def test_a_sweep_on_any_engine(rng, build, arithmetic, engine):
         duration=0.003,
     )
 
-    def swept(name):
-        return jaxsnn.sweep(network, images, labels, grid, arithmetic=arithmetic, engine=name)
+    return jaxsnn.sweep(network, images, labels, grid, arithmetic=arithmetic, engine=engine)
 
-    found, expected = swept(engine), swept("scan")
+
+@pytest.mark.parametrize("engine", [*OTHERS, PointByPoint()], ids=[*OTHERS, "point by point"])
+@pytest.mark.parametrize("build", [models.dense_network, models.convolution_network])
+@pytest.mark.parametrize("arithmetic", [None, jaxsnn.FixedPoint(8)], ids=["float", "8 bits"])
+def test_a_sweep_on_any_engine(build, arithmetic, engine):
+    """The counts of the scan, which maps over points, also where it goes point by point."""
+    found, expected = swept(build, arithmetic, engine), swept(build, arithmetic, "scan")
     for name in expected.data_vars:
         np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
 

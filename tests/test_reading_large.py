@@ -15,9 +15,9 @@ from models import assert_reads
 pytestmark = pytest.mark.promotes
 
 MODELS = {
-    "DenseNet-BC-40": lambda: with_statistics(DenseNet()),
-    "MobileNetV2": lambda: with_statistics(MobileNetV2()),
-    "ResNet-56 before": lambda: ResNet(9, before=True),
+    "DenseNet-BC-40": lambda: with_statistics(DenseNet),
+    "MobileNetV2": lambda: with_statistics(MobileNetV2),
+    "ResNet-56 before": lambda: with_statistics(lambda: ResNet(9, before=True)),
 }
 
 
@@ -66,11 +66,11 @@ def test_deep_networks(name):
     assert factors <= most
 
 
-@pytest.mark.parametrize("model", [DenseNet(bottlenecks=1), MobileNetV2(depth=2)])
-def test_networks_of_their_kinds(rng, model):
+@pytest.mark.parametrize("build", [lambda: DenseNet(bottlenecks=1), lambda: MobileNetV2(depth=2)])
+def test_networks_of_their_kinds(rng, build):
     """What the deep ones compute would be slow to compile; these have every part of theirs."""
     images = rng.random((2, 4, 4, 1)).astype(np.float32)
-    network = assert_reads(with_statistics(model), images, rtol=2e-6)
+    network = assert_reads(with_statistics(build), images, rtol=2e-6)
     products, factors = work(network, images[:1])
     # The divisions of the last average count as factors here, and there as none.
     assert products <= jaxsnn.metrics.dense_operations(network) <= products + factors

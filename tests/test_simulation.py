@@ -31,8 +31,8 @@ def first_spikes(step):
 
 def neuron(weight=1.0, threshold=1.0):
     """One input, one neuron."""
-    kernel = jnp.full((1, 1), weight)
-    network = jaxsnn.read_network(lambda x: jax.nn.relu(x @ kernel), jnp.zeros((1, 1)))
+    kernel = np.full((1, 1), weight, np.float32)
+    network = jaxsnn.read_network(lambda x: jax.nn.relu(x @ kernel), np.zeros((1, 1), np.float32))
     return jaxsnn.balance_thresholds(network, threshold)
 
 
@@ -40,14 +40,14 @@ def spike_train(snn, pixel, steps, **options):
     """Spikes of a single neuron under a constant input, as a list of 0 and 1."""
     run = jaxsnn.simulate(
         snn,
-        jnp.full((1, 1), pixel),
+        np.full((1, 1), pixel, np.float32),
         key=0,
         duration=steps * 1e-3,
         encode=jaxsnn.constant,
         record=first_spikes,
         **options,
     )
-    return run.records.ravel().astype(int).tolist()
+    return np.asarray(run.records).ravel().astype(int).tolist()
 
 
 def assert_equal_runs(one, two):
@@ -164,15 +164,22 @@ def test_readouts(read, expected):
     assert run.predictions[:, 0].tolist() == expected
 
 
-@given(
-    drive=st.integers(0, 64), threshold=st.integers(64, 256), steps=st.sampled_from([1, 7, 24, 60])
-)
-@settings(max_examples=40, deadline=None)
-def test_constant_drive_gives_as_many_spikes_as_thresholds_fit(drive, threshold, steps):
-    """Exact in binary fractions, whatever the drive up to the threshold."""
-    snn = neuron(threshold=threshold / 64)
-    train = spike_train(snn, drive / 64, steps, reset=jaxsnn.reset_by_subtraction)
-    assert sum(train) == drive * steps // threshold
+@given(threshold=st.integers(64, 256))
+@settings(max_examples=20, deadline=None)
+def test_constant_drive_gives_as_many_spikes_as_thresholds_fit(threshold):
+    """After every step, exact in binary fractions, whatever the drive up to the threshold."""
+    drives, steps = np.arange(65), np.arange(1, 61)
+    run = jaxsnn.simulate(
+        neuron(threshold=threshold / 64),
+        (drives[:, None] / 64).astype(np.float32),
+        key=0,
+        duration=0.06,
+        encode=jaxsnn.constant,
+        reset=jaxsnn.reset_by_subtraction,
+        record=first_spikes,
+    )
+    spikes = np.asarray(run.records)[..., 0].cumsum(0)
+    np.testing.assert_array_equal(spikes, steps[:, None] * drives // threshold)
 
 
 # -- The oracle ------------------------------------------------------------------------------------
@@ -200,6 +207,7 @@ def test_equal_to_the_oracle_spike_for_spike(rng, build, reset, refractory_steps
     )
     inputs, spikes = jax.tree.map(np.asarray, run.records)
     assert all(layer.sum() > 0 for layer in spikes)
+    run = jax.tree.map(np.asarray, run)
     for sample in range(3):
         expected = reference.simulate(
             layers,
@@ -223,12 +231,12 @@ def test_equal_to_the_oracle_spike_for_spike(rng, build, reset, refractory_steps
 # -- Invariants ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("batch_size", [1, 4, 7, 64])
+@pytest.mark.parametrize("batch_size", [1, 2, 64])
 def test_the_batch_size_does_not_matter(rng, batch_size):
     network, _ = models.convolution_network(rng)
     snn = jaxsnn.balance_thresholds(network, 2.0)
-    images = models.dyadic_images(rng, 11, *network.input_shape)
-    options = dict(key=3, duration=0.02, record=everything)
+    images = models.dyadic_images(rng, 3, *network.input_shape)
+    options = dict(key=3, duration=0.03, record=everything)
     whole = jaxsnn.simulate(snn, images, **options)
     assert float(whole.spike_counts[-1].sum()) > 0
     assert_equal_runs(
@@ -236,12 +244,10 @@ def test_the_batch_size_does_not_matter(rng, batch_size):
     )
 
 
-@pytest.mark.parametrize("sizes", [{"batch_size": 3}, {"chunk": 2}, {"batch_size": 2, "chunk": 7}])
-def test_sizes_in_their_old_form(rng, sizes):
-    network, _ = models.dense_network(rng)
-    snn = jaxsnn.balance_thresholds(network, 2.0)
-    images = models.dyadic_images(rng, 5, *network.input_shape)
-    options = dict(key=3, duration=0.02, record=everything)
+@pytest.mark.parametrize("sizes", [{"batch_size": 1}, {"chunk": 2}, {"batch_size": 1, "chunk": 2}])
+def test_sizes_in_their_old_form(sizes):
+    snn, images = neuron(), np.ones((2, 1), np.float32)
+    options = dict(key=3, duration=0.009, record=everything)
     new = ", ".join(f"{name}={size}" for name, size in sizes.items())
     expected = rf"use engine=jaxsnn.engines.Scan\({new}\)"
     with pytest.warns(DeprecationWarning, match=expected) as caught:
@@ -273,7 +279,7 @@ def test_a_sample_does_not_depend_on_the_others(rng):
     )
 
 
-@pytest.mark.parametrize("split", [1, 13, 29])
+@pytest.mark.parametrize("split", [1, 29])
 @pytest.mark.parametrize("refractory_period", [0.0, 3e-3])
 def test_a_run_in_two_parts_is_the_whole_run(rng, split, refractory_period):
     network, _ = models.dense_network(rng)
@@ -294,7 +300,7 @@ def test_a_run_in_two_parts_is_the_whole_run(rng, split, refractory_period):
     assert_equal_runs(whole.spike_counts, second.spike_counts)
     for name in ("predictions", "records", "times"):
         joined = jax.tree.map(
-            lambda a, b: jnp.concatenate([a, b]), getattr(first, name), getattr(second, name)
+            lambda a, b: np.concatenate([a, b]), getattr(first, name), getattr(second, name)
         )
         assert_equal_runs(joined, getattr(whole, name))
     np.testing.assert_array_equal(second.first_spike_time, whole.first_spike_time)
@@ -310,7 +316,7 @@ def test_chunks_of_time_are_one_run(rng, monkeypatch):
     assert_equal_runs(whole, jaxsnn.simulate(snn, images, key=3, duration=0.06, record=everything))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 2**31), exponent=st.integers(-4, 4), layer=st.integers(0, 2))
 def test_a_power_of_two_on_weights_and_threshold_changes_nothing(seed, exponent, layer):
     rng = np.random.default_rng(seed)
@@ -338,7 +344,7 @@ def test_vmap_over_thresholds_is_a_loop_over_them(rng):
         return jaxsnn.simulate(snn, images, key=3, duration=0.02, max_rate=rate)
 
     scales, rates = jnp.array([0.5, 1.0, 2.0, 4.0]), jnp.array([1000.0, 500.0, 250.0, 125.0])
-    mapped = jax.vmap(run)(scales, rates)
+    mapped = jax.tree.map(np.asarray, jax.vmap(run)(scales, rates))
     for index in range(4):
         one = run(float(scales[index]), float(rates[index]))
         assert_equal_runs(jax.tree.map(lambda leaf, index=index: leaf[index], mapped), one)
@@ -354,7 +360,9 @@ def test_nothing_compiles_twice(rng, caplog):
 
     def run(scale=1.0, **options):
         snn = jaxsnn.balance_thresholds(network, scale)
-        return jaxsnn.simulate(snn, images, **{"key": 0, "duration": 0.1, **options})
+        return jaxsnn.simulate(
+            snn, images, **{"key": 0, "duration": 0.1, "engine": "scan", **options}
+        )
 
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
         run()

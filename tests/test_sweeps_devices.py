@@ -158,7 +158,7 @@ def two(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
     (folder / "process-0").mkdir()
     (folder / "process-1").mkdir()
-    options = dict(memory=60_000)
+    options = dict(memory=60_000, engine="scan")
     with pytest.MonkeyPatch.context() as patch:
         calls = count_calls(patch)
         one = jaxsnn.sweep(*arguments(*DENSE), **options)

@@ -51,7 +51,9 @@ def arguments(count=6, changed=None, **settings):
 
 
 def swept(path=None, memory=SMALL, functions=None, **changes):
-    return jaxsnn.sweep(*arguments(**changes), path=path, memory=memory, **(functions or {}))
+    """A sweep in the scan, whose pieces have several points."""
+    options = {"path": path, "memory": memory, "engine": "scan", **(functions or {})}
+    return jaxsnn.sweep(*arguments(**changes), **options)
 
 
 @pytest.fixture
@@ -128,7 +130,8 @@ def everything_in(folder):
 
 @pytest.mark.parametrize("moment", ["before", "torn", "error", "complete", "after"])
 def test_stopped_at_any_write_it_goes_on(tmp_path, calls, whole, moment):
-    for number in range(1, PIECES + 3):  # the plan, the pieces, the result
+    # The plan, the first piece, the last one of a block, the first one of another, the result.
+    for number in (1, 2, 1 + PIECES // 2, 2 + PIECES // 2, PIECES + 2):
         folder = tmp_path / str(number)
         folder.mkdir()
         path = folder / "result.nc"
@@ -187,7 +190,7 @@ def test_stopped_while_it_removes_the_pieces(tmp_path, calls, whole, monkeypatch
     assert list(tmp_path.iterdir()) == [path]
 
 
-MANY = {"count": 64, "seed": [0, 1, 2, 3], "threshold": [0.5, 1.0]}  # 512 pieces
+MANY = {"count": 64, "seed": [0, 1], "threshold": [0.5, 1.0]}  # 256 pieces
 
 
 def sweep_many(path=None, memory=SMALL):
@@ -204,7 +207,7 @@ def test_killed_again_and_again_it_ends_as_if_nothing_had_happened(tmp_path, cal
         return {block.name: block.stat().st_mtime_ns for block in folder.glob("block-*.npz")}
 
     kills = 0
-    for delay in rng.uniform(0, 0.1, 5):
+    for delay in rng.uniform(0, 0.1, 3):
         process = subprocess.Popen(
             [sys.executable, "-c", code, path],
             cwd=Path(__file__).parent,
@@ -223,11 +226,11 @@ def test_killed_again_and_again_it_ends_as_if_nothing_had_happened(tmp_path, cal
             break
         assert ended == -signal.SIGKILL
         kills += 1
-    assert kills >= 3
+    assert kills >= 2
     done = sum(int(np.load(block)["done"]) for block in folder.glob("block-*.npz"))
-    assert path.exists() or kills < done < 512
+    assert path.exists() or kills < done < 256
     result = sweep_many(path)
-    assert len(calls) in (0, 512 - done)
+    assert len(calls) in (0, 256 - done)
     assert sorted(tmp_path.iterdir()) == [path]
     xr.testing.assert_equal(result, sweep_many(memory=None))
 

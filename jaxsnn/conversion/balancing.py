@@ -26,6 +26,7 @@ from jaxsnn.support.arrays import (
     all_known,
     all_true,
     cached,
+    is_finite,
     is_known,
     numbers_of,
     static_field,
@@ -274,7 +275,7 @@ def checked_potentials(network: Network, potential: Numbers) -> list[Array]:
     with jax.ensure_compile_time_eval() if all_known(potential) else nullcontext():
         potentials = per_layer(network, potential, "initial_potential")
     for index, values in enumerate(potentials):
-        if not all_true(jnp.isfinite, values):
+        if not all_true(is_finite, values):
             raise ValueError(
                 f"initial_potential: {network.name(index)} would start at {values}; it must be "
                 "finite."
@@ -357,7 +358,7 @@ def _check(network: SpikingNetwork) -> None:
         for what, value in settings.items():
             if not all_true(lambda number: (number > 0) & (number < jnp.inf), value):
                 raise ValueError(f"{name}: its {what} must be positive and finite, not {value}.")
-        if not all(all_true(jnp.isfinite, weights) for weights in jax.tree.leaves(layer)):
+        if not all(all_true(is_finite, weights) for weights in jax.tree.leaves(layer)):
             raise ValueError(f"{name}: its weights are not all finite; train it again.")
 
 
@@ -374,7 +375,7 @@ def _sent(network: SpikingNetwork) -> Sequence[Any]:
 def _checked(network: Network, scales: Numbers) -> list[Array]:
     values = per_layer(network, scales, "scale factors")
     for index, value in enumerate(values):
-        if not all_true(lambda scale: (scale > 0) & jnp.isfinite(scale), value):
+        if not all_true(lambda scale: (scale > 0) & is_finite(scale), value):
             raise ValueError(
                 f"{network.name(index)}: scale factor {_short(value)}; it must be positive and "
                 "finite."

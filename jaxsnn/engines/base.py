@@ -34,6 +34,7 @@ from jaxsnn.support.arrays import (
     for_batches,
     is_known,
     numbers_of,
+    rows_of,
 )
 from jaxsnn.support.digests import checksums, digest, fingerprint
 
@@ -220,9 +221,9 @@ class Run(NamedTuple):
     def of_samples(self, samples: np.ndarray) -> Run:
         """The run of some of the samples."""
         return self._replace(
-            images=self.images[samples],
-            keys=self.keys[samples],
-            samples=self.samples[samples],
+            images=rows_of(self.images, samples),
+            keys=rows_of(self.keys, samples),
+            samples=rows_of(self.samples, samples),
             state=None if self.state is None else take_samples(self.state, samples),
             origin=take_samples(self.origin, samples),
         )
@@ -390,7 +391,7 @@ def received_so_far(run: Run) -> AnyArray:
 
 def take_samples(tree: Any, samples: np.ndarray) -> Any:
     """The state or origin of some samples; scalars belong to all."""
-    return jax.tree.map(lambda leaf: leaf[samples] if leaf.ndim else leaf, tree)
+    return jax.tree.map(lambda leaf: rows_of(leaf, samples) if leaf.ndim else leaf, tree)
 
 
 def output_seen(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import MISSING, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -37,9 +37,23 @@ def all_known(tree: Any) -> bool:
     return all(map(is_known, jax.tree.leaves(tree)))
 
 
+def is_on_host(value: object) -> bool:
+    """Whether NumPy sees a known value without moving it from a device."""
+    if not isinstance(value, jax.Array):
+        return True
+    if not is_known(value) or len(value.devices()) > 1:
+        return False
+    return all(device.platform == "cpu" for device in value.devices())
+
+
 def numbers_of(tree: Any) -> Any:
     """NumPy for what is known, since it compiles nothing, and `jax.numpy` for what is traced."""
     return np if all_known(tree) else jnp
+
+
+def rows_of(values: AnyArray, places: np.ndarray) -> AnyArray:
+    """The entries at these places of the first axis."""
+    return cast(AnyArray, np.asarray(values)[places]) if is_on_host(values) else values[places]
 
 
 def as_jax(values: Any, dtype: DTypeLike | None = None) -> Array:
@@ -76,11 +90,16 @@ def for_batches(values: Any, shape: Shape, dtype: Any) -> Array:
     return values.reshape((1,) * (1 + len(shape) - values.ndim) + values.shape)
 
 
+def is_finite(value: Any) -> Any:
+    """Where numbers of NumPy or JAX are finite."""
+    return abs(value) < np.inf
+
+
 def all_true(condition: Callable[[Any], Any], value: ArrayLike) -> bool:
     """Whether a condition holds everywhere; a tracer passes, since nothing is known of it."""
     if not is_known(value):
         return True
-    if isinstance(value, np.ndarray | np.generic | float | int):
-        return bool(np.all(condition(value)))
+    if is_on_host(value):  # without a program for each shape
+        return bool(np.all(condition(np.asarray(value))))
     with jax.ensure_compile_time_eval():  # under jit, operations on known arrays are traced too
         return bool(jnp.all(condition(value)))
