@@ -28,9 +28,10 @@ def test_quickstart_is_short():
 
 
 def test_readme_examples_run(tmp_path, monkeypatch, capsys, short_recipes, short_data):
-    """All blocks in order, as a reader would type them, with short trainings."""
-    short_data("mnist")
-    monkeypatch.setattr(jaxsnn, "load_dataset", short_data)
+    """All blocks in order, as a reader would type them, with short trainings and few images."""
+    train, test = short_data("mnist")
+    few = jaxsnn.Dataset(test.images[:300], test.labels[:300])
+    monkeypatch.setattr(jaxsnn, "load_dataset", {"mnist": (train, few)}.get)
     monkeypatch.chdir(tmp_path)
     names = {}
     for block in python_blocks():
@@ -49,11 +50,11 @@ def test_readme_names_files_that_exist():
         assert (ROOT / target).exists(), target
 
 
-# What makes the trainings of the notebooks short.
+# What makes the trainings and simulations of the notebooks short.
 SHORTER = {
-    "01_convert": {"epochs=3": "epochs=1", "fit(model, train,": "fit(model, test,"},
-    "02_thresholds_and_rates": {"[:20_000]": "[:5_000]"},
-    "03_any_model": {"count, batch = 12_000, 50": "count, batch = 3_000, 50"},
+    "01_convert": {"epochs=3": "epochs=1", "fit(model, train,": "fit(model, test,", "1000": "200"},
+    "02_thresholds_and_rates": {"[:20_000]": "[:5_000]", "[:200]": "[:50]"},
+    "03_any_model": {"12_000, 50": "3_000, 50", "[:300]": "[:100]"},
 }
 
 

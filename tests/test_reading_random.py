@@ -7,6 +7,7 @@ import pytest
 import jaxsnn
 
 import random_graphs
+from models import assert_reads
 from random_graphs import BAD, IMAGE_SHAPE, random_model
 
 pytestmark = pytest.mark.promotes
@@ -16,11 +17,7 @@ pytestmark = pytest.mark.promotes
 def test_random_models_are_read(seeds):
     images = np.random.default_rng(0).random((3, *IMAGE_SHAPE), np.float32)
     for seed in seeds:
-        model = random_model(seed)
-        network = jaxsnn.read_network(model, images[:1])
-        expected = model(images)
-        atol = 5e-6 * max(float(jnp.abs(expected).max()), 1.0)
-        np.testing.assert_allclose(network(images), expected, rtol=0, atol=atol, err_msg=str(seed))
+        assert_reads(random_model(seed), images, rtol=5e-6, least=1.0)
 
 
 @pytest.mark.parametrize("name", BAD)
