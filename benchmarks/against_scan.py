@@ -115,7 +115,8 @@ def contestants(snn: jaxsnn.SpikingNetwork) -> Contestants:
 
     def simulate(images: Array, steps: int) -> Outputs:
         duration = steps * DT
-        run = jaxsnn.simulate(snn, images, key=0, duration=duration, dt=DT, progress=False)
+        options = {"key": 0, "duration": duration, "dt": DT, "engine": "scan", "progress": False}
+        run = jaxsnn.simulate(snn, images, **options)
         jax.block_until_ready(run)
         return Outputs(run.predictions, [run.input_spike_counts, *run.spike_counts])
 

@@ -92,20 +92,30 @@ def recipes() -> dict[str, Recipe]:
     }
 
 
-def spikingjelly_scores(recipe: Recipe) -> Tool:
-    """The sums of outputs of SpikingJelly's converter, with one of its recipes."""
-    import torch
+def converted_by_spikingjelly(
+    recipe: Recipe, name: str, calibration: np.ndarray, images: np.ndarray
+) -> Any:
+    """The module that SpikingJelly's converter makes of a network, with one of its recipes."""
     from spikingjelly.activation_based import ann2snn, functional
     from twins import as_torch, twin
 
-    def run(name: str, calibration: np.ndarray, images: np.ndarray, steps: int) -> np.ndarray:
-        def batches(size: int | None) -> list[Any]:
-            return [(batch,) for batch in as_torch(calibration).split(size or len(calibration))]
+    def batches(size: int | None) -> list[Any]:
+        return [(batch,) for batch in as_torch(calibration).split(size or len(calibration))]
 
-        module = twin(name, zoo.trained(name), images[:50])
-        snn = ann2snn.Converter(recipe(batches)).convert(module)
-        snn.eval()
-        functional.reset_net(snn)
+    module = twin(name, zoo.trained(name), images[:50])
+    snn = ann2snn.Converter(recipe(batches)).convert(module)
+    snn.eval()
+    functional.reset_net(snn)
+    return snn
+
+
+def spikingjelly_scores(recipe: Recipe) -> Tool:
+    """The sums of outputs of SpikingJelly's converter, with one of its recipes."""
+    import torch
+    from twins import as_torch
+
+    def run(name: str, calibration: np.ndarray, images: np.ndarray, steps: int) -> np.ndarray:
+        snn = converted_by_spikingjelly(recipe, name, calibration, images)
         pixels = as_torch(images)
         with torch.no_grad():
             return np.cumsum([snn(pixels).numpy() for _ in range(steps)], 0)

@@ -43,7 +43,7 @@ STEPS_AT_ONCE = (1, 5, 20, 100)  # of multi-step peers: whichever is fastest in 
 LARGEST_CALL = 10_000  # image-steps of a call of theirs, whose memory grows with them
 FEWEST = 20  # images of which an accuracy is compared
 
-Engine = Literal["float32", "fixed", "events"]
+Engine = Literal["float32", "fixed", "events", "events float32"]
 Package = Literal["spikingjelly", "snntorch", "norse", "sinabs", "spyx", "sparxml"]
 
 
@@ -74,13 +74,15 @@ class Ours:
 
 def our_engines(snn: jaxsnn.SpikingNetwork, chosen: tuple[Engine, ...]) -> dict[str, Ours]:
     """The engines of jaxsnn; the first is the one that the others are compared with."""
-    engines = {"jaxsnn, float32": Ours(partial(jaxsnn.simulate, snn), "the scan")}
+    floats = partial(jaxsnn.simulate, snn)
+    engines = {"jaxsnn, float32": Ours(partial(floats, engine="scan"), "the scan")}
     if set(chosen) - {"float32"}:
         # Once for all, outside of the measurement, as the peers' networks are built outside of it.
         simulate = partial(jaxsnn.simulate, jaxsnn.quantize(snn, bits=8))
         fixed = Ours(partial(simulate, engine="scan"), "the scan, weights of 8 bits")
         events = Ours(partial(simulate, engine="events"), "spikes alone, weights of 8 bits")
-        others = {"fixed": fixed, "events": events}
+        in_floats = Ours(partial(floats, engine="events"), "spikes alone, float32")
+        others = {"fixed": fixed, "events": events, "events float32": in_floats}
         engines |= {f"jaxsnn, {name}": others[name] for name in others if name in chosen}
     return engines
 
@@ -242,7 +244,7 @@ def as_table(results: dict[str, Any]) -> str:
 def main(
     networks: tuple[Literal["FullyConnected", "ConvNet"], ...] = tuple(NETWORKS),
     batches: tuple[int, ...] = (1, 20, 500),
-    engines: tuple[Engine, ...] = ("float32", "fixed", "events"),
+    engines: tuple[Engine, ...] = ("float32", "fixed", "events", "events float32"),
     peers: tuple[Package, ...] = (),
     repeats: int = 5,
     steps: int = 100,

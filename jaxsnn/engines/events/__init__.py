@@ -7,10 +7,11 @@ batch and number of cores: what a neuron receives in every step, then its connec
 other, and the senders of each in ascending order. Numba, which compiles it, is imported with the
 first run.
 
-    runs      a connection as runs of weights
-    layout    a network as flat arrays, for the kernels
-    run       a run for the kernels, on all cores
-    kernels   one image through all steps, compiled by Numba
+    runs         a connection as runs of weights
+    layout       a network as flat arrays, for the kernels
+    run          a run for the kernels, on all cores
+    kernels      one image through all steps, compiled by Numba
+    compilation  what is said meanwhile
 """
 
 from __future__ import annotations

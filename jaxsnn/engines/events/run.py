@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import lru_cache, partial
 from math import ceil
 from typing import Any, NamedTuple, cast
@@ -34,7 +33,6 @@ from jaxsnn.engines.events import kinds
 from jaxsnn.engines.events.layout import Layout, lay_out, with_thresholds
 from jaxsnn.engines.events.runs import UnsupportedError
 from jaxsnn.support.arrays import cached
-from jaxsnn.support.progress import progress_bar
 
 RESETS: dict[neurons.Reset, int] = {
     neurons.reset_to_zero: kinds.TO_ZERO,
@@ -262,6 +260,7 @@ def _run_kernels(
     advance: Callable[[int], Any],
 ) -> Results:
     """Bring the arrays forward by some steps, on all cores, and write down the results."""
+    from jaxsnn.engines.events.compilation import announced
     from jaxsnn.engines.events.kernels import simulate_images
 
     batch, steps = len(inputs.keys), settings.steps
@@ -278,32 +277,10 @@ def _run_kernels(
         simulate_images(images, layout.tables, settings, inputs, arrays, results)
         return len(images)
 
-    with compilation_announced():
+    with announced():
         for done in _on_all_cores(work, batch):
             advance(done * steps)
     return results
-
-
-@contextmanager
-def compilation_announced() -> Iterator[None]:
-    """Say on a terminal or in a notebook that Numba compiles the kernels, where it has to."""
-    from numba.core import event
-
-    class Announcement(event.Listener):
-        def on_start(self, event: Any) -> None:
-            if not bars:
-                text = "compiling the event-driven engine, once for an installation: 10 to 20 s"
-                bars.append(progress_bar(None, desc=text, bar_format="{desc}"))
-                bars[0].refresh()
-
-        def on_end(self, event: Any) -> None:
-            pass
-
-    bars: list[Any] = []
-    with event.install_listener("numba:compile", Announcement()):
-        yield
-    for bar in bars:
-        bar.close()
 
 
 def _on_all_cores(work: Any, batch: int) -> Iterator[int]:

@@ -1,0 +1,39 @@
+"""What is said while Numba compiles the kernels, which it does once for an installation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from numba.core import event
+
+from jaxsnn.support.progress import progress_bar
+
+_TEXT = "compiling the event-driven engine, once for an installation: 10 to 20 s"
+
+
+class _Announcement(event.Listener):
+    """A line on a terminal or in a notebook, from the first function that is compiled on."""
+
+    def __init__(self) -> None:
+        self.bar: Any = None
+
+    def on_start(self, event: Any) -> None:
+        del event
+        if self.bar is None:
+            self.bar = progress_bar(None, desc=_TEXT, bar_format="{desc}")
+            self.bar.refresh()
+
+    def on_end(self, event: Any) -> None:
+        del event
+
+
+@contextmanager
+def announced() -> Iterator[None]:
+    """Say that kernels are compiled, if they are."""
+    announcement = _Announcement()
+    with event.install_listener("numba:compile", announcement):
+        yield
+    if announcement.bar is not None:
+        announcement.bar.close()
