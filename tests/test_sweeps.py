@@ -1,5 +1,7 @@
 """Sweeps: the spikes of `simulate` and of the oracle, one compilation, bounded memory, errors."""
 
+import dataclasses
+import itertools
 import logging
 from functools import partial
 
@@ -612,3 +614,56 @@ def test_pieces_stay_below_what_integers_hold(rng):
     many = job._replace(images=np.broadcast_to(images[:1], (1 << 20, 12)))
     mesh = jax.make_mesh((1, 1), ("points", "images"))
     assert plan.planned(many, mesh, 1 << 40).images <= plan._MOST_IMAGES
+
+
+# -- Starts and currents ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arithmetic", [None, jaxsnn.FixedPoint(16, largest_input=2.0)])
+@pytest.mark.parametrize("engine", ["scan", "events"])
+def test_initial_potentials_channels_and_currents_of_any_range(rng, arithmetic, engine):
+    """Each point is a call of `simulate`, from its fraction of the thresholds on."""
+    network, _ = models.biased_network(rng)
+    images = 3 * models.dyadic_images(rng, 6, 12) - 1
+    labels = rng.integers(0, 4, 6)
+    scales = [2.0 ** rng.integers(-1, 2, shape) for shape in network.shapes]
+    options = {"reset": jaxsnn.reset_by_subtraction, "encode": jaxsnn.constant}
+    grid = jaxsnn.Grid(
+        scales={"channels": scales},
+        threshold=[0.5, 1.0],
+        initial_potential=[0.0, 0.5],
+        reset=jaxsnn.reset_by_subtraction,
+        duration=0.008,
+    )
+    found = jaxsnn.sweep(
+        network, images, labels, grid,
+        encode=jaxsnn.constant, arithmetic=arithmetic, engine=engine,
+    )  # fmt: skip
+    assert found.accuracy.dims == ("scales", "threshold", "initial_potential", "time")
+    for threshold, start in itertools.product([0.5, 1.0], [0.0, 0.5]):
+        snn = jaxsnn.balance_thresholds(network, scales, **options)
+        thetas = [threshold * theta for theta in snn.thresholds]
+        starts = [start * theta if np.isfinite(theta).all() else 0.0 for theta in thetas]
+        snn = dataclasses.replace(snn, thresholds=thetas)
+        run = jaxsnn.simulate(
+            snn, images, key=0, duration=0.008,
+            initial_potential=starts, arithmetic=arithmetic, engine="scan",
+        )  # fmt: skip
+        point = found.sel(threshold=threshold, initial_potential=start).squeeze()
+        np.testing.assert_allclose(point.accuracy, run.accuracy(labels), atol=1e-6)
+        spikes = [np.sum(counts) / 6 for counts in run.spike_counts]
+        np.testing.assert_allclose(point.spikes[-1], spikes)
+    assert len(np.unique(found.spikes[..., -1, :-1].sum("layer"))) == 4
+
+
+def test_constant_currents_beyond_the_declared_range_are_refused_before_the_sweep(rng):
+    network, _ = models.dense_network(rng)
+    images = 3 * models.dyadic_images(rng, 2, 12) - 1
+    grid = jaxsnn.Grid(scales=1.0, duration=0.002)
+    options = {"encode": jaxsnn.constant, "arithmetic": jaxsnn.FixedPoint(8)}
+    with pytest.raises(ValueError, match=r"pixels range from -.*largest_input=[12]"):
+        jaxsnn.sweep(network, images, [0, 1], grid, **options)
+    with pytest.raises(ValueError, match=r"\[0, 1\]"):
+        jaxsnn.sweep(network, images, [0, 1], grid)
+    with pytest.raises(ValueError, match=r"initial_potential=nan; .* such as 0\.5"):
+        jaxsnn.Grid(scales=1.0, initial_potential=np.nan)

@@ -178,7 +178,7 @@ def balance_thresholds(
         elif not layer.weighted and len(row) == 1 and row[0] is not None and row[0].ndim == 0:
             thresholds[index] = factors[index] / row[0]
             amplitudes[index] = [jnp.ones_like(row[0])]
-    start = _at_fraction(network, thresholds, initial_potential)
+    start = at_fraction(network, thresholds, initial_potential)
     return SpikingNetwork(network, thresholds, amplitudes, start, reset, encode)
 
 
@@ -244,7 +244,7 @@ def normalize_weights(
             activation = Capped(activation.ceiling / float(scale)) if is_known(scale) else relu
         layers.append(Layer(connections, bias, activation, layer.name))
         thresholds.append(threshold)
-    start = _at_fraction(network, thresholds, initial_potential)
+    start = at_fraction(network, thresholds, initial_potential)
     normalized = Network(tuple(layers), network.input_shape)
     return SpikingNetwork(normalized, thresholds, [one] * len(layers), start, reset, encode)
 
@@ -254,7 +254,7 @@ def _never(scale: Array) -> Array:
     return jnp.full((), jnp.inf, scale.dtype)
 
 
-def _at_fraction(
+def at_fraction(
     network: Network, thresholds: Sequence[AnyArray], fraction: Numbers
 ) -> list[Array] | None:
     """Initial potentials at a fraction of the thresholds; None stands for 0 everywhere.

@@ -23,6 +23,7 @@ _MEANINGS = {
     "max_rate": ("highest input rate", "Hz"),
     "dt": ("time step", "s"),
     "refractory_period": ("refractory period", "s"),
+    "initial_potential": ("initial potential", "θ"),
     "reset": ("reset", ""),
     "seed": ("seed", ""),
     "time": ("simulated time", "s"),

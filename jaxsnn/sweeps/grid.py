@@ -18,8 +18,11 @@ from jaxsnn.engines.checks import checked_times, in_steps
 from jaxsnn.neurons import Reset
 
 # The axes of a grid in the order in which they are simulated: what varies outside comes first, and
-# the last three make up the points of one seed and rate.
-SIMULATED = ("reset", "dt", "seed", "max_rate", "scales", "threshold", "refractory_period")
+# those after the rate make up the points of one seed and rate.
+SIMULATED = (
+    *("reset", "dt", "seed", "max_rate"),
+    *("scales", "threshold", "refractory_period", "initial_potential"),
+)
 
 
 class Axis(NamedTuple):
@@ -56,6 +59,7 @@ class Grid:
         max_rate: rates in hertz of a pixel of value 1; at most 1/dt.
         dt: durations of a step in seconds.
         refractory_period: in seconds.
+        initial_potential: membrane potentials at the start, as fractions of the thresholds m·λ.
         reset: `reset_to_zero`, `reset_by_subtraction` or functions of yours.
         seed: integers below 2**32; the same seed and rate give the same input spikes at all points.
         duration: simulated time in seconds, a multiple of every dt. A sequence of durations is
@@ -82,6 +86,7 @@ step: take max_rate <= 1000 or dt <= 0.0005.
     max_rate: ArrayLike | Sequence[float] = 1000.0
     dt: ArrayLike | Sequence[float] = 1e-3
     refractory_period: ArrayLike | Sequence[float] = 0.0
+    initial_potential: ArrayLike | Sequence[float] = 0.0
     reset: Reset | Sequence[Reset] | Mapping[str, Reset] = neurons.reset_to_zero
     seed: ArrayLike | Sequence[int] = 0
     duration: ArrayLike | Sequence[float] = 0.5
@@ -95,6 +100,7 @@ step: take max_rate <= 1000 or dt <= 0.0005.
             _numeric_axis("max_rate", self.max_rate),
             _numeric_axis("dt", self.dt),
             _numeric_axis("refractory_period", self.refractory_period),
+            _numeric_axis("initial_potential", self.initial_potential),
             _named_axis("reset", self.reset, several=_is_list(self.reset)),
             _numeric_axis("seed", self.seed, kinds="iu"),
         ]
@@ -154,6 +160,12 @@ step: take max_rate <= 1000 or dt <= 0.0005.
         for period, dt in product(self.values("refractory_period"), self.values("dt")):
             if in_steps(period, dt) >= 1 << 31:
                 raise ValueError(f"refractory_period={period:g} s is too many steps of {dt:g} s.")
+        for fraction in self.values("initial_potential"):
+            if not np.isfinite(fraction):
+                raise ValueError(
+                    f"initial_potential={fraction}; it must be a fraction of the thresholds, such "
+                    "as 0.5."
+                )
         for seed in self.values("seed"):
             if not 0 <= seed < 1 << 32:
                 raise ValueError(f"seed={seed}; a seed is at least 0 and below 2**32.")

@@ -41,6 +41,7 @@ _AXES = {
     "max_rate": ("maximum rate", "Hz", 1.0, "{} Hz"),
     "dt": ("time step", "ms", 1e3, "steps of {} ms"),
     "refractory_period": ("refractory period", "ms", 1e3, "refractory for {} ms"),
+    "initial_potential": ("initial potential", "θ", 1.0, "starts at {} θ"),
     "reset": ("reset", "", 1.0, "{}"),
     "seed": ("seed", "", 1.0, "seed {}"),
 }

@@ -17,7 +17,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxsnn import encoding, metrics, neurons, readout
-from jaxsnn.conversion.balancing import SpikingNetwork, balance_thresholds
+from jaxsnn.conversion.balancing import SpikingNetwork, at_fraction, balance_thresholds
 from jaxsnn.conversion.executable import Executable
 from jaxsnn.conversion.fixed_point import FixedPoint, check_exact, check_steps, integer_layers
 from jaxsnn.conversion.fixed_point import with_thresholds as in_integers
@@ -70,7 +70,7 @@ class SweepJob(NamedTuple):
 
 
 class Points(NamedTuple):
-    """The points of one seed, rate and dt: scale rules × thresholds × refractory periods.
+    """The points of one seed, rate and dt, which differ in all other numbers of the grid.
 
     Attributes:
         network: the network of the first point; all points have its weights.
@@ -138,7 +138,7 @@ def checked_job(
     read = read or readout.default(network.layers[-1].spiking)
     # 1, or the ceiling of an activation that is lower.
     balance_thresholds(network, [min(1.0, layer.ceiling) for layer in network.layers]).check()
-    pixels, classes = _checked_images(network, images, labels)
+    pixels, classes = _checked_images(network, images, labels, encode)
     for row in grid.values("threshold"):
         per_layer(network, np.asarray(row).tolist(), "threshold")
     scales = grid.axes["scales"]
@@ -151,7 +151,7 @@ def checked_job(
                 "calibration=train.images."
             )
     if calibration is not None:
-        network.check_pixels(calibration)
+        _check_of(network, encode)(calibration)
     for reset in grid.values("reset"):
         check_behaviour(Behaviour(encode, reset, neurons.heaviside, read), None, network)
     job = SweepJob(network, pixels, classes, grid, encode, read, arithmetic)
@@ -172,19 +172,28 @@ def make_points(job: SweepJob, calibration: ArrayLike | None) -> Points:
     balanced = [balance_thresholds(network, scales) for scales in factors]
     rows = [np.asarray(row).tolist() for row in grid.values("threshold")]
     multipliers = [per_layer(network, row, "threshold") for row in rows]
-    points = list(product(balanced, multipliers, grid.values("refractory_period")))
-    networks: list[Any] = [
-        replace(snn, thresholds=[m * theta for m, theta in zip(row, snn.thresholds, strict=True)])
-        for snn, row, _ in points
-    ]
+    points = list(product(balanced, multipliers, *map(grid.values, SIMULATED[-2:])))
+    networks: list[Any] = [_started(snn, row, start) for snn, row, _, start in points]
     if job.arithmetic is not None:
         networks = _in_integers(job, networks)
+        networks[0].check_run(job.most_steps, job.encode, images=job.images)
+    settings = [snn.settings for snn in networks]
+    if any(grid.values("initial_potential")):
+        starts = [{"initial_potentials": snn.start()} for snn in networks]
+        settings = [one | start for one, start in zip(settings, starts, strict=True)]
     return Points(
         network=networks[0],
-        settings=_stacked([snn.settings for snn in networks]),
-        refractory_periods=np.array([period for _, _, period in points]),
+        settings=_stacked(settings),
+        refractory_periods=np.array([period for _, _, period, _ in points]),
         scale_factors=[list(map(np.asarray, scales)) for scales in factors],
     )
+
+
+def _started(snn: SpikingNetwork, multipliers: list[Any], fraction: float) -> SpikingNetwork:
+    """The network with thresholds m·θ, and potentials at the start that are a fraction of them."""
+    thresholds = [m * theta for m, theta in zip(multipliers, snn.thresholds, strict=True)]
+    starts = at_fraction(snn.network, thresholds, fraction)
+    return replace(snn, thresholds=thresholds, initial_potentials=starts)
 
 
 def _in_integers(job: SweepJob, networks: list[SpikingNetwork]) -> list[Any]:
@@ -211,7 +220,9 @@ def identity(job: SweepJob, points: Points) -> dict[str, str]:
     zeros = jnp.zeros((1, *network.shapes[-1]))
     pixels = jnp.zeros(network.input_shape, network.dtype)
     resets = [fingerprint(reset, zeros, zeros, zeros) for reset in grid.values("reset")]
-    numbers = ("threshold", "max_rate", "dt", "refractory_period", "seed")
+    numbers = ["threshold", "max_rate", "dt", "refractory_period", "seed"]
+    if grid.values("initial_potential") != [0.0]:  # files of earlier versions know no others
+        numbers.append("initial_potential")
     return {
         "network": digest(_structure(network), *jax.tree.leaves(network)),
         "images": digest(job.images),
@@ -254,10 +265,15 @@ def _as_text(axis: Axis) -> str:
 # -- Parts -----------------------------------------------------------------------------------------
 
 
+def _check_of(network: Network, encode: encoding.Encoding) -> Callable[[ArrayLike], Any]:
+    """What checks images: constant currents may be any finite numbers."""
+    return network.check_finite if encode is encoding.constant else network.check_pixels
+
+
 def _checked_images(
-    network: Network, images: ArrayLike, labels: Numbers
+    network: Network, images: ArrayLike, labels: Numbers, encode: encoding.Encoding
 ) -> tuple[np.ndarray, np.ndarray]:
-    pixels = np.asarray(network.check_pixels(images))
+    pixels = np.asarray(_check_of(network, encode)(images))
     classes = np.asarray(metrics.checked_labels(labels, classes=network.shapes[-1][-1]))
     if classes.shape != (len(pixels),):
         raise ValueError(
