@@ -225,7 +225,7 @@ def is_step(spike: Spike) -> bool:
 
     Example:
         >>> import jaxsnn
-        >>> jaxsnn.neurons.is_step(jaxsnn.heaviside), jaxsnn.neurons.is_step(lambda v, theta: v)
+        >>> jaxsnn.neurons.is_step(jaxsnn.neurons.heaviside), jaxsnn.neurons.is_step(lambda v, theta: v)
         (True, False)
     """
     return getattr(spike, "is_step", False)

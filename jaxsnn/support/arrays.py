@@ -64,6 +64,23 @@ def as_jax(values: Any, dtype: DTypeLike | None = None) -> Array:
     return jax.device_put(np.asarray(values, dtype))
 
 
+def aligned(values: np.ndarray) -> np.ndarray:
+    """The values in an array that begins at a line of a processor's cache.
+
+    Example:
+        >>> import numpy as np
+        >>> from jaxsnn.support.arrays import aligned
+        >>> found = aligned(np.arange(3))
+        >>> found.tolist(), found.ctypes.data % 64
+        ([0, 1, 2], 0)
+    """
+    memory = np.empty(values.nbytes + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    found = memory[start : start + values.nbytes].view(values.dtype).reshape(values.shape)
+    found[...] = values
+    return found
+
+
 def cached(thing: Any, name: str, function: Callable[[Any], Any]) -> Any:
     """The value of a function of something immutable, computed once if its arrays are known."""
     cache = thing.__dict__.setdefault("_cache", {})

@@ -11,6 +11,7 @@ instructions. (An index like `first + j` could be negative, for all that it know
 # ruff: noqa: D103
 from __future__ import annotations
 
+from math import ceil
 from typing import NamedTuple, no_type_check
 
 import numpy as np
@@ -27,10 +28,10 @@ from jaxsnn.engines.events.kinds import (
     TARGET,
     TO_ZERO,
 )
+from jaxsnn.support.arrays import aligned
 from jaxsnn.support.random import PARITY, ROTATIONS
 
-OPTIONS = {"nogil": True, "cache": True, "boundscheck": False}
-BARE = OPTIONS | {"_nrt": False}
+BARE = {"nogil": True, "cache": True, "boundscheck": False, "_nrt": False}
 # Parts of one loop, which pass many arrays to each other.
 INLINED = BARE | {"inline": "always"}
 
@@ -729,9 +730,48 @@ def _count_usual(numbers, draws, size, steps, input_counts):
                 input_counts[draws.pixels[q, j]] += steps
 
 
-@njit(**OPTIONS)
+def working_memory(tables, inputs):
+    """`Scratch` and `Draws` for a network.
+
+    Args:
+        tables: `layout.Tables`, the network.
+        inputs: `run.Inputs`.
+    """
+    blocks = ceil(ceil(inputs.wanted.shape[1] / 4) / 8) * 8
+    layers, width, pixels = map(len, (tables.layers, tables.thresholds, tables.input_synapses))
+    longest = max(width, 4 * blocks + 32)
+    flags, input_flags = np.zeros(width, np.uint8), np.zeros((4, blocks), np.uint8)
+    scratch = Scratch(
+        current=aligned(np.zeros(width, tables.currents.dtype)),
+        base=aligned(np.zeros(width, tables.currents.dtype)),
+        driven=np.zeros(layers, np.bool_),
+        total=np.zeros(width, inputs.numbers.dtype),
+        flags=flags,
+        words=flags.view(np.uint64),
+        seen=np.zeros(width, np.uint8),
+        spikes=np.empty(width + 2, np.int64),
+        sizes=np.zeros(layers, np.int64),
+        senders=np.empty(max(pixels, 4 * blocks) + 2, np.int64),
+        rest=np.empty(4 * blocks, np.int64),
+        found=np.empty(longest + 2, np.int64),
+        some=np.empty(longest // 8 + 1, np.int64),
+    )
+    draws = Draws(
+        blocks=np.empty(blocks, np.uint32),
+        ones=np.empty(blocks, np.uint32),
+        twos=np.empty(blocks, np.uint32),
+        wanted=np.zeros((4, blocks), np.uint32),
+        pixels=np.zeros((4, blocks), np.int64),
+        flags=input_flags,
+        words=input_flags.reshape(-1).view(np.uint64),
+    )
+    return scratch, draws
+
+
+# Without reference counts, which would be kept for every slice.
+@njit(**BARE)
 @no_type_check
-def simulate_images(images, tables, settings, inputs, state, results):
+def simulate_images(images, tables, settings, inputs, state, results, scratch, draws):
     """Simulate some images of a batch, each through all steps.
 
     Args:
@@ -741,38 +781,9 @@ def simulate_images(images, tables, settings, inputs, state, results):
         inputs: `run.Inputs`, of the whole batch.
         state: `run.Arrays`, of the whole batch, brought forward.
         results: `run.Results`, of the whole batch, filled in.
+        scratch: of `working_memory`.
+        draws: likewise.
     """
-    quarter = (inputs.wanted.shape[1] + 3) // 4
-    blocks = (quarter + 7) // 8 * 8
-    width = len(tables.thresholds)
-    pixels = len(tables.input_synapses)
-    longest = max(width, 4 * blocks + 32)
-    flags = np.zeros(width, np.uint8)
-    scratch = Scratch(
-        np.zeros(width, tables.currents.dtype),
-        np.zeros(width, tables.currents.dtype),
-        np.zeros(len(tables.layers), np.bool_),
-        np.zeros(width, inputs.numbers.dtype),
-        flags,
-        flags.view(np.uint64),
-        np.zeros(width, np.uint8),
-        np.empty(width + 2, np.int64),
-        np.zeros(len(tables.layers), np.int64),
-        np.empty(max(pixels, 4 * blocks) + 2, np.int64),
-        np.empty(4 * blocks, np.int64),
-        np.empty(longest + 2, np.int64),
-        np.empty(longest // 8 + 1, np.int64),
-    )
-    input_flags = np.zeros((4, blocks), np.uint8)
-    draws = Draws(
-        np.empty(blocks, np.uint32),
-        np.empty(blocks, np.uint32),
-        np.empty(blocks, np.uint32),
-        np.zeros((4, blocks), np.uint32),
-        np.zeros((4, blocks), np.int64),
-        input_flags,
-        input_flags.reshape(-1).view(np.uint64),
-    )
     for image in images:
         if state.exit_step[image] == 0:
             _simulate_image(image, tables, settings, inputs, state, results, scratch, draws)

@@ -22,7 +22,7 @@ from jaxsnn.engines.events.runs import (
     windows_of,
 )
 from jaxsnn.network import INPUT, Connection, Network
-from jaxsnn.support.arrays import Shape
+from jaxsnn.support.arrays import Shape, aligned
 
 # Layers are padded to a multiple of so many neurons: whole vectors, and whole words of flags.
 _LANES = 64
@@ -170,7 +170,9 @@ def _tables(
         layers=_records(LAYER, [kinds, first[:-1], first[1:], ends[:-1], ends[1:]]),
         connections=_records(CONNECTION, facts),
         thresholds=_thresholds(network, orders, first),
-        weights=np.concatenate([part.weights.reshape(-1).astype(weights) for part in connections]),
+        weights=aligned(
+            np.concatenate([part.weights.reshape(-1).astype(weights) for part in connections])
+        ),
         starts=np.concatenate([start + of for start, of in zip(first_run, starts)]),
         runs=_records(RUN, np.concatenate([part.runs for part in connections]).T),
         targets=np.concatenate([part.targets for part in connections]),

@@ -261,7 +261,7 @@ def _run_kernels(
 ) -> Results:
     """Bring the arrays forward by some steps, on all cores, and write down the results."""
     from jaxsnn.engines.events.compilation import announced
-    from jaxsnn.engines.events.kernels import simulate_images
+    from jaxsnn.engines.events.kernels import simulate_images, working_memory
 
     batch, steps = len(inputs.keys), settings.steps
     classes, layers = layout.orders[-1].size, len(layout.orders)
@@ -274,7 +274,8 @@ def _run_kernels(
     )
 
     def work(images: np.ndarray) -> int:
-        simulate_images(images, layout.tables, settings, inputs, arrays, results)
+        memory = working_memory(layout.tables, inputs)
+        simulate_images(images, layout.tables, settings, inputs, arrays, results, *memory)
         return len(images)
 
     with announced():
@@ -424,8 +425,12 @@ def _state(run: Run, layout: Layout, arrays: Arrays) -> State:
             neurons.NeuronState(_in_shape(arrays.potentials, layout, layer), waiting(layer))
             for layer in layers
         ],
-        input_spike_counts=arrays.input_counts.reshape(np.shape(run.images)).astype(dtype),
-        spike_counts=[_in_shape(arrays.counts, layout, layer).astype(dtype) for layer in layers],
+        input_spike_counts=arrays.input_counts.reshape(np.shape(run.images)).astype(
+            dtype, copy=False
+        ),
+        spike_counts=[
+            _in_shape(arrays.counts, layout, layer).astype(dtype, copy=False) for layer in layers
+        ],
         received=cast(Array, arrays.received[:, layout.orders[-1]]),
         first_spike_class=arrays.first_class,
         first_spike_step=arrays.first_step,
