@@ -225,8 +225,8 @@ def is_step(spike: Spike) -> bool:
 
     Example:
         >>> import jaxsnn
-        >>> jaxsnn.neurons.is_step(jaxsnn.neurons.heaviside), jaxsnn.neurons.is_step(lambda v, theta: v)
-        (True, False)
+        >>> [jaxsnn.neurons.is_step(f) for f in (jaxsnn.neurons.heaviside, lambda v, theta: v)]
+        [True, False]
     """
     return getattr(spike, "is_step", False)
 

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 import zoo
@@ -50,6 +51,20 @@ def test_the_spiking_network_is_as_accurate(name, trained, data):
     accuracy = (logits.argmax(1) == labels).mean()
     assert accuracy > 0.95
     assert run.accuracy(labels)[-1] >= accuracy - 0.01
+
+
+@pytest.mark.parametrize("network", ["ResNet", "VGG, ReLU6", "Inception"])
+def test_the_events_give_the_spikes_of_the_scan(network, trained, data):
+    """In 8 bits, in everything that a run returns."""
+    images = data[1].images[:8]
+    fixed = jaxsnn.quantize(jaxsnn.convert(trained[network], data[0].images[:100]), bits=8)
+    runs = [
+        jaxsnn.simulate(fixed, images, key=0, duration=0.012, engine=engine)
+        for engine in ("events", "scan")
+    ]
+    for one, other in zip(*map(jax.tree.leaves, runs), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert all(np.any(counts > 0) for counts in runs[0].spike_counts[:-1])
 
 
 def test_the_error_of_the_scores_falls_as_one_over_time(name, trained, data):

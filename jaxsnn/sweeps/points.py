@@ -172,15 +172,16 @@ def make_points(job: SweepJob, calibration: ArrayLike | None) -> Points:
     balanced = [balance_thresholds(network, scales) for scales in factors]
     rows = [np.asarray(row).tolist() for row in grid.values("threshold")]
     multipliers = [per_layer(network, row, "threshold") for row in rows]
-    points = list(product(balanced, multipliers, *map(grid.values, SIMULATED[-2:])))
+    periods, starts = map(grid.values, ("refractory_period", "initial_potential"))
+    points = list(product(balanced, multipliers, periods, starts))
     networks: list[Any] = [_started(snn, row, start) for snn, row, _, start in points]
     if job.arithmetic is not None:
         networks = _in_integers(job, networks)
         networks[0].check_run(job.most_steps, job.encode, images=job.images)
     settings = [snn.settings for snn in networks]
     if any(grid.values("initial_potential")):
-        starts = [{"initial_potentials": snn.start()} for snn in networks]
-        settings = [one | start for one, start in zip(settings, starts, strict=True)]
+        for of_point, snn in zip(settings, networks, strict=True):
+            of_point["initial_potentials"] = snn.start()
     return Points(
         network=networks[0],
         settings=_stacked(settings),
