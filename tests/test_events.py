@@ -383,7 +383,7 @@ def test_where_a_run_needs_the_scan_one_line_says_so_once():
         for key in (5, 6):
             run(network, images, key=key, record=record)
     (warning,) = told
-    assert "simulated by the scan, which takes several times" in str(warning.message)
+    assert "simulated by the scan, which is slower on CPUs" in str(warning.message)
     assert "record=... needs the scan" in str(warning.message)
     with warnings.catch_warnings(action="error"):
         engines._warn_once.cache_clear()

@@ -205,7 +205,7 @@ def test_poolings_look_at_every_neuron_where_one_may_stay_at_its_threshold(image
 
     network = jaxsnn.read_network(model, images)
     for scale, options in ((0.5, {}), (0.125, AHEAD), (0.5, AHEAD)):
-        snn = jaxsnn.balance_thresholds(network, [0.5, scale, 0.5], **options)
+        snn = jaxsnn.quantize(jaxsnn.balance_thresholds(network, [0.5, scale, 0.5], **options))
         assert events_run.layout_of(snn).tables.layers["kind"][1] == POOL
         given = {"key": 3, "duration": 0.01}
         found = jaxsnn.simulate(snn, images, engine="events", **given)
@@ -353,8 +353,97 @@ def test_weights_that_could_not_be_shared_are_left_to_the_scan(images, monkeypat
     expected = jaxsnn.simulate(snn, images, key=3, duration=0.004, engine=NumpyEngine())
     assert_equal_runs(found, expected)
     monkeypatch.setattr("jaxsnn.engines.events.runs._MOST_SYNAPSES", 1000)
-    again = jaxsnn.balance_thresholds(snn.network, 1.0)
+    again = jaxsnn.balance_thresholds(jaxsnn.read_network(model, images), 1.0)
     with pytest.raises(
         ValueError, match="synapses would each have a weight of their own, in layer"
     ):
         jaxsnn.simulate(again, images, key=3, duration=0.004, engine="events")
+
+
+# -- What a review found ---------------------------------------------------------------------------
+
+
+def test_max_pooling_of_transposed_maps(images):
+    """A move beside the pooling belongs to its connection."""
+
+    def model(x):
+        x = RELU(convolve(x, 3, 3, 4, 5)).transpose(0, 3, 1, 2)
+        return flat(
+            RELU(lax.reduce_window(x, -jnp.inf, lax.max, (1, 1, 2, 2), (1, 1, 2, 2), "VALID"))
+        )
+
+    snn = jaxsnn.balance_thresholds(jaxsnn.read_network(model, images), 0.5)
+    found = jaxsnn.simulate(snn, images, key=3, duration=0.01, engine="events")
+    assert_equal_runs(found, jaxsnn.simulate(snn, images, key=3, duration=0.01, engine="scan"))
+
+
+def test_small_weights_of_16_bits_have_large_sums():
+    """A grid for a long run has small integers; their sums are still beyond 16 bits."""
+    network = jaxsnn.read_network(lambda x: RELU(x @ jnp.ones((1000, 2))), np.zeros((1, 1000)))
+    snn = jaxsnn.balance_thresholds(network, 2000.0)
+    fixed = jaxsnn.quantize(snn, bits=16, steps=10_000)
+    assert np.abs(fixed.network.layers[0].weights[0]).max() <= 127
+    white = np.ones((1, 1000), np.float32)
+    found = jaxsnn.simulate(fixed, white, key=3, duration=0.02, engine="events")
+    assert_equal_runs(found, jaxsnn.simulate(fixed, white, key=3, duration=0.02, engine="scan"))
+
+
+@pytest.mark.parametrize("margin", [jaxsnn.stopping.Margin(jnp.array(2)), stopping.margin(3)])
+def test_margins_of_outputs_in_another_order_of_memory(images, margin):
+    """Logits whose units differ, from a convolution whose maps come last in memory."""
+
+    def model(x):
+        x = convolve(RELU(x).transpose(0, 3, 1, 2), 3, 4, 6, 6, layout="NCHW", weights="OIHW",
+                     padding="VALID", window_strides=(6, 6))  # fmt: skip
+        return flat(x)
+
+    network = jaxsnn.read_network(model, images)
+    snn = jaxsnn.balance_thresholds(network, 0.5, encode=jaxsnn.constant, **AHEAD)
+    fixed = jaxsnn.quantize(snn)
+    runs = [
+        jaxsnn.simulate(fixed, images, key=3, duration=0.03, engine=engine, stop=margin)
+        for engine in ("events", "scan")
+    ]
+    np.testing.assert_array_equal(runs[0].exit_time, runs[1].exit_time)
+    np.testing.assert_array_equal(runs[0].scores, runs[1].scores)
+    np.testing.assert_array_equal(runs[0].state.received, runs[1].state.received)
+    assert len(np.unique(runs[0].exit_time)) > 1
+
+
+def test_currents_that_round_to_nothing_are_not_counted(images):
+    network = jaxsnn.read_network(lambda x: RELU(flat(x) @ kernel(144, 3)), images)
+    fixed = jaxsnn.quantize(jaxsnn.balance_thresholds(network, 1.0, encode=jaxsnn.constant))
+    faint = np.full((1, *SHAPE), 1e-6, np.float32)
+    runs = [
+        jaxsnn.simulate(fixed, faint, key=3, duration=0.01, engine=engine)
+        for engine in ("events", "scan")
+    ]
+    assert_equal_runs(*runs)
+    assert runs[0].input_spike_counts.sum() == 0
+
+
+def test_floats_do_not_depend_on_where_a_run_is_split():
+    """Poolings that start above their threshold, too."""
+
+    def model(x):
+        return flat(RELU(pool(RELU(x * 0.3), 2, 2)))
+
+    images = np.random.default_rng(0).random((3, 6, 6, 4), np.float32)
+    snn = jaxsnn.balance_thresholds(jaxsnn.read_network(model, images), [1.0, 0.7])
+    options = {"key": 3, "engine": "events"}
+    start = {"initial_potential": [0.0, 3.0]}
+    whole = jaxsnn.simulate(snn, images, duration=0.06, **start, **options)
+    first = jaxsnn.simulate(snn, images, duration=0.03, **start, **options)
+    rest = jaxsnn.simulate(snn, images, duration=0.03, state=first.state, **options)
+    np.testing.assert_array_equal(rest.scores, whole.scores[30:])
+
+
+def test_points_whose_spikes_weigh_the_same_share_a_layout(images, monkeypatch):
+    laid_out, lay_out = [], events_run.lay_out
+    monkeypatch.setattr(events_run, "lay_out", lambda snn: laid_out.append(snn) or lay_out(snn))
+    network = jaxsnn.read_network(lambda x: RELU(flat(x) @ kernel(144, 3)), images)
+    grid = jaxsnn.Grid(
+        scales={"a": 1.0, "b": 2.0}, threshold=[0.5, 1.0], max_rate=[500, 1000], duration=0.003
+    )
+    jaxsnn.sweep(network, images, [0] * 5, grid, engine="events")
+    assert len(laid_out) == 1  # spikes of the only layer go nowhere

@@ -96,9 +96,9 @@ class State:
     dt                  []             duration of a step in seconds
     refractory_steps    []             refractory period in steps
     arithmetic          []             checksum of the step sizes; 0 in floating point
+    origin                             checksums of what the run was made of; None: not known
     received            [B, classes]   what each output has received in all, and started with; None:
                                        not known
-    origin                             checksums of what the run was made of; None: not known
     ==================  =============  ========================================================
     """
 
@@ -113,8 +113,8 @@ class State:
     dt: AnyArray
     refractory_steps: AnyArray
     arithmetic: AnyArray
-    received: AnyArray | None = None
     origin: Origin | None = None
+    received: AnyArray | None = None
 
     def detached(self) -> State:
         """The state without its origin: it may resume with other images, rates, resets and so on.
@@ -322,7 +322,7 @@ class Engine:
 
 
 def bytes_of_step(network: Network) -> int:
-    """The memory that a sample takes for each step: output, spikes of each layer, operations."""
+    """The memory that a sample takes for each step: outputs, spikes of each layer, operations."""
     return 13 * prod(network.shapes[-1]) + 4 * (1 + len(network.layers)) + 8
 
 

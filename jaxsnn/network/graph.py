@@ -284,19 +284,6 @@ class Network:
         """Whether a source is a layer without neurons that others read, and not the output."""
         return 0 <= source < len(self.layers) - 1 and not self.layers[source].spiking
 
-    def beyond_a_chain(self) -> str | None:
-        """The name of the first layer that is no link of a chain of ReLUs, or None.
-
-        A link has one connection, from the layer before, no bias, and a ReLU.
-        """
-        for index, layer in enumerate(self.layers):
-            sources = [connection.source for connection in layer.all_connections]
-            before = index - 1 if index else INPUT
-            link = sources == [before] and layer.bias is None and layer.activation is relu
-            if not link:
-                return self.name(index)
-        return None
-
     @property
     def dtype(self) -> jnp.dtype:
         """The floating-point type of the weights."""

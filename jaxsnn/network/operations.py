@@ -1,7 +1,8 @@
 """Linear operations: what each computes, and the facts that other modules ask of it.
 
 To add one, write a class here or elsewhere, and register how the engines compute it:
-`jaxsnn.engines.scan.lowering.compiled_operation` and `jaxsnn.engines.events.runs.matrix_of`.
+`jaxsnn.engines.scan.lowering.compiled_operation` and, as a sparse matrix,
+`jaxsnn.engines.events.runs.matrix_of`.
 """
 
 from __future__ import annotations

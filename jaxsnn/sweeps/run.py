@@ -79,7 +79,7 @@ def sweep(
 
     Args:
         network: the ReLU network.
-        images: images `[N, ...]` with pixels in [0, 1].
+        images: images `[N, ...]` with pixels in [0, 1]; for `constant` any finite numbers.
         labels: their classes `[N]`.
         grid: the settings to combine.
         calibration: images for the grid's scale rules that look at activations, usually the

@@ -2,16 +2,15 @@
 
 In a step a few percent of the neurons spike, so that a dense product is for the most part a product
 with zeros. This engine adds the weights of those neurons alone that spike. In fixed point it gives
-exactly the spikes of the scan. In floating point it adds in an order of its own, the same for every
-batch and number of cores: what a neuron receives in every step, then its connections one after the
-other, and the senders of each in ascending order. Numba, which compiles it, is imported with the
-first run.
+exactly the spikes of the scan. In floating point it adds in a fixed order, the same for every batch
+and number of cores: what a neuron receives in every step, then its connections one after the other.
+Numba, which compiles it, is imported with the first run.
 
     runs         a connection as runs of weights
     layout       a network as flat arrays, for the kernels
     run          a run for the kernels, on all cores
     kernels      one image through all steps, compiled by Numba
-    compilation  what is said meanwhile
+    compilation  the message shown meanwhile
 """
 
 from __future__ import annotations
@@ -48,6 +47,8 @@ class Events(Engine):
             return "jit, vmap or grad trace the simulation, which only the scan supports"
         if jax.default_backend() != "cpu":
             return f"it is for CPUs, and JAX runs on {jax.default_backend()}"
+        if isinstance(run.images, jax.Array) and len(run.images.sharding.device_set) > 1:
+            return "the images are spread over several devices"
         if behaviour.record is not None:
             return "record=... needs the scan, which sees every step of a batch"
         if behaviour.encode not in (encoding.poisson, encoding.constant):

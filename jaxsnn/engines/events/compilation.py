@@ -1,4 +1,4 @@
-"""What is said while Numba compiles the kernels, which it does once for an installation."""
+"""The message shown while Numba compiles the kernels, once for an installation."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ class _Announcement(event.Listener):
 def announced() -> Iterator[None]:
     """Say that kernels are compiled, if they are."""
     announcement = _Announcement()
-    with event.install_listener("numba:compile", announcement):
-        yield
-    if announcement.bar is not None:
-        announcement.bar.close()
+    try:
+        with event.install_listener("numba:compile", announcement):
+            yield
+    finally:
+        if announcement.bar is not None:
+            announcement.bar.close()

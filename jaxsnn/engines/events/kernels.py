@@ -31,6 +31,7 @@ from jaxsnn.engines.events.kinds import (
 from jaxsnn.support.arrays import aligned
 from jaxsnn.support.random import PARITY, ROTATIONS
 
+# Without reference counts, which would be kept for every slice.
 BARE = {"nogil": True, "cache": True, "boundscheck": False, "_nrt": False}
 # Parts of one loop, which pass many arrays to each other.
 INLINED = BARE | {"inline": "always"}
@@ -768,7 +769,6 @@ def working_memory(tables, inputs):
     return scratch, draws
 
 
-# Without reference counts, which would be kept for every slice.
 @njit(**BARE)
 @no_type_check
 def simulate_images(images, tables, settings, inputs, state, results, scratch, draws):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
 from jaxsnn import metrics
 from jaxsnn.conversion.executable import Executable
+from jaxsnn.conversion.fixed_point import FixedPointNetwork
 from jaxsnn.engines.events.kinds import DENSE, MAXIMA, NEURONS, POOL, SCATTER, TARGET
 from jaxsnn.engines.events.runs import (
     Runs,
@@ -131,7 +132,7 @@ def lay_out(network: Executable) -> Layout:
     del orders[INPUT]
     in_memory = list(orders.values())
     first = _ends([_padded(order.size) for order in in_memory])
-    kinds = [_kind(relus, index, parts) for index, parts in enumerate(found)]
+    kinds = [_kind(relus, index, parts, exact) for index, parts in enumerate(found)]
     return Layout(
         _tables(network, found, kinds, in_memory, first),
         first,
@@ -165,7 +166,6 @@ def _tables(
         _ends(list(map(len, starts)))[:-1],
         _ends([len(part.targets) for part in connections])[:-1],
     ]
-    unit = network.step_sizes[-1]
     return Tables(
         layers=_records(LAYER, [kinds, first[:-1], first[1:], ends[:-1], ends[1:]]),
         connections=_records(CONNECTION, facts),
@@ -180,11 +180,18 @@ def _tables(
         synapses=synapses,
         input_synapses=inputs.reshape(-1).astype(np.int64),
         currents=np.zeros(0, currents),
-        units=np.broadcast_to(
-            np.asarray(1 if unit is None else unit, np.float32), orders[-1].shape
-        ).copy(),
+        units=_units(network, orders[-1]),
         accumulates=not network.network.layers[-1].spiking,
     )
+
+
+def _units(network: Executable, order: np.ndarray) -> np.ndarray:
+    """What 1 stands for in the potentials of the outputs, by their places in memory."""
+    unit = network.step_sizes[-1]
+    found = np.ones(order.size, np.float32)
+    if unit is not None:
+        found[order] = np.broadcast_to(np.asarray(unit), order.shape)
+    return found
 
 
 def _records(kind: np.dtype, columns: Any) -> np.ndarray:
@@ -201,8 +208,8 @@ def _types(network: Executable, connections: list[_Placed]) -> tuple[Any, Any]:
         return network.dtype, network.dtype
     largest = max((int(abs(part.weights).max(initial=0)) for part in connections), default=0)
     weights = next(kind for kind in (np.int8, np.int16, np.int32) if largest <= np.iinfo(kind).max)
-    # `quantize` keeps the sums of 8-bit weights of one connection within 16 bits.
-    plain = all(
+    # `quantize` keeps the sums of a layer of 8 bits within 16, where it has one connection alone.
+    plain = set(cast(FixedPointNetwork, network).bits) == {8} and all(
         len(layer.all_connections) == 1 and layer.bias is None for layer in network.network.layers
     )
     return weights, np.int16 if weights == np.int8 and plain else np.int32
@@ -211,7 +218,8 @@ def _types(network: Executable, connections: list[_Placed]) -> tuple[Any, Any]:
 def with_thresholds(layout: Layout, network: Executable) -> Layout:
     """The arrays with the thresholds of another network, whose weights are the same."""
     thresholds = _thresholds(network, layout.orders, layout.first)
-    return layout._replace(tables=layout.tables._replace(thresholds=thresholds))
+    units = _units(network, layout.orders[-1])
+    return layout._replace(tables=layout.tables._replace(thresholds=thresholds, units=units))
 
 
 def _thresholds(
@@ -261,13 +269,13 @@ def _parts(network: Network, index: int, row: Sequence[Any], exact: bool) -> lis
 
 def _windows(connection: Connection, shape: Shape) -> Runs:
     """The windows of a max pooling that each sender is in."""
-    (operation,) = connection.operations
-    windows = windows_of(operation, shape).tocsc()  # type: ignore[arg-type]
+    matrix, shape_out = windows_of(connection, shape)
+    windows = matrix.tocsc()
     windows.sort_indices()
     senders = np.repeat(np.arange(windows.shape[1]), np.diff(windows.indptr))
     one = np.ones_like(senders)
     runs = merged(np.stack([senders, windows.indices, 0 * one, one], 1))
-    places = np.arange(windows.shape[0]).reshape(operation.output_shape(shape))
+    places = np.arange(windows.shape[0]).reshape(shape_out)
     return Runs(SCATTER, np.zeros(0), runs, places)
 
 
@@ -315,17 +323,17 @@ def _placed(
     return _Placed(source, SCATTER, found.weights, starts, runs[:, 1:], none, none)
 
 
-def _kind(network: Network, index: int, parts: list[_Placed]) -> int:
+def _kind(network: Network, index: int, parts: list[_Placed], exact: bool) -> int:
     """What a layer does with the spikes that it receives.
 
-    Neurons with few inputs, each of which leads to one of them, are looked at when they receive a
-    spike only; not so outputs, whose total is kept.
+    Neurons whose senders lead to one of them each are looked at only when they receive a spike. Not
+    so outputs, whose total is kept, and floats, whose sums would depend on the order.
     """
     layer = network.layers[index]
     if layer.pools_maxima:
         return MAXIMA
     alone = len(parts) == 1 and parts[0].kind == TARGET and parts[0].source != INPUT
-    inner = index < len(network.layers) - 1 and layer.bias is None
+    inner = exact and index < len(network.layers) - 1 and layer.bias is None
     return POOL if alone and inner and np.all(parts[0].gains >= 0) else NEURONS
 
 

@@ -17,7 +17,6 @@ from jaxtyping import Array
 
 from jaxsnn import encoding, neurons, readout, stopping
 from jaxsnn.conversion.executable import Executable
-from jaxsnn.conversion.fixed_point import FixedPointNetwork
 from jaxsnn.conversion.rounding import NUMBER_BITS
 from jaxsnn.engines.base import (
     Run,
@@ -33,6 +32,7 @@ from jaxsnn.engines.events import kinds
 from jaxsnn.engines.events.layout import Layout, lay_out, with_thresholds
 from jaxsnn.engines.events.runs import UnsupportedError
 from jaxsnn.support.arrays import cached
+from jaxsnn.support.digests import digest
 
 RESETS: dict[neurons.Reset, int] = {
     neurons.reset_to_zero: kinds.TO_ZERO,
@@ -45,6 +45,8 @@ _PARTS_PER_CORE = 4
 _STEPS_AT_ONCE = 200
 _STEPS_BETWEEN_EXITS = 50
 _BYTES_OF_RESULTS = 1 << 26
+# Layouts that are kept for the weights of a network: one for each choice of what spikes weigh.
+_LAYOUTS = 4
 
 
 class Settings(NamedTuple):
@@ -176,17 +178,21 @@ def simulate_events(run: Run, advance: Callable[[int], Any]) -> Trajectory:
 
 
 def layout_of(network: Executable) -> Layout | str:
-    """The arrays of a network, or why the events cannot simulate it.
+    """The arrays of a network, or why the engine cannot simulate it.
 
-    In fixed point the points of a sweep share all but the thresholds.
+    Points of a sweep whose spikes weigh the same share all but the thresholds.
     """
     return cast("Layout | str", cached(network, "layout", _layout_of))
 
 
 def _layout_of(network: Executable) -> Layout | str:
-    if not isinstance(network, FixedPointNetwork):
-        return _laid_out(network)
-    shared = cached(network.network, "layout", lambda _: _laid_out(network))
+    kept: dict[str, Layout | str] = cached(network.network, "layouts", lambda _: {})
+    key = digest(*(np.asarray(weight) for weight in jax.tree.leaves(network.amplitudes)))
+    if key not in kept:
+        if len(kept) == _LAYOUTS:
+            del kept[next(iter(kept))]
+        kept[key] = _laid_out(network)
+    shared = kept[key]
     return shared if isinstance(shared, str) else with_thresholds(shared, network)
 
 
@@ -312,7 +318,7 @@ def _settings(run: Run, first_step: int, steps: int) -> Settings:
     if stop is stopping.first_spike:
         found = kinds.FIRST_SPIKE, 0, 0
     elif isinstance(stop, stopping.Margin):
-        found = kinds.MARGIN, stop.spikes, stop.every
+        found = kinds.MARGIN, np.asarray(stop.spikes).item(), np.asarray(stop.every).item()
     reset = RESETS[run.behaviour.reset]
     return Settings(first_step, steps, run.refractory_steps, reset, *found)
 
@@ -322,11 +328,10 @@ def _inputs(run: Run, layout: Layout) -> Inputs:
     exact = np.issubdtype(network.dtype, np.integer)
     values = np.asarray(run.probabilities).reshape(len(run.images), -1)
     values = values.astype(network.network.dtype)
-    scale = np.float32(1 << 16)
+    scale = np.float32(1 << NUMBER_BITS)  # and of the draws, of 16 bits too
     wanted = np.zeros((len(values), 0), np.uint32)
     numbers = np.zeros((len(values), 0), np.int64 if exact else network.dtype)
     if run.behaviour.encode is encoding.constant:
-        assert NUMBER_BITS == 16
         numbers = np.rint(values * scale).astype(np.int64) if exact else values
     else:  # to the nearest, as `encoding.poisson` does
         wanted = np.rint(values * scale).astype(np.uint32)
@@ -349,8 +354,7 @@ def _fitting_kinds(run: Run, layout: Layout, arrays: Arrays) -> Any:
     for layer in np.flatnonzero(found["kind"] == kinds.POOL):
         places = slice(*layout.first[layer : layer + 2])
         thresholds = tables.thresholds[places]
-        # Rounding of floats could carry a potential to twice the threshold.
-        most = layout.most[layer] * (1 + 1e-5)
+        most = layout.most[layer]
         left = run.behaviour.reset is neurons.reset_by_subtraction and most > thresholds.min()
         if left or np.any(arrays.potentials[:, places] >= thresholds):
             found["kind"][layer] = kinds.NEURONS

@@ -126,8 +126,7 @@ def _moved(
 
 def _of_matrix(matrix: Any, shape: Shape) -> Runs:
     """A matrix [neurons, senders], of which each weight is kept."""
-    if matrix.nnz > _MOST_SYNAPSES:
-        raise UnsupportedError(f"{matrix.nnz:,} synapses would each have a weight of their own")
+    _check_synapses(matrix.nnz)
     columns = sparse.csc_array(matrix)
     columns.sort_indices()
     counts = np.diff(columns.indptr)
@@ -142,8 +141,6 @@ def _of_matrix(matrix: Any, shape: Shape) -> Runs:
 def _matrix_of_runs(operation: Operation, base: Runs, senders: int) -> Any:
     """The matrix [neurons, senders] of a product, with the neurons in their own order."""
     runs, order = singles(_required(base.runs)), np.argsort(base.places.reshape(-1))
-    if len(runs) > _MOST_SYNAPSES:
-        raise UnsupportedError(f"{len(runs):,} synapses would each have a weight of their own")
     (weights,) = map(np.asarray, jax.tree.leaves(operation))
     data = _flat(operation, weights)[runs[:, 2]]
     where = order[runs[:, 1]], runs[:, 0]
@@ -205,14 +202,24 @@ def _(operation: Gain | Multiply, shape: Shape, exact: bool) -> Any:
 
 @matrix_of.register
 def _(operation: AveragePooling, shape: Shape, exact: bool) -> Any:
-    matrix = windows_of(operation, shape)
+    matrix = _windows_of(operation, shape)
     if exact:
         return matrix
     divisors = np.asarray(operation.divisors(shape)).reshape(-1)
     return _diagonal(1 / divisors) @ matrix
 
 
-def windows_of(operation: AveragePooling | MaxPooling, shape: Shape) -> Any:
+@matrix_of.register
+def _(operation: MaxPooling, shape: Shape, exact: bool) -> Any:
+    return _windows_of(operation, shape)
+
+
+def windows_of(connection: Connection, shape: Shape) -> tuple[Any, Shape]:
+    """The matrix [windows, senders] of a max pooling, 0 for those outside; and its shape."""
+    return _moved(_diagonal(np.ones(prod(shape), np.int64)), connection.operations, shape, True)
+
+
+def _windows_of(operation: AveragePooling | MaxPooling, shape: Shape) -> Any:
     """The matrix [windows, inputs] with 1 for each input of a window."""
     shape_out = operation.output_shape(shape)
     numbers, found = np.arange(prod(shape)).reshape(shape), []
@@ -441,9 +448,19 @@ def merged(runs: np.ndarray) -> np.ndarray:
     return found
 
 
+def _check_synapses(number: int) -> None:
+    if number > _MOST_SYNAPSES:
+        raise UnsupportedError(f"{number:,} synapses would each have a weight of their own")
+
+
 def singles(runs: np.ndarray) -> np.ndarray:
-    """Runs of length 1 in the place of each run."""
+    """Runs of length 1 in the place of each run.
+
+    Raises:
+        UnsupportedError: too many.
+    """
     lengths = runs[:, 3]
+    _check_synapses(int(lengths.sum()))
     found = runs.repeat(lengths, 0)
     within = np.arange(len(found)) - (np.cumsum(lengths) - lengths).repeat(lengths)
     found[:, 1] += within

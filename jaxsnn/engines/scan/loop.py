@@ -19,6 +19,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, PyTree
 
 from jaxsnn import encoding, neurons
+from jaxsnn.conversion.rounding import NUMBER_BITS
 from jaxsnn.engines.base import Behaviour, State, Step, output_seen
 from jaxsnn.engines.scan.lowering import Compiled
 from jaxsnn.network import INPUT
@@ -198,7 +199,11 @@ def _drive(
     def at(step: Array) -> Array:
         step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
         found = jax.vmap(behaviour.encode)(step_keys, probabilities)
-        return found if numbers else found.astype(layers.dtype)
+        if not numbers:
+            return found.astype(layers.dtype)
+        if jnp.issubdtype(layers.dtype, jnp.integer):  # what rounds to 0 is not sent
+            return jnp.where(jnp.rint(found * (1 << NUMBER_BITS)) == 0, 0, found)
+        return found
 
     inputs = jax.vmap(at)(first + jnp.arange(length, dtype=first.dtype))
     connections = layers.from_numbers if numbers else layers.connections
@@ -232,41 +237,14 @@ def _advance(
     """One chunk of time: the layers one after the other, each through all steps."""
     sent: dict[int, Array] = {}
     spikes, potentials, new_neurons = [], [], []
-    last = len(layers.connections) - 1
-    received: Any = state.received
     totals: Any = None
-    for index, old in enumerate(state.neurons):
-        if (pool := layers.pooling[index]) is not None:
-            (source, _), *_ = layers.connections[index]
-            pooled = _pooled(pool, state.spike_counts[source], spikes[source])
-            sent[index] = pooled
-            spikes.append(pooled)
-            potentials.append(jnp.zeros_like(pooled))
-            new_neurons.append(old)
-            if index == last:  # a spike of an output stands for its threshold
-                totals = received + layers.thresholds[index] * pooled.cumsum(0, dtype=pooled.dtype)
-                received = totals[-1]
-            continue
-        parts = drive.currents[index], _received(layers.connections[index], sent)
-        currents = reduce(jnp.add, (part for part in parts if part is not None))
-        if not layers.spiking[index] and index < last:  # a sum, whose value lives for one step
-            sent[index] = currents
-            currents = jnp.broadcast_to(currents, (length, *currents.shape[1:]))
-            spikes.append(jnp.zeros_like(currents))
-            potentials.append(currents)
-            new_neurons.append(old)
-            continue
-        if (bias := layers.bias(index, gain)) is not None:
-            currents = currents + bias
-        functions = behaviour if layers.spiking[index] else behaviour._replace(**_ACCUMULATES)
-        keep = index == last or observe is not nothing
-        fire = partial(_fire, layers.thresholds[index], functions, state.refractory_steps, keep)
-        so_far = state.received if index == last else None
-        (new, received), (sent[index], potential, totals) = _through(
-            fire, (old, so_far), currents, length
+    for index in range(len(state.neurons)):
+        keep = index + 1 == len(state.neurons) or observe is not nothing
+        new, sent[index], fired, potential, totals = _through_layer(
+            layers, behaviour, drive, gain, state, length, keep, sent, spikes
         )
         new_neurons.append(new)
-        spikes.append(sent[index])
+        spikes.append(fired)
         potentials.append(potential)
     after, (predictions, scores), active, first = _read(
         layers, behaviour, stop, state, spikes[-1], potentials[-1], totals
@@ -278,7 +256,7 @@ def _advance(
     after = replace(
         after,
         neurons=new_neurons,
-        received=received,
+        received=_at_exit(totals, state.received, active),
         input_spike_counts=_counted(state.input_spike_counts, driven, active),
         spike_counts=[
             _counted(old, new, active) for old, new in zip(state.spike_counts, spikes, strict=True)
@@ -289,6 +267,55 @@ def _advance(
     potentials = [layers.in_units(index, value) for index, value in enumerate(potentials)]
     seen = Chunk(inputs, spikes, potentials, predictions, first, after.first_spike_class)
     return after, Kept(predictions, scores, observe(seen))
+
+
+def _through_layer(
+    layers: Compiled,
+    behaviour: Behaviour,
+    drive: _Drive,
+    gain: Array,
+    state: State,
+    length: int,
+    keep: bool,
+    sent: dict[int, Array],
+    spikes: list[Array],
+) -> tuple[neurons.NeuronState, Array, Array, Any, Any]:
+    """One layer through all steps of a chunk, after those before it.
+
+    Returns:
+        Its state; what it sends, its spikes, and its potentials where they are kept [K, B, ...];
+        and for the last layer what it has received after each step.
+    """
+    index, last = len(spikes), len(state.neurons) - 1
+    old, totals = state.neurons[index], None
+    if (pool := layers.pooling[index]) is not None:
+        (source, _), *_ = layers.connections[index]
+        pooled = _pooled(pool, state.spike_counts[source], spikes[source])
+        if index == last:  # a spike of an output stands for its threshold
+            so_far: Any = state.received
+            totals = so_far + layers.thresholds[index] * pooled.cumsum(0, dtype=pooled.dtype)
+        return old, pooled, pooled, jnp.zeros_like(pooled), totals
+    parts = drive.currents[index], _received(layers.connections[index], sent)
+    currents = reduce(jnp.add, (part for part in parts if part is not None))
+    if not layers.spiking[index] and index < last:  # a sum, whose value lives for one step
+        values = jnp.broadcast_to(currents, (length, *currents.shape[1:]))
+        return old, currents, jnp.zeros_like(values), values, totals
+    if (bias := layers.bias(index, gain)) is not None:
+        currents = currents + bias
+    functions = behaviour if layers.spiking[index] else behaviour._replace(**_ACCUMULATES)
+    fire = partial(_fire, layers.thresholds[index], functions, state.refractory_steps, keep)
+    start = old, state.received if index == last else None
+    (new, _), (fired, potential, totals) = _through(fire, start, currents, length)
+    return new, fired, fired, potential, totals
+
+
+def _at_exit(values: Array, before: Any, active: Array | None) -> Array:
+    """The values [K, B, ...] of the last step in which a sample was running, or those before."""
+    if active is None:
+        return values[-1]
+    steps = active.sum(0)[:, None]
+    last = jnp.take_along_axis(values, jnp.maximum(steps - 1, 0)[None], 0)[0]
+    return jnp.where(steps > 0, last, before)
 
 
 def _pooled(pool: Callable[[Array], Array], so_far: Array, spikes: Array) -> Array:
