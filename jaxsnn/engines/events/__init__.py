@@ -47,7 +47,11 @@ class Events(Engine):
             return "jit, vmap or grad trace the simulation, which only the scan supports"
         if jax.default_backend() != "cpu":
             return f"it is for CPUs, and JAX runs on {jax.default_backend()}"
-        if isinstance(run.images, jax.Array) and len(run.images.sharding.device_set) > 1:
+        fixed = isinstance(run.network, FixedPointNetwork)
+        images = run.images
+        spread = isinstance(images, jax.Array) and len(images.sharding.device_set) > 1
+        # Fixed point has the same spikes anywhere; what other processes have cannot be looked at.
+        if spread and not (fixed and images.is_fully_addressable):
             return "the images are spread over several devices"
         if behaviour.record is not None:
             return "record=... needs the scan, which sees every step of a batch"
@@ -55,7 +59,7 @@ class Events(Engine):
             return "it knows the encodings poisson and constant only, and draws spikes itself"
         if behaviour.reset not in RESETS:
             return "it knows the resets reset_to_zero and reset_by_subtraction only"
-        if not (isinstance(run.network, FixedPointNetwork) or neurons.is_step(behaviour.spike)):
+        if not (fixed or neurons.is_step(behaviour.spike)):
             return "it knows spikes at the threshold only, as heaviside and step_function give them"
         if not (stop is None or stop is stopping.first_spike or type(stop) is stopping.Margin):
             return "it knows the stop rules of jaxsnn.stopping only"
