@@ -12,10 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
-from math import ceil
 from pathlib import Path
-from statistics import median
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -23,7 +20,7 @@ import pandas as pd
 import tyro
 import zoo
 from architectures import PER_CHANNEL, converted_by_spikingjelly, recipes
-from common import DT, RESULTS, new_results, save
+from common import DT, RESULTS, interleaved, medians, new_results, save
 
 import jaxsnn
 
@@ -72,30 +69,13 @@ def spikingjelly_job(name: str, calibration: np.ndarray, images: np.ndarray, ste
     return classes
 
 
-def race(jobs: dict[str, Job], work: int, repeats: int) -> dict[str, list[float]]:
-    """Image-steps per second of all, in turns; the first calls do not count."""
-    numbers = {name: max(1, ceil(SHORTEST / _seconds(job, 1))) for name, job in jobs.items()}
-    rates: dict[str, list[float]] = {name: [] for name in jobs}
-    for _ in range(repeats):
-        for name, job in jobs.items():
-            rates[name].append(work / _seconds(job, numbers[name]))
-    return rates
-
-
-def _seconds(job: Job, number: int) -> float:
-    start = perf_counter()
-    for _ in range(number):
-        job()
-    return (perf_counter() - start) / number
-
-
 def table(rows: list[dict[str, Any]]) -> str:
     """Medians of image-steps per second, and how many times the peer's they are."""
     shown: dict[str, dict[str, str]] = {}
     for row in rows:
-        medians = {name: median(rates) for name, rates in row["image-steps per second"].items()}
-        peer = medians.get("SpikingJelly")
-        for name, rate in medians.items():
+        rates = medians(row["image-steps per second"])
+        peer = rates.get("SpikingJelly")
+        for name, rate in rates.items():
             ratio = f" ({rate / peer:.1f})" if peer and name != "SpikingJelly" else ""
             shown.setdefault(name, {})[row["network"]] = f"{rate:,.0f}{ratio}"
     found = pd.DataFrame(shown).T.fillna("").rename_axis("image-steps per second")
@@ -136,7 +116,8 @@ def main(
         if peers:
             jobs["SpikingJelly"] = spikingjelly_job(name, train.images[:calibration], images, steps)
         accuracy = {tool: float((job()[-1] == labels).mean()) for tool, job in jobs.items()}
-        rates = race(jobs, batch * steps, repeats)
+        seconds = interleaved(jobs, repeats, SHORTEST)
+        rates = {tool: [batch * steps / s for s in values] for tool, values in seconds.items()}
         row = {"network": name, "image-steps per second": rates, "accuracy": accuracy}
         results["rows"].append(row)
         save(results, output)

@@ -108,9 +108,9 @@ def interleaved(
     return seconds
 
 
-def medians(seconds: dict[str, list[float]]) -> dict[str, float]:
+def medians(found: dict[str, list[float]]) -> dict[str, float]:
     """The median of each."""
-    return {name: median(values) for name, values in seconds.items()}
+    return {name: median(values) for name, values in found.items()}
 
 
 def captured(engine: type[Engine], network: Executable, images: Any, steps: int) -> Run:

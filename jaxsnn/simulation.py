@@ -30,6 +30,7 @@ from jaxsnn.engines.base import (
 from jaxsnn.engines.checks import (
     check_behaviour,
     check_state,
+    checked_images,
     checked_samples,
     checked_times,
     without_explicit_axes,
@@ -265,9 +266,7 @@ def simulate(
         network = arithmetic(cast(SpikingNetwork, network))
     network.check()
     encode = encode or network.encode
-    of_currents = encode is encoding.constant
-    check = network.network.check_finite if of_currents else network.network.check_pixels
-    images = without_explicit_axes(check(images))
+    images = without_explicit_axes(checked_images(network.network, images, encode))
     steps, refractory_steps = checked_times(duration, dt, max_rate, refractory_period)
     scan = _scan_options(batch_size, chunk)
     read = read or readout.default(network.network.layers[-1].spiking)

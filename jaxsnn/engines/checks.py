@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.typing import ArrayLike
 
-from jaxsnn import readout, stopping
+from jaxsnn import encoding, readout, stopping
 from jaxsnn.engines.base import Behaviour, Run, Step, arithmetic_of
 from jaxsnn.network import Network
 from jaxsnn.support.arrays import AnyArray, Shape, all_true, is_known
@@ -68,6 +68,13 @@ def checked_times(
 def in_steps(refractory_period: float, dt: float) -> int:
     """A refractory period in whole steps; a millionth of it is rounding."""
     return ceil(refractory_period / dt * (1 - 1e-6))
+
+
+def checked_images(network: Network, images: ArrayLike, encode: encoding.Encoding) -> AnyArray:
+    """Images for an encoding: constant currents may be any finite numbers, others are in [0, 1]."""
+    if encode is encoding.constant:
+        return network.check_finite(images)
+    return network.check_pixels(images)
 
 
 def without_explicit_axes(images: AnyArray) -> AnyArray:

@@ -22,7 +22,7 @@ from jaxsnn.conversion.executable import Executable
 from jaxsnn.conversion.fixed_point import FixedPoint, check_exact, check_steps, integer_layers
 from jaxsnn.conversion.fixed_point import with_thresholds as in_integers
 from jaxsnn.engines.base import Behaviour, Run
-from jaxsnn.engines.checks import check_behaviour, in_steps
+from jaxsnn.engines.checks import check_behaviour, checked_images, in_steps
 from jaxsnn.network import Network, per_layer
 from jaxsnn.support.digests import digest, fingerprint
 from jaxsnn.support.random import sample_keys
@@ -151,7 +151,7 @@ def checked_job(
                 "calibration=train.images."
             )
     if calibration is not None:
-        _check_of(network, encode)(calibration)
+        checked_images(network, calibration, encode)
     for reset in grid.values("reset"):
         check_behaviour(Behaviour(encode, reset, neurons.heaviside, read), None, network)
     job = SweepJob(network, pixels, classes, grid, encode, read, arithmetic)
@@ -266,15 +266,10 @@ def _as_text(axis: Axis) -> str:
 # -- Parts -----------------------------------------------------------------------------------------
 
 
-def _check_of(network: Network, encode: encoding.Encoding) -> Callable[[ArrayLike], Any]:
-    """What checks images: constant currents may be any finite numbers."""
-    return network.check_finite if encode is encoding.constant else network.check_pixels
-
-
 def _checked_images(
     network: Network, images: ArrayLike, labels: Numbers, encode: encoding.Encoding
 ) -> tuple[np.ndarray, np.ndarray]:
-    pixels = np.asarray(_check_of(network, encode)(images))
+    pixels = np.asarray(checked_images(network, images, encode))
     classes = np.asarray(metrics.checked_labels(labels, classes=network.shapes[-1][-1]))
     if classes.shape != (len(pixels),):
         raise ValueError(
