@@ -22,7 +22,7 @@ from jaxsnn.engines.events.runs import (
     singles,
     windows_of,
 )
-from jaxsnn.network import INPUT, Connection, Network
+from jaxsnn.network import INPUT, Network
 from jaxsnn.support.arrays import Shape, aligned
 
 # Layers are padded to a multiple of so many neurons: whole vectors, and whole words of flags.
@@ -259,24 +259,12 @@ def _parts(network: Network, index: int, row: Sequence[Any], exact: bool) -> lis
                 raise UnsupportedError("it simulates neurons, and no sums sent as numbers")
             shape = network.shape_of(source)
             if layer.pools_maxima:
-                found.append((source, _windows(connection, shape)))
+                found.append((source, windows_of(connection, shape)))
             else:
                 found.append((source, runs_of(connection, shape, amplitude, exact)))
         except UnsupportedError as reason:
             raise UnsupportedError(f"{reason}, in {network.name(index)}") from None
     return found
-
-
-def _windows(connection: Connection, shape: Shape) -> Runs:
-    """The windows of a max pooling that each sender is in."""
-    matrix, shape_out = windows_of(connection, shape)
-    windows = matrix.tocsc()
-    windows.sort_indices()
-    senders = np.repeat(np.arange(windows.shape[1]), np.diff(windows.indptr))
-    one = np.ones_like(senders)
-    runs = merged(np.stack([senders, windows.indices, 0 * one, one], 1))
-    places = np.arange(windows.shape[0]).reshape(shape_out)
-    return Runs(SCATTER, np.zeros(0), runs, places)
 
 
 def _order(parts: list[tuple[int, Runs]], shape: Shape) -> np.ndarray:

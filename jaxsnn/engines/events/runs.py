@@ -129,13 +129,16 @@ def _of_matrix(matrix: Any, shape: Shape) -> Runs:
     _check_synapses(matrix.nnz)
     columns = sparse.csc_array(matrix)
     columns.sort_indices()
-    counts = np.diff(columns.indptr)
-    number = np.arange(columns.nnz)
-    senders = np.repeat(np.arange(len(counts)), counts)
-    runs = np.stack([senders, columns.indices, number, np.ones_like(number)], 1)
-    kind = TARGET if counts.max(initial=0) <= 1 else SCATTER
+    runs = _by_column(columns, np.arange(columns.nnz))
+    kind = TARGET if np.diff(columns.indptr).max(initial=0) <= 1 else SCATTER
     places = np.arange(prod(shape)).reshape(shape)
     return Runs(kind, columns.data, runs if kind == TARGET else merged(runs), places)
+
+
+def _by_column(columns: Any, weights: np.ndarray) -> np.ndarray:
+    """A run of length 1 for each entry of a matrix [neurons, senders], with its weight."""
+    senders = np.repeat(np.arange(columns.shape[1]), np.diff(columns.indptr))
+    return np.stack([senders, columns.indices, weights, np.ones_like(weights)], 1)
 
 
 def _matrix_of_runs(operation: Operation, base: Runs, senders: int) -> Any:
@@ -214,9 +217,14 @@ def _(operation: MaxPooling, shape: Shape, exact: bool) -> Any:
     return _windows_of(operation, shape)
 
 
-def windows_of(connection: Connection, shape: Shape) -> tuple[Any, Shape]:
-    """The matrix [windows, senders] of a max pooling, 0 for those outside; and its shape."""
-    return _moved(_diagonal(np.ones(prod(shape), np.int64)), connection.operations, shape, True)
+def windows_of(connection: Connection, shape: Shape) -> Runs:
+    """The windows of a max pooling that each sender is in, as runs without weights."""
+    senders = _diagonal(np.ones(prod(shape), np.int64))
+    matrix, shape_out = _moved(senders, connection.operations, shape, True)
+    columns = sparse.csc_array(matrix)
+    columns.sort_indices()
+    runs = merged(_by_column(columns, np.zeros(columns.nnz, np.int64)))
+    return Runs(SCATTER, np.zeros(0), runs, np.arange(prod(shape_out)).reshape(shape_out))
 
 
 def _windows_of(operation: AveragePooling | MaxPooling, shape: Shape) -> Any:
