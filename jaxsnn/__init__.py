@@ -31,6 +31,7 @@ from jaxsnn.conversion.scaling import (
 from jaxsnn.encoding import constant, poisson
 from jaxsnn.network import Network
 from jaxsnn.neurons import (
+    boxcar,
     fast_sigmoid,
     integrate_and_fire,
     reset_by_subtraction,
@@ -91,6 +92,7 @@ __all__ = [
     "SpikingNetwork",
     "balance_thresholds",
     "best",
+    "boxcar",
     "constant",
     "convert",
     "data_based_scales",

@@ -21,7 +21,7 @@ Reset = Annotated[
 ]
 Spike = Annotated[
     Callable[[Array, Array], Array],
-    "a function (V, θ) → S, such as jaxsnn.step_function(jaxsnn.fast_sigmoid())",
+    "a function (V, θ) → S, such as jaxsnn.step_function(jaxsnn.boxcar())",
 ]
 
 
@@ -142,6 +142,39 @@ def reset_by_subtraction(potential: Values, spikes: Values, threshold: Values) -
 
 
 @typed
+def boxcar(width: Real = 1.0) -> Callable[[Array], Array]:
+    """Surrogate derivative 1 for |x| < width/2, else 0, with x = V/θ - 1: the default.
+
+    Of those that were tried (`benchmarks/surrogates.py`), its gradients agree best with what a
+    change of thresholds, scale factors, initial potentials, weights and biases does to the loss of
+    a converted network; narrow ones, such as `fast_sigmoid(10.0)`, may even point the wrong way.
+    Near the threshold a change of the potential is then a change of the spike, which the reset by
+    subtraction takes away again, so that nothing is counted twice.
+
+    Source: Wu et al. 2018, "Spatio-temporal backpropagation".
+
+    Args:
+        width: positive; equal widths give the same function, so that nothing is compiled again.
+
+    Raises:
+        ValueError: the width is not positive and finite.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxsnn
+        >>> jaxsnn.boxcar(1.0)(jnp.array([-0.75, -0.25, 0.25])).tolist()
+        [0.0, 1.0, 1.0]
+    """
+    if not 0 < width < inf:
+        raise ValueError(f"width={width}; the width of a surrogate must be positive and finite.")
+    return _boxcar(float(width))
+
+
+@lru_cache
+def _boxcar(width: float) -> Callable[[Array], Array]:
+    return lambda x: (abs(x) < width / 2).astype(x.dtype)
+
+
+@typed
 def fast_sigmoid(slope: Real = 10.0) -> Callable[[Array], Array]:
     """Surrogate derivative 1 / (1 + slope·|x|)², with x = V/θ - 1.
 
@@ -176,7 +209,7 @@ def step_function(surrogate: Callable[[Array], Array]) -> Spike:
     to the threshold relative to it, so that weight form and threshold form have the same gradients.
 
     Args:
-        surrogate: the derivative to be used, a function of x such as `fast_sigmoid()`. Equal
+        surrogate: the derivative to be used, a function of x such as `boxcar()`. Equal
             functions give the same spike function, so that nothing is compiled again.
 
     Example:
@@ -231,4 +264,4 @@ def is_step(spike: Spike) -> bool:
     return getattr(spike, "is_step", False)
 
 
-heaviside = _step_function(_fast_sigmoid(10.0))
+heaviside = _step_function(_boxcar(1.0))

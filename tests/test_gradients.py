@@ -1,6 +1,7 @@
 """Gradients through the scan, against finite differences and by lowering a loss."""
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -140,3 +141,180 @@ def test_training_through_the_spikes_lowers_a_loss(rng):
     run = jaxsnn.simulate(snn, images, key=1, duration=0.02)
     assert losses[-1] < 0.6 * losses[0]
     assert float(run.accuracy(labels)[-1]) > 0.8
+
+
+# -- Whether surrogate gradients point the right way -----------------------------------------------
+
+# What is changed of all neurons of a layer, and how far differences reach.
+CHANGES = {
+    "scale factors": 0.25,
+    "thresholds": 0.25,
+    "initial potentials": 0.25,
+    "weights": 0.15,
+    "biases": 0.1,
+}
+
+
+def changed(snn, by):
+    """The network with a number of each layer in each row of `by` changed; 0 changes nothing.
+
+    Scale factors, thresholds and weights change by logarithms, initial potentials and biases in
+    units of the thresholds.
+    """
+    layers = snn.network.layers
+    factor = [jnp.exp(by["scale factors"][index]) for index in range(len(layers))]
+    thresholds, starts = list(snn.thresholds), [jnp.zeros(())] * len(layers)
+    for index, layer in enumerate(layers):
+        if layer.spiking:
+            thresholds[index] *= factor[index] * jnp.exp(by["thresholds"][index])
+            starts[index] = by["initial potentials"][index] * thresholds[index]
+    amplitudes = [
+        [None if a is None else a * factor[c.source] for a, c in zip(row, layer.all_connections)]
+        for row, layer in zip(snn.amplitudes, layers)
+    ]
+    units = [theta if layer.spiking else 1.0 for theta, layer in zip(snn.thresholds, layers)]
+    new = tuple(
+        layer.times(jnp.exp(weight)).with_bias(layer.bias + bias * unit)
+        for layer, weight, bias, unit in zip(layers, by["weights"], by["biases"], units)
+    )
+    network = jaxsnn.Network(new, snn.network.input_shape)
+    return jaxsnn.SpikingNetwork(network, thresholds, amplitudes, starts, snn.reset, snn.encode)
+
+
+def residual_model(rng, depth=4, width=32):
+    """Logits of a deep network with biases, with a ReLU after each residual sum."""
+    first, last = (rng.normal(0, 1 / np.sqrt(a), (a, b)) for a, b in ((12, width), (width, 4)))
+    blocks = rng.normal(0, 0.7 / np.sqrt(width), (depth, 2, width, width))
+    biases = rng.normal(0, 0.1, (depth, 2, width))
+
+    def model(x):
+        x = jax.nn.relu(x @ first + 0.1)
+        for (one, two), (a, b) in zip(blocks, biases):
+            x = jax.nn.relu(x + jax.nn.relu(x @ one + a) @ two + b)
+        return x @ last + 0.1
+
+    return model
+
+
+# With the reset to zero, what a scale factor changes nearly cancels, and so does what an initial
+# potential changes once it is forgotten: there, differences are as small as their errors.
+RIGHT = {
+    jaxsnn.reset_by_subtraction: (0.9, tuple(CHANGES)),
+    jaxsnn.reset_to_zero: (0.75, ("thresholds", "weights", "biases")),
+}
+
+
+@pytest.mark.parametrize("reset", RIGHT)
+@pytest.mark.parametrize("depth", [1, 4])
+def test_gradients_point_where_the_loss_falls(rng, depth, reset):
+    """The default surrogate, against differences of the loss of the hard network."""
+    images = rng.uniform(0, 1, (300, 12)).astype(np.float32)
+    network = jaxsnn.read_network(residual_model(rng, depth), images)
+    scales = 1.25 * jaxsnn.percentile_scales(network, images, percentile=100)
+    snn = jaxsnn.balance_thresholds(network, scales, reset=reset, encode=jaxsnn.constant)
+    expected = network(images)
+
+    @jax.jit
+    def loss(by):
+        run = jaxsnn.simulate(changed(snn, by), images, key=0, duration=0.01)
+        return jnp.mean((run.scores[-1] / 10 - expected) ** 2)
+
+    nothing = {name: jnp.zeros(len(network.layers)) for name in CHANGES}
+    gradient = jax.jit(jax.grad(loss))(nothing)
+    least, names = RIGHT[reset]
+    for name in names:
+        reach = CHANGES[name]
+        steps = reach * np.eye(len(network.layers), dtype=np.float32)
+        up, down = ([loss({**nothing, name: step}) for step in part] for part in (steps, -steps))
+        found, wanted = np.asarray(gradient[name]), (np.array(up) - np.array(down)) / (2 * reach)
+        assert found @ wanted > least * np.linalg.norm(found) * np.linalg.norm(wanted), name
+
+
+def test_a_narrow_surrogate_may_point_the_wrong_way(rng):
+    """What the test above would not let pass: the scale factors of the first default."""
+    images = rng.uniform(0, 1, (300, 12)).astype(np.float32)
+    network = jaxsnn.read_network(residual_model(rng, 4), images)
+    scales = 1.25 * jaxsnn.percentile_scales(network, images, percentile=100)
+    reset = jaxsnn.reset_by_subtraction
+    snn = jaxsnn.balance_thresholds(network, scales, reset=reset, encode=jaxsnn.constant)
+    expected = network(images)
+
+    @jax.jit
+    def loss(factors):
+        nothing = {name: jnp.zeros(len(network.layers)) for name in CHANGES}
+        by = {**nothing, "scale factors": factors}
+        narrow = jaxsnn.step_function(jaxsnn.fast_sigmoid(10.0))
+        run = jaxsnn.simulate(changed(snn, by), images, key=0, duration=0.01, spike=narrow)
+        return jnp.mean((run.scores[-1] / 10 - expected) ** 2)
+
+    gradient = np.asarray(jax.grad(loss)(jnp.zeros(len(network.layers))))
+    steps = 0.25 * np.eye(len(network.layers), dtype=np.float32)
+    wanted = np.array([loss(step) - loss(-step) for step in steps])
+    assert gradient @ wanted < 0
+
+
+# -- Their cost ------------------------------------------------------------------------------------
+
+
+def loops(jaxpr, within=False):
+    """The primitives of a program, each with whether it is in a loop."""
+    for equation in jaxpr.eqns:
+        inside = within or equation.primitive.name in ("scan", "while")
+        yield equation.primitive.name, inside
+        for body in jax.extend.core.jaxprs_in_params(equation.params):
+            yield from loops(body, inside)
+
+
+@pytest.mark.parametrize("engine", ["scan", jaxsnn.engines.Scan(chunk=2, remat=True)])
+def test_no_convolution_has_its_gradient_in_a_loop(rng, engine):
+    """On CPUs, XLA computes gradients of kernels 50 times as slowly there."""
+    network, _ = models.convolution_network(rng)
+    snn = jaxsnn.balance_thresholds(network, 2.0, encode=jaxsnn.constant)
+    images = models.dyadic_images(rng, 2, *network.input_shape)
+
+    def loss(snn):
+        run = jaxsnn.simulate(snn, images, key=0, duration=0.006, engine=engine)
+        return jnp.sum(run.scores[-1] ** 2)
+
+    found = list(loops(jax.make_jaxpr(jax.grad(loss))(snn).jaxpr))
+    assert ("conv_general_dilated", True) not in found
+    assert len(found) > 100
+
+
+def test_gradients_do_not_depend_on_chunks(rng):
+    network, _ = models.convolution_network(rng)
+    snn = jaxsnn.balance_thresholds(network, 2.0, encode=jaxsnn.constant)
+    images = models.dyadic_images(rng, 3, *network.input_shape)
+
+    def loss(snn, engine):
+        run = jaxsnn.simulate(snn, images, key=0, duration=0.007, engine=engine)
+        return jnp.sum(run.scores[-1] ** 2)
+
+    whole, *others = (
+        jax.tree.leaves(jax.grad(loss)(snn, jaxsnn.engines.Scan(chunk=chunk, remat=remat)))
+        for chunk, remat in ((7, False), (3, False), (3, True))
+    )
+    for other in others:
+        for a, b in zip(whole, other, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * float(jnp.abs(a).max()))
+
+
+def test_memory_of_gradients_with_remat_grows_with_the_chunks(rng):
+    """Twice the steps in as many chunks take little more: states and what is kept of each step."""
+    network, _ = models.dense_network(rng, (12, 400, 400, 4))
+    snn = jaxsnn.balance_thresholds(network, 2.0, encode=jaxsnn.constant)
+    images = models.dyadic_images(rng, 8, 12)
+
+    def memory(steps, chunk, remat):
+        engine = jaxsnn.engines.Scan(chunk=chunk, remat=remat)
+
+        def loss(snn):
+            run = jaxsnn.simulate(snn, images, key=0, duration=steps * 1e-3, engine=engine)
+            return jnp.sum(run.scores[-1] ** 2)
+
+        compiled = jax.jit(jax.grad(loss)).lower(snn).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    kept = memory(64, 8, remat=False)
+    assert memory(64, 8, remat=True) < 0.4 * kept
+    assert memory(32, 8, remat=False) < 0.6 * kept

@@ -50,6 +50,9 @@ _STEPS_BETWEEN_EXITS = 5
 # weights that are read for it, and where neurons are too few to keep the cores busy.
 _NEURONS_AT_ONCE = 1 << 19
 _LONGEST_CHUNK = 100
+# Where there may be gradients, which keep all steps anyhow, a chunk is as long as memory allows:
+# XLA computes the gradients of kernels slowly in the loop over chunks.
+_NEURONS_TRACED = 1 << 27
 _CHUNK_OF_ACCELERATORS = 8  # by the cost model of the TPU's compiler, not by measurement
 # Programs of so many sets of functions are kept: a new `record=lambda ...` in each call makes a new
 # program each time, of several megabytes.
@@ -66,6 +69,8 @@ class Scan(Engine):
             a CPU, or the memory of another device.
         chunk: for how many steps the currents of a layer are computed as one product; by default
             more than one where neurons are few beside the weights, which are then read less often.
+        remat: whether gradients compute the steps of a chunk again, in place of keeping what was
+            computed in them: their memory then grows with the number of chunks, and not of steps.
 
     Raises:
         ValueError: a size below 1.
@@ -82,6 +87,7 @@ class Scan(Engine):
 
     batch_size: Count | None = None
     chunk: Count | None = None
+    remat: bool = False
     name = "scan"
 
     def __post_init__(self):
@@ -113,7 +119,7 @@ class Scan(Engine):
         if run.stop is not None and not run.traced:
             found = _to_exits(run, state, chunk, advance)
         else:
-            found = _to_the_end(run, state, chunk, advance)
+            found = _to_the_end(run, state, chunk, advance, self.remat)
         if run.stop is not None and found.records is not None:
             found = found._replace(records=_silent_after_exits(found, run.steps))
         return _with_sample_counts(found) if run.per_step else found
@@ -152,14 +158,18 @@ def _fitting_chunk(run: Run) -> int:
         return min(_CHUNK_OF_ACCELERATORS, run.steps)
     network = run.network.network
     neurons = len(images) * sum(map(prod, network.shapes))
+    if run.traced:
+        return max(1, min(_NEURONS_TRACED // neurons, run.steps))
     weights = sum(np.size(leaf) for leaf in jax.tree.leaves(network))
     fitting = max(_NEURONS_AT_ONCE, weights) // neurons
     return max(1, min(_LONGEST_CHUNK, fitting, run.steps))
 
 
-def _to_the_end(run: Run, state: State, chunk: int, advance: Callable[[int], Any]) -> Trajectory:
+def _to_the_end(
+    run: Run, state: State, chunk: int, advance: Callable[[int], Any], remat: bool
+) -> Trajectory:
     """All steps of all samples."""
-    outputs, scan = [], scanner(run, chunk)
+    outputs, scan = [], scanner(run, chunk, remat)
     for steps in segments(run.steps, _STEPS_PER_SEGMENT):
         state, output = scan(state, steps)
         outputs.append(output)
@@ -184,7 +194,9 @@ def _with_sample_counts(found: Trajectory) -> Trajectory:
     )
 
 
-def scanner(run: Run, chunk: int) -> Callable[[State, int], tuple[State, Kept]]:
+def scanner(
+    run: Run, chunk: int, remat: bool = False
+) -> Callable[[State, int], tuple[State, Kept]]:
     """A function from a state and a number of steps to what the compiled loop makes of them."""
     probabilities, stop = run.probabilities, stopping.as_argument(run.stop)
     # Of one type, so that rates share a program.
@@ -199,7 +211,8 @@ def scanner(run: Run, chunk: int) -> Callable[[State, int], tuple[State, Kept]]:
         fan_outs = [values.astype(jnp.int32) for values in metrics.fan_out(network.network)]
 
     def scan(state: State, steps: int) -> tuple[State, Kept]:
-        options = {"steps": steps, "chunk": min(chunk, steps), "formats": formats}
+        options: dict[str, Any] = {"steps": steps, "chunk": min(chunk, steps), "formats": formats}
+        options |= {"remat": remat, "traced_on_cpu": run.traced and jax.default_backend() == "cpu"}
         return advance(network, probabilities, run.keys, rate, state, stop, fan_outs, **options)
 
     return scan
@@ -209,16 +222,28 @@ def scanner(run: Run, chunk: int) -> Callable[[State, int], tuple[State, Kept]]:
 def program(behaviour: Behaviour) -> Any:
     """`loop.scan_steps` for one set of functions, as a function that JAX compiles."""
 
-    @partial(jax.jit, static_argnames=("steps", "chunk", "formats"))
+    @partial(jax.jit, static_argnames=("steps", "chunk", "formats", "remat", "traced_on_cpu"))
     def advance(
-        network, probabilities, keys, rate, state, stop, fan_outs, *, steps, chunk, formats
+        network,
+        probabilities,
+        keys,
+        rate,
+        state,
+        stop,
+        fan_outs,
+        *,
+        steps,
+        chunk,
+        formats,
+        remat,
+        traced_on_cpu,
     ):
         observe = recorder(behaviour.record)
         if fan_outs is not None:
             record = observe
             observe = lambda chunk: (record(chunk), sample_counts(chunk, fan_outs))  # noqa: E731
         return scan_steps(
-            compiled(network, formats),
+            compiled(network, formats, unfolded=traced_on_cpu and remat),
             behaviour,
             jnp.asarray(probabilities, network.network.dtype),
             keys,
@@ -228,6 +253,8 @@ def program(behaviour: Behaviour) -> Any:
             steps=steps,
             chunk=chunk,
             observe=observe,
+            remat=remat,
+            unrolled=traced_on_cpu and not remat,  # straight code would keep everything
         )
 
     return advance

@@ -128,6 +128,8 @@ def scan_steps(
     steps: int,
     chunk: int,
     observe: Observer,
+    remat: bool = False,
+    unrolled: bool = False,
 ) -> tuple[State, Kept]:
     """The next steps of a batch.
 
@@ -142,6 +144,9 @@ def scan_steps(
         steps: how many steps.
         chunk: how many of them a layer goes through at a time.
         observe: what to keep of each chunk; only it sees more than the state.
+        remat: whether gradients compute each chunk again.
+        unrolled: whether chunks are straight code and no loop. On CPUs, XLA computes the gradients
+            of kernels 50 times as slowly in a loop, be it one of a single chunk.
 
     Returns:
         The new state, and what is kept of every step.
@@ -156,13 +161,15 @@ def scan_steps(
         driven = drive or _drive(layers, behaviour, keys, probabilities, state.step, length)
         return _advance(layers, behaviour, stop, driven, gain, state, length, observe)
 
+    compute = partial(jax.checkpoint, static_argnums=0)(advance) if remat else advance
     whole, rest = divmod(steps, chunk)
-    outputs = []
-    if whole:
-        state, output = lax.scan(partial(advance, chunk), state, None, length=whole)
+    outputs, left = [], [chunk] * whole + [rest] * (rest > 0)
+    if whole > 1 and not unrolled:
+        state, output = lax.scan(partial(compute, chunk), state, None, length=whole)
         outputs.append(jax.tree.map(lambda x: x.reshape(whole * chunk, *x.shape[2:]), output))
-    if rest:
-        state, output = advance(rest, state, None)
+        left = left[whole:]
+    for length in left:
+        state, output = compute(length, state, None)
         outputs.append(output)
     return state, joined(outputs)
 

@@ -27,7 +27,7 @@ from jaxsnn.engines.scan.integers import (
     integer_product,
     planes,
 )
-from jaxsnn.engines.scan.patches import Patches, as_patches
+from jaxsnn.engines.scan.patches import Patches, as_patches, as_products
 from jaxsnn.network import (
     INPUT,
     AveragePooling,
@@ -139,12 +139,13 @@ class Compiled(NamedTuple):
         )
 
 
-def compiled(network: Executable, formats: Formats) -> Compiled:
+def compiled(network: Executable, formats: Formats, *, unfolded: bool = False) -> Compiled:
     """The currents and thresholds of a network; call it once, outside of the loop over time.
 
     Args:
         network: a spiking network, of floating-point numbers or of integers.
         formats: what computes products of integers, from `fastest_formats`.
+        unfolded: whether convolutions of floating point are products of patches.
 
     Returns:
         Its layers as the neurons see them.
@@ -159,6 +160,7 @@ def compiled(network: Executable, formats: Formats) -> Compiled:
         fastest = _fastest(connection, shape)
         if integers:
             return _of_integers(fastest, amplitude, dict(formats))
+        fastest = as_products(fastest) if unfolded else fastest
         return _of_floats(fastest, amplitude, shape, network.dtype)
 
     def from_numbers(connection: Connection, amplitude: Any) -> Callable[[Array], Array]:
