@@ -1,6 +1,7 @@
 """Settings of all tests: checked array types, and where the data come from."""
 
 import functools
+import gc
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +10,12 @@ from pathlib import Path
 # computes for milliseconds is not optimised, but in the golden digests: without the fusion emitters
 # XLA compiles in half the time.
 os.environ.setdefault(
-    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    " --xla_llvm_disable_expensive_passes=true --xla_cpu_parallel_codegen_split_count=1",
 )
+# Programs need not say which line of Python each of their operations comes from.
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "programs")
 )
@@ -27,6 +32,9 @@ from jaxtyping import install_import_hook
 install_import_hook("jaxsnn", "typechecker.checked")
 
 matplotlib.use("Agg")
+
+# Looking for garbage among JAX's many objects would take a tenth of the time.
+gc.set_threshold(50_000, 20, 100)
 
 
 @pytest.fixture(autouse=True)
