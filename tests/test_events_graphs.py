@@ -1,5 +1,7 @@
 """The events beyond chains, in both arithmetics: every kind of connection, and a fixed order."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -89,6 +91,7 @@ def images():
     return models.dyadic_images(np.random.default_rng(2), 5, *SHAPE)
 
 
+@functools.cache
 def read(name):
     """The network of a model with logits after it, and the kinds of its connections."""
     model, kinds = MODELS[name]

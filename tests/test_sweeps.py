@@ -132,8 +132,7 @@ def test_every_point_is_a_call_of_simulate(rng, build):
 
 
 @pytest.mark.parametrize("build", [models.dense_network, models.convolution_network])
-@pytest.mark.parametrize("engine", ["scan", "events"])
-def test_every_point_in_fixed_point_is_a_call_of_simulate(rng, monkeypatch, build, engine):
+def test_every_point_in_fixed_point_is_a_call_of_simulate(rng, monkeypatch, build):
     monkeypatch.setattr(events, "_STEPS_AT_ONCE", 7)
     network, _, images, labels = problem(rng, build, 5)
     scales = {"one": 1.0, "rising": [1.5**n for n in range(len(network.layers))]}
@@ -147,7 +146,11 @@ def test_every_point_in_fixed_point_is_a_call_of_simulate(rng, monkeypatch, buil
         seed=[0, 5],
         duration=DURATION,
     )
-    data = jaxsnn.sweep(network, images, labels, grid, arithmetic=arithmetic, engine=engine)
+    data, by_events = (
+        jaxsnn.sweep(network, images, labels, grid, arithmetic=arithmetic, engine=engine)
+        for engine in ("scan", "events")
+    )
+    xr.testing.assert_equal(data, by_events)
     assert float(data.spikes.min("layer").max()) > 0
     for point in scattered(data, 12):
         scale = scales[point.scales.item()]
@@ -385,9 +388,15 @@ def test_input_spikes_are_drawn_once_for_all_thresholds(rng):
     xr.testing.assert_equal(data, plain)
 
 
-@pytest.mark.parametrize("build", [models.dense_network, models.convolution_network])
-@pytest.mark.parametrize("periods", [0.0, [0.0, 3e-3]])
-@pytest.mark.parametrize("memory", [200_000, 3_000_000])
+@pytest.mark.parametrize(
+    ("build", "periods", "memory"),  # every two settings together
+    [
+        (models.dense_network, 0.0, 200_000),
+        (models.dense_network, [0.0, 3e-3], 3_000_000),
+        (models.convolution_network, 0.0, 3_000_000),
+        (models.convolution_network, [0.0, 3e-3], 200_000),
+    ],
+)
 def test_a_piece_fits_in_the_memory_given(rng, monkeypatch, build, periods, memory):
     """By XLA's own account; the weights come on top."""
     network, _, images, labels = problem(rng, build, 200)
