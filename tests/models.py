@@ -22,6 +22,12 @@ def dyadic_images(rng, batch, *shape):
     return (rng.integers(0, 17, (batch, *shape)) / 16).astype(np.float32)
 
 
+@jax.jit
+def output_of(network, images):
+    """The output of a network: one program for all networks of one structure."""
+    return network(images)
+
+
 def assert_reads(model, images, rtol=1e-6, least=None):
     """The network read computes what the model computes, to the rounding of float32 sums.
 
@@ -35,7 +41,7 @@ def assert_reads(model, images, rtol=1e-6, least=None):
         expected = np.asarray(jax.jit(lambda x: model(x))(images))
     scale = float(np.abs(expected).max())
     assert scale > 0 or least is not None
-    found = jax.jit(lambda x: network(x))(images)
+    found = output_of(network, images)
     np.testing.assert_allclose(found, expected, rtol=0, atol=rtol * max(scale, least or 0.0))
     return network
 

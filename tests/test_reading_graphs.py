@@ -34,7 +34,7 @@ def error(network, images, steps):
     """
     options = {"duration": steps * 1e-3, "encode": jaxsnn.constant, "engine": Scan(chunk=10)}
     run = jaxsnn.simulate(converted(network, images), images, key=0, **options)
-    expected = np.asarray(jax.jit(lambda x: network(x))(images))
+    expected = np.asarray(models.output_of(network, images))
     return float(np.abs(run.activations()[-1] - expected).max() / np.abs(expected).max())
 
 
