@@ -65,6 +65,30 @@ def test_keys_of_samples_are_those_that_jax_folds(seed):
         assert words == jax.random.key_data(key).tolist()
 
 
+@pytest.mark.parametrize("samples", [[7], [0, 1, 2**31 - 1]])
+@pytest.mark.parametrize(
+    "key",
+    [5, np.int64(2**32 - 1), jnp.int32(5), jax.random.key(5), jax.random.PRNGKey(2**31 + 5)],
+    ids=["seed", "seed of NumPy", "seed of JAX", "key", "words"],
+)
+def test_keys_are_the_same_by_numpy_and_traced(key, samples):
+    """On the host no program is compiled for them, whatever the number of samples."""
+    numbers = np.array(samples, np.int32)
+    known = draws.sample_keys(key, numbers)
+    assert isinstance(known, np.ndarray)
+    assert known.shape == (len(samples), 2)
+    assert known.dtype == np.uint32
+    assert known.flags.c_contiguous
+    assert known.flags.writeable
+    traced = [
+        jax.jit(draws.sample_keys)(jnp.asarray(key), numbers),
+        jax.jit(lambda numbers: draws.sample_keys(key, numbers))(numbers),
+        jax.vmap(lambda number: draws.sample_keys(key, number[None])[0])(numbers),
+    ]
+    for found in traced:
+        np.testing.assert_array_equal(found, known)
+
+
 @pytest.mark.parametrize("inputs", [1, 2, 3, 5, 13])
 def test_the_events_draw_the_inputs_of_the_oracle(inputs):
     """Also where many pixels are black, whose blocks are left out, or mostly spike.

@@ -16,7 +16,7 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, UInt
 
-from jaxsnn.support.arrays import is_known
+from jaxsnn.support.arrays import AnyArray, is_known, numbers_of
 
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 PARITY = 0x1BD11BDA
@@ -44,14 +44,14 @@ def threefry(key: tuple[Any, Any], first: Any, second: Any) -> tuple[Any, Any]:
         >>> [hex(word) for word in threefry((zero, zero), zero, zero)]
         ['0x6b200159', '0x99ba4efe']
     """
-    keys = (*key, key[0] ^ key[1] ^ jnp.uint32(PARITY))
+    keys = (*key, key[0] ^ key[1] ^ np.uint32(PARITY))
     first, second = first + keys[0], second + keys[1]
     for group in range(ROUNDS_OF_FOUR):
         for distance in ROTATIONS[group % 2]:
             first = first + second
             second = first ^ ((second << distance) | (second >> (32 - distance)))
         first = first + keys[(group + 1) % 3]
-        second = second + keys[(group + 2) % 3] + jnp.uint32(group + 1)
+        second = second + keys[(group + 2) % 3] + np.uint32(group + 1)
     return first, second
 
 
@@ -88,7 +88,7 @@ def bits_16(key: Array, count: int) -> UInt[Array, " count"]:
 # -- Keys ------------------------------------------------------------------------------------------
 
 
-def sample_keys(key: ArrayLike, samples: ArrayLike) -> UInt[Array, "batch 2"]:
+def sample_keys(key: ArrayLike, samples: ArrayLike) -> UInt[AnyArray, "batch 2"]:
     """The key of each sample as words, which depends on its number and not on its place in a batch.
 
     Args:
@@ -104,11 +104,23 @@ def sample_keys(key: ArrayLike, samples: ArrayLike) -> UInt[Array, "batch 2"]:
         >>> sample_keys(0, np.arange(3))[2].tolist() == sample_keys(0, np.array([2]))[0].tolist()
         True
     """
-    if is_known(key) and np.ndim(key) == 0 and jnp.issubdtype(jnp.result_type(key), jnp.integer):
+    dtype = getattr(key, "dtype", int)
+    if is_known(key) and np.ndim(key) == 0 and jnp.issubdtype(dtype, np.integer):
         seed = int(cast(Any, key))
         check_seed(seed)
-        return _of_seed(np.uint32(seed), samples)
-    return _folded(threefry_key(key), samples)
+        return _folded(cast(AnyArray, np.array([0, seed], np.uint32)), samples)
+    words = jax.random.key_data(threefry_key(key))
+    return _folded(cast(AnyArray, np.asarray(words)) if is_known(words) else words, samples)
+
+
+def _folded(words: AnyArray, samples: ArrayLike) -> UInt[AnyArray, "batch 2"]:
+    """The words of `jax.random.fold_in(key, sample)`: Threefry of the counter (0, sample)."""
+    numbers = numbers_of((words, samples))
+    # NumPy is much faster at a number without axes, as that of a single sample.
+    counter = numbers.squeeze(numbers.asarray(samples).astype(np.uint32))
+    with np.errstate(over="ignore"):
+        found = threefry((words[0], words[1]), numbers.zeros_like(counter), counter)
+    return numbers.asarray(found).reshape(2, -1).T.copy()  # each key in one place, for kernels
 
 
 def check_seed(seed: int, name: str = "key") -> None:
@@ -123,16 +135,6 @@ def check_seed(seed: int, name: str = "key") -> None:
     """
     if not 0 <= seed < 1 << 32:
         raise ValueError(f"{name}={seed}; an integer seed must be from 0 to {(1 << 32) - 1}.")
-
-
-@jax.jit
-def _folded(key: Array, samples: Array) -> Array:
-    return jax.random.key_data(jax.vmap(jax.random.fold_in, (None, 0))(key, samples))
-
-
-@jax.jit
-def _of_seed(seed: ArrayLike, samples: ArrayLike) -> Array:
-    return _folded(jax.random.key(seed, impl="threefry2x32"), jnp.asarray(samples))
 
 
 def threefry_key(key: ArrayLike) -> Array:
