@@ -284,7 +284,7 @@ class Network:
         """Whether a source is a layer without neurons that others read, and not the output."""
         return 0 <= source < len(self.layers) - 1 and not self.layers[source].spiking
 
-    @property
+    @cached_property
     def dtype(self) -> jnp.dtype:
         """The floating-point type of the weights."""
         leaves = (jnp.result_type(leaf) for leaf in jax.tree.leaves(self))
@@ -302,7 +302,8 @@ class Network:
 
     def check_images(self, images: ArrayLike) -> AnyArray:
         """Return the images as an array, or raise ValueError where their shape or type is wrong."""
-        shape, dtype = np.shape(images), jnp.result_type(images)
+        shape = np.shape(images)
+        dtype = images.dtype if isinstance(images, np.ndarray) else jnp.result_type(images)
         if not shape or shape[1:] != self.input_shape:
             raise ValueError(
                 f"images have shape {shape}, but this network takes a batch of images of shape "

@@ -21,13 +21,26 @@ def progress_bar(progress: bool | None, **options: Any) -> tqdm:
         >>> list(progress_bar(False, iterable=range(3)))
         [0, 1, 2]
     """
-    hidden = (False if _in_a_notebook() else None) if progress is None else not progress
+    hidden = not is_shown(progress)
     return tqdm(disable=hidden, delay=0.0 if progress else 1.0, leave=False, **options)
+
+
+def is_shown(progress: bool | None) -> bool:
+    """Whether `progress_bar` shows a bar.
+
+    Example:
+        >>> from jaxsnn.support.progress import is_shown
+        >>> is_shown(True), is_shown(False)
+        (True, False)
+    """
+    if progress is not None:
+        return progress
+    return _in_a_notebook() or (hasattr(sys.stderr, "isatty") and sys.stderr.isatty())
 
 
 def _in_a_notebook() -> bool:
     """Whether output goes to a notebook, which is no terminal; tqdm only knows with ipywidgets."""
-    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    shell = getattr(sys.modules.get("IPython.core.getipython"), "get_ipython", lambda: None)()
     return shell is not None and "IPKernelApp" in shell.config
 
 
