@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.dtypes import canonicalize_dtype
 from jaxtyping import Array, Float
 
 from jaxsnn.network import INPUT, Connection, Network
-from jaxsnn.support.arrays import AnyArray, all_true, cached, is_known
+from jaxsnn.support.arrays import (
+    AnyArray,
+    all_known,
+    all_true,
+    cached,
+    compiled,
+    is_known,
+    numbers_of,
+)
 from jaxsnn.support.typed import Count, Numbers, Real, described, typed
 
 
@@ -192,7 +202,7 @@ def latency(accuracies: Numbers, *, within: Real = 0.003, dt: Real = 1e-3) -> fl
 
 
 @typed
-def fan_out(network: Network) -> list[Float[Array, "..."]]:
+def fan_out(network: Network) -> list[Float[AnyArray, "..."]]:
     """For the input and each layer but the last, how many synapses lead from each of its neurons.
 
     A synapse is a weight that is not zero, counted for each output that it reaches: a pixel at
@@ -210,16 +220,25 @@ def fan_out(network: Network) -> list[Float[Array, "..."]]:
         >>> [counts.tolist() for counts in jaxsnn.metrics.fan_out(network)]
         [[1.0, 2.0]]
     """
-    found = cached(network, "fan_out", _fan_out)
+    found = _fan_outs(network)
     return [
         0 * values if network.is_a_sum(source) else values
         for source, values in enumerate(found, INPUT)
     ]
 
 
+def _fan_outs(network: Network) -> list[AnyArray]:
+    """The synapses of each source, those of sums included; of NumPy where they are known."""
+
+    def found(network: Network) -> list[AnyArray]:
+        counts = _fan_out(network)
+        return jax.device_get(counts) if all_known(counts) else counts
+
+    return cached(network, "fan_out", found)
+
+
 @jax.jit
 def _fan_out(network: Network) -> list[AnyArray]:
-    """The synapses of each source, those of sums included."""
     sources = [INPUT, *range(len(network.layers) - 1)]
     found: dict[int, Any] = {  # of NumPy, which compiles nothing
         source: np.zeros(network.shape_of(source), np.float32) for source in sources
@@ -251,15 +270,19 @@ def synapses_of(connection: Connection, shape: tuple[int, ...]) -> Array:
             x = operation.paths(x)
         return x
 
-    # The sum of all outputs, differentiated by an input, counts the paths that leave that input.
-    count = jax.jit(jax.grad(lambda x: paths(x).sum()))  # as one program, not one an operation
-    return count(np.zeros((1, *shape), np.float32))[0]
+    @jax.jit  # as one program, not one an operation
+    def count() -> Array:
+        # The sum of all outputs, differentiated by an input, counts the paths that leave it.
+        outputs, by_inputs = jax.vjp(paths, np.zeros((1, *shape), np.float32))
+        return by_inputs(np.ones(outputs.shape, outputs.dtype))[0][0]
+
+    return count()
 
 
 @typed
 def synaptic_operations(
     network: Network, input_spike_counts: Numbers, spike_counts: Sequence[Numbers]
-) -> Float[Array, " batch"]:
+) -> Float[AnyArray, " batch"]:
     """Effective synaptic operations of each sample, by NeuroBench's definition.
 
         Σ over spikes of the number of synapses with a weight that is not zero that it reaches
@@ -301,7 +324,7 @@ def synaptic_operations(
 
 
 @typed
-def operations(synapses: Sequence[Numbers], sent: Sequence[Numbers]) -> Float[Array, " batch"]:
+def operations(synapses: Sequence[Numbers], sent: Sequence[Numbers]) -> Float[AnyArray, " batch"]:
     """As `synaptic_operations`, from the numbers of synapses that `fan_out` gives.
 
     Args:
@@ -323,11 +346,20 @@ def operations(synapses: Sequence[Numbers], sent: Sequence[Numbers]) -> Float[Ar
             f"synapses are of shapes {shapes[0]} and sent of [B, ...] with {shapes[1]}; both must "
             "have one entry for each layer, of the same neurons, and at least one."
         )
+    counts = [_array("synapses", part) for part in synapses]
+    return total_operations(counts, [_array("sent", part) for part in sent])
+
+
+@partial(compiled, inline=True)
+def total_operations(synapses: list[AnyArray], sent: list[AnyArray]) -> AnyArray:
+    """As `operations`, without a check."""
+    numbers, dtype = numbers_of(sent), canonicalize_dtype(synapses[0].dtype)
+    wide = np.float64 if numbers is np else dtype  # in which the sums of integers are exact
     totals = [
-        (counts.astype(fan_outs.dtype) * fan_outs[None]).sum(range(1, counts.ndim))
-        for counts, fan_outs in zip(map(jnp.asarray, sent), map(jnp.asarray, synapses))
+        (counts.astype(wide) * fan_outs[None]).sum(tuple(range(1, counts.ndim)))
+        for counts, fan_outs in zip(sent, synapses)
     ]
-    return jnp.stack(totals).sum(0)
+    return numbers.stack(totals).sum(0).astype(dtype)
 
 
 class Additions(NamedTuple):
@@ -363,11 +395,11 @@ def additions(network: Network) -> Additions:
     biased = [
         np.broadcast_to(layer.bias, shape) for layer, shape in pairs if layer.bias is not None
     ]
-    found = cached(network, "fan_out", _fan_out)[1:]
+    found = _fan_outs(network)[1:]
     sums = [synapses for layer, synapses in zip(network.layers, found) if not layer.spiking]
     return Additions(
         sum(int(np.count_nonzero(bias)) for bias in biased),
-        int(sum(synapses.sum() for synapses in sums)),
+        int(sum(jnp.asarray(synapses).sum() for synapses in sums)),
     )
 
 
@@ -383,7 +415,7 @@ def dense_operations(network: Network) -> float:
         6.0
     """
     _check_known(network)
-    return float(sum(synapses.sum() for synapses in cached(network, "fan_out", _fan_out)))
+    return float(sum(jnp.asarray(synapses).sum() for synapses in _fan_outs(network)))
 
 
 def _check_known(network: Network) -> None:

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from math import inf
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Num
 
 from jaxsnn.support.arrays import AnyArray
@@ -54,8 +55,9 @@ def initial_state(
         >>> neurons.initial_state((1, 2), jnp.zeros(()), False).potential.tolist()
         [[0.0, 0.0]]
     """
-    waiting = jnp.zeros(shape, jnp.int32) if counts_refractory_steps else None
-    return NeuronState(jnp.broadcast_to(potential, shape), waiting)
+    numbers: Any = np if isinstance(potential, np.ndarray) else jnp
+    waiting = numbers.zeros(shape, np.int32) if counts_refractory_steps else None
+    return NeuronState(numbers.broadcast_to(potential, shape), waiting)
 
 
 @typed

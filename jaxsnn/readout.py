@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxsnn.support.arrays import AnyArray, static_field
+from jaxsnn.support.arrays import AnyArray, compiled, numbers_of, static_field
 from jaxsnn.support.typed import typed
 
 
@@ -45,7 +45,7 @@ class Output:
     received: AnyArray | None = None
 
     @property
-    def scores(self) -> Array:
+    def scores(self) -> AnyArray:
         """The potential of each neuron, had it never been reset: what it received `[B, classes]`.
 
         Where that is not known, V + θ·(spikes), which is the same under the reset by subtraction
@@ -64,7 +64,7 @@ Readout = Annotated[
 
 
 @typed
-def spike_count(output: Output) -> Int[Array, " batch"]:
+def spike_count(output: Output) -> Int[AnyArray, "*batch"]:
     """The neuron with the most spikes, ties to the lowest index (Diehl et al. 2015).
 
     Example:
@@ -79,7 +79,7 @@ def spike_count(output: Output) -> Int[Array, " batch"]:
 
 
 @typed
-def first_spike(output: Output) -> Int[Array, " batch"]:
+def first_spike(output: Output) -> Int[AnyArray, "*batch"]:
     """The neuron that spiked first, ties to the lowest index.
 
     Example:
@@ -94,7 +94,7 @@ def first_spike(output: Output) -> Int[Array, " batch"]:
 
 
 @typed
-def membrane_potential(output: Output) -> Int[Array, " batch"]:
+def membrane_potential(output: Output) -> Int[AnyArray, "*batch"]:
     """The neuron that received most: its potential, had it never been reset.
 
     Example:
@@ -110,7 +110,7 @@ def membrane_potential(output: Output) -> Int[Array, " batch"]:
 
 
 @typed
-def score(output: Output) -> Int[Array, " batch"]:
+def score(output: Output) -> Int[AnyArray, "*batch"]:
     """The neuron with the largest score, ties to the lowest index; no sample is undecided.
 
     The default for outputs without a ReLU, of which all may be negative.
@@ -124,7 +124,7 @@ def score(output: Output) -> Int[Array, " batch"]:
         >>> readout.score(output).tolist()
         [1]
     """
-    return output.scores.argmax(1).astype(jnp.int32)
+    return output.scores.argmax(-1).astype(np.int32)
 
 
 @typed
@@ -139,7 +139,39 @@ def default(spiking: bool) -> Readout:
     return spike_count if spiking else score
 
 
-@partial(jax.jit, inline=True)  # one program where nothing is traced
-def _largest(scores: Float[Array, "batch classes"]) -> Int[Array, " batch"]:
-    decided = scores.max(1) > 0
-    return jnp.where(decided, scores.argmax(1), -1).astype(jnp.int32)
+@partial(compiled, inline=True)
+def _largest(scores: Float[AnyArray, "*batch classes"]) -> Int[AnyArray, "*batch"]:
+    decided = scores.max(-1) > 0
+    return numbers_of(scores).where(decided, scores.argmax(-1), -1).astype(np.int32)
+
+
+OF_THE_LIBRARY = (spike_count, first_spike, membrane_potential, score)
+
+
+def read_steps(read: Readout, output: Output) -> np.ndarray:
+    """The class after each of T steps `[T, B]`, of an output of NumPy with leaves `[T, B, ...]`.
+
+    The readouts of this module take all steps at once; others see one step at a time, as in the
+    scan: arrays that JAX traces, each step with the same thresholds.
+
+    Example:
+        >>> import numpy as np
+        >>> from jaxsnn import readout
+        >>> counts = np.array([[[0.0, 0.0]], [[0.0, 1.0]]], np.float32)
+        >>> output = readout.Output(counts, counts, np.ones(()), np.array([[-1], [1]]))
+        >>> readout.read_steps(readout.spike_count, output).tolist()
+        [[-1], [1]]
+    """
+    if read in OF_THE_LIBRARY:
+        return cast(np.ndarray, read(output))
+    return np.asarray(_read_steps(output, read=read))
+
+
+@partial(jax.jit, static_argnames="read")
+def _read_steps(output: Output, *, read: Readout) -> Array:
+    def at(counts: Array, potential: Array, first: Array, received: Array) -> Array:
+        threshold = output.threshold.reshape(output.threshold.shape[1:])
+        return read(Output(counts, potential, threshold, first, output.spiking, received))
+
+    fields: Any = output.spike_counts, output.potential, output.first_spike_class, output.received
+    return jax.vmap(at)(*fields)

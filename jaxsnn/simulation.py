@@ -11,6 +11,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.dtypes import canonicalize_dtype
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
@@ -35,8 +36,15 @@ from jaxsnn.engines.checks import (
     checked_times,
     without_explicit_axes,
 )
-from jaxsnn.support.arrays import AnyArray, for_batches, is_known, static_field
-from jaxsnn.support.progress import progress_bar
+from jaxsnn.support.arrays import (
+    AnyArray,
+    compiled,
+    for_batches,
+    is_known,
+    numbers_of,
+    static_field,
+)
+from jaxsnn.support.progress import is_shown, progress_bar
 from jaxsnn.support.random import sample_keys
 from jaxsnn.support.typed import Count, Images, Key, Numbers, Real, Scalar, typed
 from jaxsnn.support.warn import warn
@@ -316,30 +324,26 @@ def _scan_options(batch_size: Count | None, chunk: Count | None) -> Scan | None:
 
 
 def _simulated(run: Run, engine: Engine, progress: bool | None) -> Simulation:
+    """All samples, with a bar if one is wanted."""
+    if run.traced or not is_shown(progress):
+        return _in_batches(run, engine, no_progress)
+    total = len(run.images) * run.steps
+    options = {"desc": "simulating", "total": total, "unit": "image-step", "unit_scale": True}
+    with progress_bar(progress, **options) as bar:
+        # Padding of the last batch is no progress.
+        return _in_batches(run, engine, lambda done: bar.update(min(done, total - bar.n)))
+
+
+def _in_batches(run: Run, engine: Engine, advance: Callable[[int], Any]) -> Simulation:
     """All samples, in as many batches as the engine needs."""
-    count, traced = len(run.images), run.traced
-    batches = split(count, count if traced else engine.samples_at_once(run))
-    total = count * run.steps
-    bar = progress_bar(
-        False if traced else progress,
-        desc="simulating",
-        total=total,
-        unit="image-step",
-        unit_scale=True,
-    )
-
-    def advance(done: int) -> None:  # padding of the last batch is no progress
-        bar.update(min(done, total - bar.n))
-
-    found = []
-    with bar:
-        for batch in batches:
-            part = run if len(batches) == 1 else run.of_samples(batch)
-            trajectory = engine.simulate(part, no_progress if bar.disable else advance)
-            done = simulation(part, trajectory)
-            # Finished batches go to the host, so that a device holds no more than one.
-            found.append(done if len(batches) == 1 else jax.device_get(done))
-    return found[0] if len(found) == 1 else _joined(found, count)
+    count = len(run.images)
+    at_once = count if run.traced else engine.samples_at_once(run)
+    if at_once >= count:
+        return simulation(run, engine.simulate(run, advance))
+    parts = map(run.of_samples, split(count, at_once))
+    # Finished batches go to the host, so that a device holds no more than one.
+    found = [jax.device_get(simulation(part, engine.simulate(part, advance))) for part in parts]
+    return _joined(found, count)
 
 
 # -- The result ------------------------------------------------------------------------------------
@@ -375,42 +379,45 @@ def simulation(run: Run, trajectory: Trajectory) -> Simulation:
 def _scale_factors(run: Run) -> list[AnyArray]:
     """For each layer the activation that one spike in every step stands for."""
     scales, probability = run.network.scale_factors, run.max_rate * run.dt
-    if is_known(probability) and probability == 0:
-        return [np.full_like(scale, np.nan) for scale in scales]
-    return [scale / probability for scale in scales]
+    if is_known(probability):  # without input no spike stands for anything
+        probability = float(cast(float, probability)) or np.nan
+    known: Any = (np.asarray(scale) if is_known(scale) else scale for scale in scales)
+    return [scale / probability for scale in known]
 
 
-@partial(jax.jit, static_argnames="stops")
+@partial(compiled, static_argnames="stops")
 def _found(
-    fan_outs: list[Array],
-    sent: list[Array],
-    first_spike_class: Array,
-    first_spike_step: Array,
-    exit_step: Array,
-    step: Array,
-    predictions: Array,
-    scores: Array | None,
+    fan_outs: list[AnyArray],
+    sent: list[AnyArray],
+    first_spike_class: AnyArray,
+    first_spike_step: AnyArray,
+    exit_step: AnyArray,
+    step: AnyArray,
+    predictions: AnyArray,
+    scores: AnyArray | None,
     dt: ArrayLike,
     *,
     stops: bool,
 ) -> dict[str, Any]:
-    steps, number = len(predictions), jnp.result_type(float)
+    numbers, number = numbers_of(predictions), canonicalize_dtype(float)
+    steps = len(predictions)
     first = step - steps
-    ended = jnp.where(exit_step > 0, exit_step, step)
+    ended = numbers.where(exit_step > 0, exit_step, step)
     if stops:  # the last word of a sample that ended stands to the end
-        seen = jnp.minimum(
-            jnp.arange(steps, dtype=ended.dtype)[:, None], jnp.maximum(ended - first - 1, 0)[None]
+        seen = numbers.minimum(
+            numbers.arange(steps, dtype=ended.dtype)[:, None],
+            numbers.maximum(ended - first - 1, 0)[None],
         )
-        predictions = jnp.take_along_axis(predictions, seen, 0)
-        scores = None if scores is None else jnp.take_along_axis(scores, seen[..., None], 0)
+        predictions = numbers.take_along_axis(predictions, seen, 0)
+        scores = None if scores is None else numbers.take_along_axis(scores, seen[..., None], 0)
     return {
         "predictions": predictions,
         "scores": scores,
-        "first_spike_time": jnp.where(
-            first_spike_class >= 0, first_spike_step.astype(number) * dt, jnp.nan
+        "first_spike_time": numbers.where(
+            first_spike_class >= 0, first_spike_step.astype(number) * dt, np.nan
         ),
-        "synaptic_operations": metrics.operations(fan_outs, sent),
-        "times": (first + 1 + jnp.arange(steps, dtype=first.dtype)).astype(number) * dt,
+        "synaptic_operations": metrics.total_operations(fan_outs, sent),
+        "times": (first + 1 + numbers.arange(steps, dtype=first.dtype)).astype(number) * dt,
         "exit_time": ended.astype(number) * dt,
     }
 

@@ -551,6 +551,16 @@ def test_synaptic_operations_by_numpy(rng):
         assert float(run.synaptic_operations[sample]) == expected
 
 
+def test_synaptic_operations_of_numpy_are_exact():
+    """Sums beyond 2^24, where float32 cannot hold all integers, are rounded once."""
+    counts, synapses = np.full((1, 3000), 4001, np.int32), np.full(3000, 10.0, np.float32)
+    synapses[0] = 1.0
+    exact = (counts.astype(np.int64) * synapses.astype(np.int64)).sum()
+    found = jaxsnn.metrics.operations([synapses], [counts])
+    assert found.dtype == np.float32
+    assert found.tolist() == [float(np.float32(exact))]
+
+
 # -- Errors ----------------------------------------------------------------------------------------
 
 

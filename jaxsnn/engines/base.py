@@ -13,13 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from math import prod
 from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.dtypes import canonicalize_dtype
 from jax.typing import ArrayLike
 from jaxtyping import PyTree
 
@@ -210,8 +211,8 @@ class Run(NamedTuple):
     @property
     def traced(self) -> bool:
         """Whether JAX traces any of it."""
-        given = self.network, self.images, self.keys, self.max_rate, self.state, self.stop
-        return not all_known(given)
+        given = self.images, self.keys, self.max_rate, self.state, self.stop
+        return not (cached(self.network, "known", all_known) and all_known(given))
 
     @property
     def probabilities(self) -> AnyArray:
@@ -323,14 +324,16 @@ class Engine:
 
 def bytes_of_step(network: Network) -> int:
     """The memory that a sample takes for each step: outputs, spikes of each layer, operations."""
-    return 13 * prod(network.shapes[-1]) + 4 * (1 + len(network.layers)) + 8
+    return 16 * prod(network.shapes[-1]) + 4 * (1 + len(network.layers)) + 8
 
 
 def initial_state(run: Run) -> State:
     """The state in which a run begins: the one that it resumes from, or that of neurons at rest."""
     if run.state is not None:
         return replace(run.state, received=received_so_far(run))
-    return _initial_state(
+    # By NumPy, which compiles nothing, unless all of it would be moved to a device.
+    on_host = jax.default_backend() == "cpu" and not run.traced
+    return (_initial_state if on_host else _initial_state_of_device)(
         run.network.network,
         run.samples,
         run.network.start(),
@@ -342,7 +345,6 @@ def initial_state(run: Run) -> State:
     )
 
 
-@partial(jax.jit, static_argnames="counting")
 def _initial_state(
     network: Network,
     samples: AnyArray,
@@ -354,26 +356,30 @@ def _initial_state(
     *,
     counting: bool,
 ) -> State:
+    numbers = numbers_of((samples, potentials, dt, refractory_steps, arithmetic))
     batch, dtype = len(samples), potentials[0].dtype
     starts = [
-        neurons.initial_state((batch, *shape), potential, counting)
+        neurons.initial_state((batch, *shape), numbers.asarray(potential), counting)
         for shape, potential in zip(network.shapes, potentials, strict=True)
     ]
     return State(
-        step=jnp.zeros((), jnp.int32),
+        step=numbers.zeros((), np.int32),
         neurons=starts,
-        input_spike_counts=jnp.zeros((batch, *network.input_shape), dtype),
-        spike_counts=[jnp.zeros((batch, *shape), dtype) for shape in network.shapes],
-        first_spike_class=jnp.full(batch, -1, jnp.int32),
-        first_spike_step=jnp.zeros(batch, jnp.int32),
-        exit_step=jnp.zeros(batch, jnp.int32),
-        samples=jnp.asarray(samples),
-        dt=jnp.asarray(dt, jnp.float32),
-        refractory_steps=jnp.asarray(refractory_steps, jnp.int32),
-        arithmetic=jnp.asarray(arithmetic, jnp.uint32),
+        input_spike_counts=numbers.zeros((batch, *network.input_shape), dtype),
+        spike_counts=[numbers.zeros((batch, *shape), dtype) for shape in network.shapes],
+        first_spike_class=numbers.full(batch, -1, np.int32),
+        first_spike_step=numbers.zeros(batch, np.int32),
+        exit_step=numbers.zeros(batch, np.int32),
+        samples=numbers.asarray(samples),
+        dt=numbers.asarray(dt, np.float32),
+        refractory_steps=numbers.asarray(refractory_steps, np.int32),
+        arithmetic=numbers.asarray(arithmetic, np.uint32),
         received=starts[-1].potential,
         origin=origin,
     )
+
+
+_initial_state_of_device = jax.jit(_initial_state, static_argnames="counting")
 
 
 def received_so_far(run: Run) -> AnyArray:
@@ -403,20 +409,24 @@ def output_seen(
     first_class: AnyArray,
     spiking: bool = True,
 ) -> readout.Output:
-    """The output layer as readouts and stop rules see it: numbers of floating point, of JAX.
+    """The output layer as readouts and stop rules see it: numbers of floating point.
 
-    With a step size, all but the last three are integers.
+    They are of NumPy where what is given is, else of JAX. With a step size, all but the last three
+    are integers.
     """
-    counts, potential, received = map(jnp.asarray, (counts, potential, received))
+    given = counts, potential, received
+    numbers: Any = np if all(isinstance(array, np.ndarray) for array in given) else jnp
+    counts, potential, received, threshold, first_class = map(
+        numbers.asarray, (*given, threshold, first_class)
+    )
     threshold = for_batches(threshold, potential.shape[1:], potential.dtype)
     if step_size is not None:
-        counts = counts.astype(jnp.result_type(float))
-        step_size = for_batches(step_size, potential.shape[1:], jnp.float32)
+        counts = counts.astype(canonicalize_dtype(float))
+        step_size = for_batches(numbers.asarray(step_size), potential.shape[1:], jnp.float32)
         potential, received, threshold = (
             values.astype(step_size.dtype) * step_size
             for values in (potential, received, threshold)
         )
-    first_class = jnp.asarray(first_class)
     return readout.Output(counts, potential, threshold, first_class, spiking, received)
 
 
@@ -465,7 +475,8 @@ def _checksum(tree: Any) -> AnyArray:
 
 @lru_cache(maxsize=64)
 def _of_functions(encode: encoding.Encoding, reset: neurons.Reset, shape: Shape) -> AnyArray:
-    pixels, potentials = jnp.zeros(shape), jnp.zeros((1, 1))
+    number = jnp.result_type(float)
+    pixels, potentials = (jax.ShapeDtypeStruct(axes, number) for axes in (shape, (1, 1)))
     prints = (
         fingerprint(encode, jax.random.key(0), pixels),
         fingerprint(reset, potentials, potentials, potentials),

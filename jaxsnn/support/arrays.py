@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import MISSING, field
-from typing import TYPE_CHECKING, Any, cast
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array
 
 Shape = tuple[int, ...]
+F = TypeVar("F", bound=Callable[..., Any])
 if TYPE_CHECKING:
     AnyArray = Array
 else:
@@ -49,6 +51,30 @@ def is_on_host(value: object) -> bool:
 def numbers_of(tree: Any) -> Any:
     """NumPy for what is known, since it compiles nothing, and `jax.numpy` for what is traced."""
     return np if all_known(tree) else jnp
+
+
+def compiled(function: F, **options: Any) -> F:
+    """A function of arrays that JAX compiles, and that NumPy computes where all arrays are its own.
+
+    Args:
+        function: what it does with arrays it does by their methods and by `numbers_of` them.
+        options: those of `jax.jit`.
+
+    Example:
+        >>> import jax.numpy as jnp, numpy as np
+        >>> from jaxsnn.support.arrays import compiled, numbers_of
+        >>> root = compiled(lambda x: numbers_of(x).sqrt(x))
+        >>> [type(root(numbers.ones(2))).__name__ for numbers in (np, jnp)]
+        ['ndarray', 'ArrayImpl']
+    """
+    program = jax.jit(function, **options)
+
+    @wraps(function)
+    def chosen(*args: Any, **kwargs: Any) -> Any:
+        of_jax = any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves((args, kwargs)))
+        return (program if of_jax else function)(*args, **kwargs)
+
+    return cast(F, chosen)
 
 
 def rows_of(values: AnyArray, places: np.ndarray) -> AnyArray:
@@ -99,9 +125,10 @@ def share_cache(original: Any, changed: Any) -> Any:
     return changed
 
 
-def for_batches(values: Any, shape: Shape, dtype: Any) -> Array:
+def for_batches(values: Any, shape: Shape, dtype: Any) -> AnyArray:
     """Values that broadcast to the neurons of a layer, with as many axes as a batch of these."""
-    values = jnp.asarray(values, dtype)
+    numbers: Any = np if isinstance(values, np.ndarray) else jnp
+    values = numbers.asarray(values, dtype)
     if values.ndim == 0:
         return values
     return values.reshape((1,) * (1 + len(shape) - values.ndim) + values.shape)

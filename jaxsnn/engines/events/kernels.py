@@ -606,15 +606,14 @@ def _sum_at(values, places):
 @no_type_check
 def _write_output(fired, last, image, t, step, state, results):
     """Write down what the output neurons do in a step."""
-    for neuron in fired:
-        results.output[image, t, neuron] = 1
     if len(fired) > 0 and state.first_class[image] < 0:
         lowest = fired[0]
         for neuron in fired:
             lowest = min(lowest, neuron)
         state.first_class[image] = lowest
         state.first_step[image] = step + 1
-    for j in range(results.output.shape[2]):
+    for j in range(results.counts.shape[2]):
+        results.counts[image, t, j] = state.counts[image, last + j]
         results.potentials[image, t, j] = state.potentials[image, last + j]
         results.received[image, t, j] = state.received[image, j]
 

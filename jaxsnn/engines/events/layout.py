@@ -84,7 +84,8 @@ class Layout(NamedTuple):
         first: the first neuron of each layer, and the end.
         orders: for each layer the place of each neuron, of the layer's own shape, within it.
         in_order: for each layer whether that is the order of its own shape.
-        most: for each layer that is a `POOL` the most that a neuron receives in a step.
+        most: for each layer that is a `POOL`, by its index, the most that a neuron receives in a
+            step.
         biases: for each layer its bias, or None.
     """
 
@@ -92,7 +93,7 @@ class Layout(NamedTuple):
     first: np.ndarray
     orders: list[np.ndarray]
     in_order: list[bool]
-    most: list[float]
+    most: dict[int, float]
     biases: list[Any]
 
 
@@ -138,7 +139,7 @@ def lay_out(network: Executable) -> Layout:
         first,
         in_memory,
         [np.array_equal(order.reshape(-1), np.arange(order.size)) for order in in_memory],
-        [_most(parts[0]) if kind == POOL else 0 for kind, parts in zip(kinds, found)],
+        {i: _most(found[i][0]) for i, kind in enumerate(kinds) if kind == POOL},
         [layer.bias for layer in relus.layers],
     )
 

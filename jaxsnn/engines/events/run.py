@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache, partial
-from math import ceil
+from functools import lru_cache
+from math import ceil, prod
 from typing import Any, NamedTuple, cast
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from jaxsnn import encoding, neurons, readout, stopping
@@ -115,7 +113,7 @@ class Results(NamedTuple):
     ==========  ================  ==================================================
     field       shape             meaning
     ==========  ================  ==================================================
-    output      [B, T, classes]   spikes of the output neurons
+    counts      [B, T, classes]   spikes of each output neuron so far
     potentials  [B, T, classes]   their potentials
     received    [B, T, classes]   what they have received, and started with
     totals      [B, T, 1 + L]     spikes of the input and of each layer
@@ -123,7 +121,7 @@ class Results(NamedTuple):
     ==========  ================  ==================================================
     """
 
-    output: np.ndarray
+    counts: np.ndarray
     potentials: np.ndarray
     received: np.ndarray
     totals: np.ndarray
@@ -134,8 +132,8 @@ class Segment(NamedTuple):
     """Some steps of a run: what happened in each, class and scores after each `[T, B, ...]`."""
 
     results: Results
-    predictions: Array
-    scores: Array
+    predictions: np.ndarray
+    scores: np.ndarray
 
 
 def simulate_events(run: Run, advance: Callable[[int], Any]) -> Trajectory:
@@ -164,7 +162,6 @@ def simulate_events(run: Run, advance: Callable[[int], Any]) -> Trajectory:
         parts.append(np.full((left, *parts[0].shape[1:]), -1, parts[0].dtype))
         scores.append(np.zeros((left, *scores[0].shape[1:]), scores[0].dtype))
         advance(left * len(run.images))
-    # By NumPy, which compiles nothing for each number of segments.
     predictions, said = (
         cast(Array, part[0] if len(part) == 1 else np.concatenate(part)) for part in (parts, scores)
     )
@@ -213,26 +210,12 @@ def _steps(
     inputs, done = _inputs(run, layout), run.steps_done
     layout = layout._replace(tables=_fitting_kinds(run, layout, arrays))
     for steps in segments(run.steps, _fitting_steps(run)):
-        counts, first_class = arrays.counts[:, _output(layout)], arrays.first_class.copy()
+        silent = arrays.first_class < 0
         settings = _settings(run, done, steps)
         results = _run_kernels(layout, settings, inputs, arrays, advance)
         if not layout.in_order[-1]:
-            results = _in_order(layout, arrays, results, first_class < 0, done)
-        said = _read(
-            results.output,
-            results.potentials,
-            results.received,
-            counts,
-            np.where(first_class < 0, arrays.first_step, 0),
-            arrays.first_class,
-            done,
-            run.network.step_sizes[-1],
-            run.network.thresholds[-1],
-            read=run.behaviour.read,
-            spiking=run.network.network.layers[-1].spiking,
-        )
-        # The next steps write to what is read here, and results must not pile up.
-        yield Segment(results, *jax.block_until_ready(said))
+            results = _in_order(layout, arrays, results, silent, done)
+        yield Segment(results, *_read(run, results, silent, arrays, done))
         done += steps
         if np.all(arrays.exit_step > 0):
             return
@@ -249,13 +232,13 @@ def _in_order(
 ) -> Results:
     """The output neurons in their own order, of which the lowest comes first in a tie."""
     order = layout.orders[-1]
-    output, potentials, received = (
-        values[..., order] for values in (results.output, results.potentials, results.received)
+    counts, potentials, received = (
+        values[..., order] for values in (results.counts, results.potentials, results.received)
     )
     new = np.flatnonzero(silent & (arrays.first_class >= 0))
     steps = arrays.first_step[new] - 1 - done
-    arrays.first_class[new] = output[new, steps].argmax(-1)
-    return results._replace(output=output, potentials=potentials, received=received)
+    arrays.first_class[new] = counts[new, steps].argmax(-1)  # of their first spikes
+    return results._replace(counts=counts, potentials=potentials, received=received)
 
 
 def _run_kernels(
@@ -272,7 +255,7 @@ def _run_kernels(
     batch, steps = len(inputs.keys), settings.steps
     classes, layers = layout.orders[-1].size, len(layout.orders)
     results = Results(
-        np.zeros((batch, steps, classes), np.uint8),
+        np.zeros((batch, steps, classes), np.int32),
         np.zeros((batch, steps, classes), arrays.potentials.dtype),
         np.zeros((batch, steps, classes), arrays.potentials.dtype),
         np.zeros((batch, steps, 1 + layers), np.int32),
@@ -351,10 +334,9 @@ def _fitting_kinds(run: Run, layout: Layout, arrays: Arrays) -> Any:
     the layer have to be looked at in each step.
     """
     tables, found = layout.tables, layout.tables.layers.copy()
-    for layer in np.flatnonzero(found["kind"] == kinds.POOL):
+    for layer, most in layout.most.items():
         places = slice(*layout.first[layer : layer + 2])
         thresholds = tables.thresholds[places]
-        most = layout.most[layer]
         left = run.behaviour.reset is neurons.reset_by_subtraction and most > thresholds.min()
         if left or np.any(arrays.potentials[:, places] >= thresholds):
             found["kind"][layer] = kinds.NEURONS
@@ -365,7 +347,7 @@ def _start(run: Run, layout: Layout) -> Arrays:
     """The state in which a run begins, in the order of the layout."""
     batch, network, dtype = len(run.images), run.network.network, run.network.dtype
     first = layout.first
-    inputs = int(np.prod(network.input_shape))
+    inputs = prod(network.input_shape)
     refractory = first[-1] if run.refractory_steps > 1 else 0
     arrays = Arrays(
         np.zeros((batch, first[-1]), dtype),
@@ -377,12 +359,13 @@ def _start(run: Run, layout: Layout) -> Arrays:
         np.zeros(batch, np.int32),
         np.zeros(batch, np.int32),
     )
-    state, starts = run.state, run.network.start()
+    state = run.state
+    starts: Any = run.network.initial_potentials
+    if state is None and starts is None:
+        return arrays
     for layer, (order, start) in enumerate(zip(layout.orders, first, strict=False)):
-        places = start + order.reshape(-1)
         values = starts[layer] if state is None else state.neurons[layer].potential
-        if state is None and not np.any(values):
-            continue
+        places = start + order.reshape(-1)
         values = np.broadcast_to(np.asarray(values), (batch, *order.shape)).reshape(batch, -1)
         arrays.potentials[:, places] = values
         if state is not None:
@@ -447,36 +430,31 @@ def _state(run: Run, layout: Layout, arrays: Arrays) -> State:
     )
 
 
-def _output(layout: Layout) -> np.ndarray:
-    """The output neurons among all, in their own order."""
-    return layout.first[-2] + layout.orders[-1]
-
-
-@partial(jax.jit, static_argnames=("read", "spiking"))
 def _read(
-    output: Array,
-    potentials: Array,
-    received: Array,
-    counts: Array,
-    first_step: Array,
-    first_class: Array,
-    done: ArrayLike,
-    step_size: Array | None,
-    threshold: Array,
-    *,
-    read: readout.Readout,
-    spiking: bool,
-) -> tuple[Array, Array]:
-    """Predictions and scores after every step [T, B, ...]."""
-    output, potentials, received = (
-        values.swapaxes(0, 1) for values in (output, potentials, received)
+    run: Run, results: Results, silent: np.ndarray, arrays: Arrays, done: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Predictions and scores after every step [T, B, ...] of those that follow on `done`.
+
+    Args:
+        run: the run.
+        results: what happened in each step.
+        silent: the samples of which no output had spiked before.
+        arrays: the state after the last step.
+        done: the number of steps before.
+    """
+    network = run.network
+    written: Any = results.counts, results.potentials, results.received
+    counts, potentials, received = (values.swapaxes(0, 1) for values in written)
+    ends = np.arange(done + 1, done + 1 + len(counts), dtype=np.int32)
+    first_step = np.where(silent, arrays.first_step, 0)
+    first_class: Any = np.where(first_step <= ends[:, None], arrays.first_class, np.int32(-1))
+    seen = output_seen(
+        counts.astype(potentials.dtype, copy=False),
+        potentials,
+        received,
+        network.thresholds[-1],
+        network.step_sizes[-1],
+        first_class,
+        network.network.layers[-1].spiking,
     )
-    so_far = (counts[None] + output.cumsum(0, dtype=counts.dtype)).astype(potentials.dtype)
-    ends = jnp.asarray(done) + 1 + jnp.arange(len(output))
-
-    def at(end: Array, so_far: Array, potential: Array, received: Array) -> tuple[Array, Array]:
-        known = jnp.where(first_step <= end, first_class, -1)
-        output = output_seen(so_far, potential, received, threshold, step_size, known, spiking)
-        return read(output), output.scores
-
-    return jax.vmap(at)(ends, so_far, potentials, received)
+    return readout.read_steps(run.behaviour.read, seen), np.asarray(seen.scores)
