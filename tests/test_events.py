@@ -398,6 +398,52 @@ def compilations(caplog):
     ]
 
 
+@pytest.mark.parametrize(
+    ("engine", "programs"), [("scan", ["_fan_out", "_found", "advance"]), ("events", ["_fan_out"])]
+)
+def test_the_programs_of_a_new_shape(rng, caplog, engine, programs):
+    """None for keys, for the state at the start, or for the trial of the library's functions."""
+
+    def call(inputs, neurons):
+        weights = rng.normal(size=(inputs, neurons)).astype(np.float32)
+        network = jaxsnn.read_network(lambda x: jax.nn.relu(x @ weights), np.zeros((1, inputs)))
+        snn = jaxsnn.balance_thresholds(network, 1.0)
+        caplog.clear()
+        run(snn, rng.random((3, inputs), np.float32), engine=engine, key=jax.random.key(5))
+
+    call(15, 16)
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        call(17, 19) if engine == "scan" else call(18, 20)
+        found = [text.split("(")[1].partition(")")[0] for text in compilations(caplog)]
+    assert sorted(found) == programs
+
+
+@pytest.mark.parametrize("fixed", [True, False], ids=["fixed point", "floating point"])
+@pytest.mark.parametrize("read", readout.OF_THE_LIBRARY, ids=lambda read: read.__name__)
+def test_readouts_of_all_steps_are_those_of_each_step(read, fixed):
+    """NumPy reads all steps at once with the library's readouts; functions of others see a step."""
+    seen = []
+
+    def watched(output):
+        seen.append(jax.tree.map(lambda leaf: (type(leaf), leaf.shape), output))
+        return read(output)
+
+    snn = CONVOLUTION if fixed else convolution_network()
+    images = images_of(5, snn)
+    first, second = (run(snn, images, engine="events", read=by) for by in (read, watched))
+    for name in ("predictions", "scores", "first_spike_time", "times", "exit_time"):
+        values = getattr(first, name)
+        assert isinstance(values, np.ndarray)
+        np.testing.assert_array_equal(values, getattr(second, name))
+    classes = snn.network.shapes[-1]
+    trial, traced = seen
+    assert issubclass(trial.spike_counts[0], jax.Array)
+    assert issubclass(traced.spike_counts[0], jax.core.Tracer)
+    assert traced.spike_counts[1] == traced.potential[1] == traced.received[1] == (5, *classes)
+    assert traced.first_spike_class[1] == (5,)
+    assert traced.threshold[1] in ((), (1, *classes))
+
+
 @pytest.mark.promotes
 @pytest.mark.parametrize("engine", ["scan", "events"])
 def test_nothing_compiles_twice(caplog, engine):

@@ -445,6 +445,8 @@ def _counted(so_far: Array | None, spikes: Array, active: Array | None) -> Array
 @lru_cache
 def ignores_key(encode: encoding.Encoding, shape: tuple[int, ...]) -> bool:
     """Whether an encoding draws nothing, so that its input is the same in all steps."""
-    traced = jax.make_jaxpr(encode)(jax.random.key(0), jnp.zeros(shape)).jaxpr
+    traced = jax.make_jaxpr(encode)(
+        jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.result_type(float))
+    ).jaxpr
     used = [*traced.outvars, *(var for equation in traced.eqns for var in equation.invars)]
     return all(var is not traced.invars[0] for var in used)
