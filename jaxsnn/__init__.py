@@ -29,7 +29,7 @@ from jaxsnn.conversion.scaling import (
     percentile_scales,
 )
 from jaxsnn.encoding import constant, poisson
-from jaxsnn.network import Network
+from jaxsnn.network import Network, merge_poolings
 from jaxsnn.neurons import (
     boxcar,
     fast_sigmoid,
@@ -104,6 +104,7 @@ __all__ = [
     "load_dataset",
     "load_sweep",
     "locally_balanced_scales",
+    "merge_poolings",
     "metrics",
     "model_based_scales",
     "network",

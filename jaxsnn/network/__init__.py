@@ -25,6 +25,7 @@ from jaxsnn.network.operations import (
     Select,
     Transpose,
 )
+from jaxsnn.network.poolings import merge_poolings
 from jaxsnn.support.arrays import AnyArray, Shape, is_known
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "check_range",
     "is_known",
     "linear",
+    "merge_poolings",
     "per_layer",
     "relu",
 ]

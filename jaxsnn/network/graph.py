@@ -397,6 +397,31 @@ def _placed(layer: Layer, index: int) -> Layer:
     return Layer(tuple(placed), layer.bias, layer.activation, layer.name)
 
 
+def needed_layers(layers: Sequence[Layer]) -> tuple[Layer, ...]:
+    """The layers that the last one needs, with the numbers that their sources then have.
+
+    Example:
+        >>> from jaxsnn.network import INPUT, Connection, Layer, Reshape
+        >>> from jaxsnn.network.graph import needed_layers
+        >>> unused, last = (Layer((Connection((Reshape((4,)),), INPUT),)) for _ in range(2))
+        >>> len(needed_layers([unused, last]))
+        1
+    """
+    needed = {len(layers) - 1}
+    for index in reversed(range(len(layers))):
+        if index in needed:
+            needed.update(part.source for part in layers[index].all_connections)
+    kept = sorted(needed - {INPUT})
+    places = {INPUT: INPUT, **{old: new for new, old in enumerate(kept)}}
+    found = []
+    for layer in (layers[index] for index in kept):
+        connections = tuple(
+            Connection(part.operations, places[part.source]) for part in layer.all_connections
+        )
+        found.append(Layer(connections, layer.bias, layer.activation, layer.name))
+    return tuple(found)
+
+
 def _shape_advice(shape: Shape, expected: Shape) -> str:
     """The likely cause of images of another shape than the network takes, and its remedy."""
     batch, found = shape[:1], shape[1:]

@@ -24,6 +24,7 @@ from jaxsnn.network import (
     linear,
 )
 from jaxsnn.network import relu as relu_activation
+from jaxsnn.network.graph import needed_layers
 from jaxsnn.reading.errors import NOT_A_RELU, ReadingError
 from jaxsnn.reading.pieces import without_zeros
 from jaxsnn.reading.signals import (
@@ -186,20 +187,10 @@ def _last_layer(output: Signal | Sum) -> Layer:
 
 def _finished(layers: Sequence[Layer]) -> tuple[Layer, ...]:
     """The layers that the last one needs, and biases of size 1 where they do not vary."""
-    needed = {len(layers) - 1}
-    for index in reversed(range(len(layers))):
-        if index in needed:
-            needed.update(part.source for part in layers[index].all_connections)
-    kept = sorted(needed - {INPUT})
-    places = {INPUT: INPUT, **{old: new for new, old in enumerate(kept)}}
-    found = []
-    for layer in (layers[index] for index in kept):
-        connections = tuple(
-            Connection(part.operations, places[part.source]) for part in layer.all_connections
-        )
-        bias = None if layer.bias is None else _smallest(np.asarray(layer.bias))
-        found.append(Layer(connections, bias, layer.activation, layer.name))
-    return tuple(found)
+    return tuple(
+        layer if layer.bias is None else layer.with_bias(_smallest(np.asarray(layer.bias)))
+        for layer in needed_layers(layers)
+    )
 
 
 def _smallest(values: Any) -> Any:
