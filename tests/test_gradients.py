@@ -318,3 +318,24 @@ def test_memory_of_gradients_with_remat_grows_with_the_chunks(rng):
     kept = memory(64, 8, remat=False)
     assert memory(64, 8, remat=True) < 0.4 * kept
     assert memory(32, 8, remat=False) < 0.6 * kept
+
+
+def test_drawn_spikes_have_the_gradient_of_their_probabilities(rng):
+    """By images there is none without it; forward they are the spikes that they were."""
+    network, _ = models.dense_network(rng)
+    images = jnp.asarray(models.dyadic_images(rng, 4, *network.input_shape))
+    encode = jaxsnn.encoding.straight_through(jaxsnn.poisson)
+    assert encode is jaxsnn.encoding.straight_through(jaxsnn.poisson)
+
+    def total(images, encode):
+        snn = jaxsnn.balance_thresholds(network, 2.0, encode=encode)
+        run = jaxsnn.simulate(snn, images, key=0, duration=0.02)
+        return jnp.sum(run.scores[-1]), run.spike_counts
+
+    drawn, with_gradient = (
+        jax.grad(total, has_aux=True)(images, each) for each in (jaxsnn.poisson, encode)
+    )
+    assert not np.any(drawn[0])
+    assert np.any(with_gradient[0])
+    for one, two in zip(drawn[1], with_gradient[1], strict=True):
+        np.testing.assert_array_equal(one, two)
