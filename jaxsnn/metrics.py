@@ -352,7 +352,14 @@ def operations(synapses: Sequence[Numbers], sent: Sequence[Numbers]) -> Float[An
 
 @partial(compiled, inline=True)
 def total_operations(synapses: list[AnyArray], sent: list[AnyArray]) -> AnyArray:
-    """As `operations`, without a check."""
+    """As `operations`, without a check; of NumPy's arrays it is exact before it is rounded.
+
+    Example:
+        >>> import numpy as np
+        >>> from jaxsnn.metrics import total_operations
+        >>> total_operations([np.array([1.0, 2.0], np.float32)], [np.array([[3.0, 5.0]])]).tolist()
+        [13.0]
+    """
     numbers, dtype = numbers_of(sent), canonicalize_dtype(synapses[0].dtype)
     wide = np.float64 if numbers is np else dtype  # in which the sums of integers are exact
     totals = [

@@ -36,11 +36,13 @@ from jaxsnn.engines.checks import (
     checked_times,
     without_explicit_axes,
 )
+from jaxsnn.network import Network
 from jaxsnn.support.arrays import (
     AnyArray,
     compiled,
     for_batches,
     is_known,
+    is_on_host,
     numbers_of,
     static_field,
 )
@@ -313,7 +315,7 @@ def simulate(
 
 def _scan_options(batch_size: Count | None, chunk: Count | None) -> Scan | None:
     """The options of the scan that are given in the old form."""
-    given = {"batch_size": batch_size, "chunk": chunk}
+    given: dict[str, Any] = {"batch_size": batch_size, "chunk": chunk}
     options = {name: size for name, size in given.items() if size is not None}
     if not options:
         return None
@@ -353,8 +355,6 @@ def simulation(run: Run, trajectory: Trajectory) -> Simulation:
     """The result of a run."""
     state = trajectory.state
     found = _found(
-        metrics.fan_out(run.network.network),
-        [state.input_spike_counts, *state.spike_counts[:-1]],
         state.first_spike_class,
         state.first_spike_step,
         state.exit_step,
@@ -367,6 +367,7 @@ def simulation(run: Run, trajectory: Trajectory) -> Simulation:
     return Simulation(
         **found,
         first_spike_prediction=state.first_spike_class,
+        synaptic_operations=_operations(run.network.network, state),
         spike_counts=state.spike_counts,
         input_spike_counts=state.input_spike_counts,
         records=trajectory.records,
@@ -374,6 +375,17 @@ def simulation(run: Run, trajectory: Trajectory) -> Simulation:
         scale_factors=_scale_factors(run),
         spiking=run.network.network.layers[-1].spiking,
     )
+
+
+def _operations(network: Network, state: State) -> AnyArray:
+    """Synaptic operations of each sample, of NumPy where it sees the counts without a transfer.
+
+    There the sum is exact before it is rounded, and so the same whatever engine counted.
+    """
+    sent: list[Any] = [state.input_spike_counts, *state.spike_counts[:-1]]
+    if all(map(is_on_host, sent)):
+        sent = list(map(np.asarray, sent))
+    return metrics.total_operations(metrics.fan_out(network), sent)
 
 
 def _scale_factors(run: Run) -> list[AnyArray]:
@@ -387,8 +399,6 @@ def _scale_factors(run: Run) -> list[AnyArray]:
 
 @partial(compiled, static_argnames="stops")
 def _found(
-    fan_outs: list[AnyArray],
-    sent: list[AnyArray],
     first_spike_class: AnyArray,
     first_spike_step: AnyArray,
     exit_step: AnyArray,
@@ -416,7 +426,6 @@ def _found(
         "first_spike_time": numbers.where(
             first_spike_class >= 0, first_spike_step.astype(number) * dt, np.nan
         ),
-        "synaptic_operations": metrics.total_operations(fan_outs, sent),
         "times": (first + 1 + numbers.arange(steps, dtype=first.dtype)).astype(number) * dt,
         "exit_time": ended.astype(number) * dt,
     }
