@@ -43,6 +43,7 @@ from jaxsnn.simulation import Simulation, simulate
 
 if TYPE_CHECKING:
     from jaxsnn import networks, plotting, sweeps, training
+    from jaxsnn.calibration import calibrate
     from jaxsnn.diagnosis import Report, report
     from jaxsnn.paper.datasets import Dataset, DatasetError, load_dataset
     from jaxsnn.sweeps import Grid, best, load_sweep, save_sweep, sweep
@@ -55,6 +56,7 @@ _LOADED_LATER = {
         name: ("jaxsnn.sweeps", name)
         for name in ("Grid", "best", "load_sweep", "save_sweep", "sweep")
     },
+    "calibrate": ("jaxsnn.calibration", "calibrate"),
     "Report": ("jaxsnn.diagnosis", "Report"),
     "report": ("jaxsnn.diagnosis", "report"),
     "networks": ("jaxsnn.networks", None),
@@ -93,6 +95,7 @@ __all__ = [
     "balance_thresholds",
     "best",
     "boxcar",
+    "calibrate",
     "constant",
     "convert",
     "data_based_scales",

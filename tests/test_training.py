@@ -21,7 +21,8 @@ import optax
 import pytest
 from flax import nnx
 
-from jaxsnn.paper import checkpoints, training
+from jaxsnn.paper import training
+from jaxsnn.support import checkpoints
 from jaxsnn.paper.deep_networks import VGG, ResNet
 from jaxsnn.paper.networks import ConvNet, FullyConnected
 from jaxsnn.training import (

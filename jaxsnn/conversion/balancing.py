@@ -291,7 +291,8 @@ def activation_scales(snn: SpikingNetwork) -> list[Any]:
     with the threshold θ and the amplitude a, for inputs that spike in every step where a pixel
     is 1: a layer at the rate r has the activation r·c, and sends r·a = g·(r·c). For
     `balance_thresholds` that is λ, also where a layer without weights receives spikes of 1. For a
-    last layer without a ReLU it is what a potential of 1 stands for, 1 / g.
+    last layer without a ReLU it is what a potential of 1 stands for, 1 / g. Where thresholds are
+    no multiple of the amplitudes, since they were learned, it is what a spike weighs.
 
     Returns:
         For each layer a number or an array of its neurons; nan where the amplitudes are no multiple
@@ -306,17 +307,33 @@ def activation_scales(snn: SpikingNetwork) -> list[Any]:
     """
     numbers = numbers_of(snn.settings)
     scales: dict[Any, Any] = {INPUT: numbers.ones(())}
-    rows = zip(snn.network.layers, snn.thresholds, snn.amplitudes, strict=True)
+    rows = list(zip(snn.network.layers, snn.thresholds, snn.amplitudes, strict=True))
+    weighed = {
+        part.source: weight
+        for layer, _, row in rows
+        for part, weight in zip(layer.all_connections, row)
+        if part.weighted and weight is not None
+    }
     for index, (layer, theta, row) in enumerate(rows):
         ratios = [
             numbers.asarray(1.0 if weight is None else weight) / scales[part.source]
             for part, weight in zip(layer.all_connections, row, strict=True)
         ]
-        most = numbers.stack([numbers.max(ratio) for ratio in ratios]).max()
-        least = numbers.stack([numbers.min(ratio) for ratio in ratios]).min()
+        most, same = _most(numbers, ratios)
         unit = numbers.asarray(theta) if layer.spiking else numbers.ones(())
-        scales[index] = unit / numbers.where(most - least <= 1e-5 * most, most, np.nan)
+        scales[index] = unit / numbers.where(same, most, np.nan)
+        if layer.spiking and index in weighed:
+            sent = numbers.asarray(weighed[index])
+            _, multiple = _most(numbers, [sent / scales[index]])
+            scales[index] = numbers.where(multiple, scales[index], sent)
     return list(scales.values())[1:]
+
+
+def _most(numbers: Any, ratios: Sequence[AnyArray]) -> tuple[AnyArray, AnyArray]:
+    """The largest of some ratios, and whether all are the same."""
+    most = numbers.stack([numbers.max(ratio) for ratio in ratios]).max()
+    least = numbers.stack([numbers.min(ratio) for ratio in ratios]).min()
+    return most, most - least <= 1e-5 * most
 
 
 def _fields(network: Network, thresholds: Entries, amplitudes: Entries) -> None:

@@ -139,7 +139,7 @@ def data_based_scales(
         [3.0]
     """
     _check_known(network)
-    checked, axes = _checked(network, images, batch_size), _axes(network, per)
+    checked, axes = _checked(network, images, batch_size), channel_axes(network, per)
     found = statistics.largest(network, checked, axes, batch_size, progress)
     largest = [float(values.max()) for values in found]
     _warn_of_large_weights(network, largest, range(len(network.layers)))
@@ -279,7 +279,7 @@ def percentile_scales(
         )
     _check_known(network)
     checked = _checked(network, images, batch_size, encode)
-    axes = _axes(network, per)
+    axes = channel_axes(network, per)
     found, zeros = statistics.percentiles(network, checked, percentile, axes, batch_size, progress)
     values = [float(of_layer.max()) for of_layer in found]
     for index, (value, share) in enumerate(zip(values, zeros, strict=True)):
@@ -350,7 +350,7 @@ def locally_balanced_scales(
     if passes < 1:
         raise ValueError(f"passes={passes}; there must be at least 1.")
     _check_known(network)
-    checked, axes = _checked(network, images, batch_size, encode), _axes(network, per)
+    checked, axes = _checked(network, images, batch_size, encode), channel_axes(network, per)
     balanced = [jnp.zeros((), network.dtype)] * len(axes)
     for _ in range(passes):
         for batch in statistics.batches(checked, batch_size, progress):
@@ -379,7 +379,7 @@ def _balanced(
     return found
 
 
-def _axes(network: Network, per: Per) -> statistics.Axes:
+def channel_axes(network: Network, per: Per) -> statistics.Axes:
     """For each layer the axis of its channels, without the batch; None for one group of all."""
     found: list[int | None] = []
     for layer, shape in zip(network.layers, network.shapes, strict=True):
@@ -449,7 +449,7 @@ def largest_activations(
         >>> jaxsnn.largest_activations(network, jnp.array([[0.25], [0.75]])).tolist()
         [1.5]
     """
-    checked, axes = _checked(network, images, batch_size), _axes(network, "layer")
+    checked, axes = _checked(network, images, batch_size), channel_axes(network, "layer")
     found = statistics.largest(network, checked, axes, batch_size, progress)
     return jnp.concatenate(found)
 

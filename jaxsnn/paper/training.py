@@ -29,8 +29,8 @@ from jax import Array
 from tqdm import tqdm
 
 from jaxsnn.metrics import checked_labels, real_numbers
-from jaxsnn.paper.checkpoints import Checkpoints, History
 from jaxsnn.paper.recipes import Recipe
+from jaxsnn.support.checkpoints import Checkpoints, History
 from jaxsnn.support.digests import digest
 from jaxsnn.support.typed import Count, described, typed
 
