@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import inf
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import Primitive
+from jax.interpreters import batching, mlir
 from jaxtyping import Array, Num
 
-from jaxsnn.support.arrays import AnyArray
-from jaxsnn.support.typed import Real, Scalar, Values, described, typed
+from jaxsnn.support.arrays import AnyArray, all_true
+from jaxsnn.support.typed import Count, Numbers, Real, Scalar, Values, described, typed
+
+if TYPE_CHECKING:
+    from flax import nnx
 
 Reset = Annotated[
     Callable[[Array, Array, Array], Array],
@@ -267,3 +272,88 @@ def is_step(spike: Spike) -> bool:
 
 
 heaviside = _step_function(_boxcar(1.0))
+
+
+# -- The activation that neurons compute exactly in a few steps ------------------------------------
+
+
+@typed
+def clip_floor(x: Values, threshold: Numbers | nnx.Variable, levels: Count = 4) -> Array:
+    """A ReLU with a ceiling λ, rounded to multiples of λ/L: to train networks for a few steps.
+
+        y = λ/L · floor(clip(x·L/λ + 1/2, 0, L))
+
+    That is λ times the rate of a neuron with the threshold λ that starts at λ/2, receives x in each
+    of L steps and is reset by subtraction. `read_network` reads it as what it is, and
+    `balance_thresholds(network)` makes such neurons of it.
+
+    The floor passes gradients as if it kept its input, so that λ can be learned with the weights:
+
+        ∂y/∂x = 1,  ∂y/∂λ = (y - x)/λ     where -λ/2L < x < λ - λ/2L
+        ∂y/∂x = 0,  ∂y/∂λ = 0 below, 1 above
+
+    Source: Bu et al. 2022, "Optimal ANN-SNN conversion for high-accuracy and ultra-low-latency
+    spiking neural networks".
+
+    Args:
+        x: what the neurons would receive.
+        threshold: λ, positive: a number, or an array that broadcasts to x, such as one for each
+            channel. It may be a parameter of the model.
+        levels: L, at least 1: the number of steps to train for.
+
+    Returns:
+        y, of the shape of x.
+
+    Raises:
+        ValueError: the threshold is not positive and finite or does not broadcast to x, or there
+            are no levels. A threshold that is traced is not looked at.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsnn import neurons
+        >>> x = jnp.array([-0.5, 0.5, 0.75, 1.0, 9.0])
+        >>> neurons.clip_floor(x, 2.0, levels=4).tolist()
+        [0.0, 0.5, 1.0, 1.0, 2.0]
+        >>> jax.vmap(jax.grad(neurons.clip_floor, 1), (0, None))(x, 2.0).tolist()
+        [0.0, 0.0, 0.125, 0.0, 1.0]
+    """
+    if levels < 1:
+        raise ValueError(f"levels={levels}; there must be at least 1.")
+    x = jnp.asarray(x, jnp.result_type(float, x))
+    values = jnp.asarray(threshold, x.dtype)
+    if not all_true(lambda number: (number > 0) & (number < inf), values):
+        raise ValueError(f"threshold={values}; it must be positive and finite.")
+    try:
+        values = jnp.broadcast_to(values, x.shape)
+    except ValueError as error:
+        raise ValueError(
+            f"threshold of shape {values.shape}; it must broadcast to x, of shape {x.shape}."
+        ) from error
+    return _straight_through(x, values, int(levels))
+
+
+def _clip_floor(x: Array, threshold: Array, *, levels: int) -> Array:
+    return threshold * (jnp.floor(jnp.clip(x * levels / threshold + 0.5, 0, levels)) / levels)
+
+
+# A primitive of its own, so that it can be told from all other arithmetic in a model that is read.
+_clip_floor_p = Primitive("clip_floor")
+_clip_floor_p.def_impl(jax.jit(_clip_floor, static_argnames="levels"))
+_clip_floor_p.def_abstract_eval(lambda x, threshold, *, levels: x)
+batching.defbroadcasting(_clip_floor_p)
+mlir.register_lowering(_clip_floor_p, mlir.lower_fun(_clip_floor, multiple_results=False))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _straight_through(x: Array, threshold: Array, levels: int) -> Array:
+    return cast(Array, _clip_floor_p.bind(x, threshold, levels=levels))
+
+
+@_straight_through.defjvp
+def _(levels, primals, tangents):
+    x, threshold = primals
+    d_x, d_threshold = tangents
+    y = _straight_through(x, threshold, levels)
+    level = x * levels / threshold + 0.5
+    within = d_x + (y - x) / threshold * d_threshold
+    return y, jnp.where(level >= levels, d_threshold, jnp.where(level > 0, within, 0))

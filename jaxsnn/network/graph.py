@@ -19,6 +19,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxsnn.network.operations import MaxPooling, Multiply, Operation
+from jaxsnn.neurons import clip_floor
 from jaxsnn.support.arrays import AnyArray, Shape, all_true, for_batches, static_field
 from jaxsnn.support.typed import Images, Numbers, described, typed
 
@@ -55,6 +56,23 @@ class Capped:
 
     def __str__(self) -> str:
         return f"at most {self.ceiling:g}"
+
+
+@dataclass(frozen=True)
+class ClipFloor(Capped):
+    """`neurons.clip_floor`: between 0 and the ceiling, rounded to so many levels above 0.
+
+    Neurons compute it in as many steps if their threshold stands for the ceiling, and for nothing
+    less: the model was trained for it.
+    """
+
+    levels: int
+
+    def __call__(self, x: Array) -> Array:
+        return clip_floor(x, self.ceiling, self.levels)
+
+    def __str__(self) -> str:
+        return f"{super().__str__()} in {self.levels} levels"
 
 
 class Name(str):
@@ -117,9 +135,9 @@ class Layer:
         connections: its connections, whose sum the neurons receive; operations alone stand for
             one connection from the layer before.
         bias: a constant input of each neuron, broadcasting to them; None is none.
-        activation: `relu`; `Capped` for one with a ceiling; or `linear` for a sum without
-            neurons: the last layer of a model that returns logits, or a value that several layers
-            read.
+        activation: `relu`; `Capped` for one with a ceiling, or `ClipFloor`; or `linear` for a sum
+            without neurons: the last layer of a model that returns logits, or a value that several
+            layers read.
         name: where the layer stands in the user's model, if that is known.
 
     Example:
@@ -168,6 +186,11 @@ class Layer:
     def ceiling(self) -> float:
         """The largest activation that the ReLU lets pass."""
         return self.activation.ceiling if isinstance(self.activation, Capped) else inf
+
+    @property
+    def scale_is_trained(self) -> bool:
+        """Whether the ceiling is the scale factor that the layer was trained for."""
+        return isinstance(self.activation, ClipFloor)
 
     @property
     def connection(self) -> Connection:
@@ -376,7 +399,7 @@ def _placed(layer: Layer, index: int) -> Layer:
     if layer.activation not in (relu, linear) and not isinstance(layer.activation, Capped):
         raise ValueError(
             f"layer {index + 1} has the activation {described(layer.activation)}; it must be relu, "
-            "linear or Capped(...)."
+            "linear, Capped(...) or ClipFloor(...)."
         )
     if layer.pools_maxima:
         alone = len(sources) == 1 and sources != [INPUT] and layer.activation is relu

@@ -62,8 +62,7 @@ def _relu_of_maximum(signal: Signal) -> Signal | Sum:
     before, maximum, after = signal.around_maximum()
     pooling = MaxPooling(maximum.window, maximum.strides, maximum.padding)
     pooled_shape = pooling.output_shape(maximum.shape)
-    copied = any(factors is not None and np.any(factors != 1) for factors in signal.copies)
-    moved = None if copied else _moved_before(maximum, after, pooled_shape)
+    moved = None if signal.copies_differ else _moved_before(maximum, after, pooled_shape)
     if moved is None:
         return simplify.relu(settled(signal))
     operations, positive = moved

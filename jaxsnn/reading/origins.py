@@ -13,7 +13,10 @@ from typing import Any, NamedTuple
 from jax.extend import source_info_util
 from jax.extend.core import Jaxpr, JaxprEqn
 
-# Folders of code that the user did not write. The packages are found, not imported.
+from jaxsnn import neurons
+from jaxsnn.support import typed
+
+# Folders and files that the user did not write. The packages are found, not imported.
 _LIBRARIES = (
     *(
         str(Path(spec.origin).parent) + os.sep
@@ -21,6 +24,8 @@ _LIBRARIES = (
         if (spec := find_spec(package)) and spec.origin
     ),
     str(Path(__file__).parent) + os.sep,
+    str(neurons.__file__),
+    str(typed.__file__),
 )
 # A frame of the call of a module of Flax. Containers are left out: their parts matter.
 _FLAX_MODULE = re.compile(r"[/\\]flax[/\\].*\((?!Sequential|Module)(\w+)\.__call__\)$")
@@ -82,7 +87,8 @@ def _called(equation: JaxprEqn) -> str:
     for frame in getattr(equation.source_info.traceback, "frames", ()):  # the innermost is first
         if not frame.file_name.startswith(_LIBRARIES):
             break
-        called = frame.function_name
+        if frame.file_name != typed.__file__:  # which calls what it checks
+            called = frame.function_name
     return called if called.isidentifier() and not called.startswith("_") else ""
 
 

@@ -13,12 +13,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsnn.network import INPUT
+from jaxsnn.network import INPUT, ClipFloor
 from jaxsnn.reading import products
 from jaxsnn.reading.errors import A_QUOTIENT, NOT_A_RELU, TWO_SIGNALS, ReadingError
 from jaxsnn.reading.maxima import relu, settled
-from jaxsnn.reading.signals import Mask, Signal, Sum
-from jaxsnn.reading.simplify import capped, shared
+from jaxsnn.reading.signals import Mask, Signal, Sum, without_repeats
+from jaxsnn.reading.simplify import capped, clip_floored, shared
 
 
 def _signal_and_constant(x: Any, y: Any, error: str) -> tuple[Any, Any]:
@@ -67,6 +67,26 @@ def _min(params: dict, x: Any, y: Any) -> Any:
 
 def _clamp(params: dict, low: Any, x: Any, high: Any) -> Any:
     return _min(params, _max(params, x, low), high)
+
+
+def _clip_floor(params: dict, x: Any, threshold: Any) -> Any:
+    """The clip-floor of a ReLU, which changes nothing before it.
+
+    With several thresholds it is λ times the clip-floor of x/λ with a threshold of 1.
+    """
+    if isinstance(threshold, Signal | Sum):
+        raise ReadingError("the threshold depends on the images; make it a parameter of the model.")
+    factors = without_repeats(np.asarray(threshold, np.float64))
+    if not np.all((factors > 0) & (factors < np.inf)):
+        raise ReadingError(
+            f"the threshold is {factors.min():g}, and must be positive and finite; train again "
+            "with a smaller learning rate, or learn its logarithm."
+        )
+    if factors.size > 1:
+        return _clip_floor(params, x.times(1 / factors), np.ones(1)).times(factors)
+    if isinstance(x, Signal) and x.copies_differ:  # a ReLU may be before such copies
+        x = x.with_copies_made()
+    return clip_floored(relu(x), ClipFloor(factors.item(), params["levels"]))
 
 
 def _abs(params: dict, x: Any) -> Any:
@@ -120,7 +140,8 @@ def _clipped(at: Signal | Sum, limit: Any, value: Any) -> Signal | Sum | None:
     slope, start = _slope_and_start(received, at.terms) or (0.0, 0.0)
     at_zero = start + np.asarray(0.0 if layer.bias is None else layer.bias)
     reached = np.allclose(factor * at_zero + shift, limit, rtol=_ROUNDING)
-    if not layer.spiking or slope <= 0 or np.any(at_zero < 0) or not reached:
+    limited = not layer.spiking or layer.ceiling < np.inf
+    if limited or slope <= 0 or np.any(at_zero < 0) or not reached:
         return None
     sign = np.sign(factor)
     rising = base.times(abs(factor)).shifted(sign * shift)
@@ -247,7 +268,8 @@ def _unchanged(_params: dict, *signals: Signal) -> Signal:
 # What the handlers of sums get as they are; others get them as one signal, or term by term.
 OF_SUMS = (
     "pad",
-    *("max", "min", "clamp", "abs", "mul", "div", "neg", "add", "add_any", "sub"),
+    *("max", "min", "clamp", "clip_floor", "abs"),
+    *("mul", "div", "neg", "add", "add_any", "sub"),
     *("gt", "ge", "lt", "le", "select_n", "convert_element_type"),
 )
 OF_MASKS = ("mul", "select_n", "convert_element_type")
@@ -268,6 +290,7 @@ HANDLERS: dict[str, Callable[..., Any]] = {
     "max": _max,
     "min": _min,
     "clamp": _clamp,
+    "clip_floor": _clip_floor,
     "abs": _abs,
     "gt": _greater,
     "ge": _greater,

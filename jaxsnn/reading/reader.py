@@ -35,6 +35,7 @@ def read_network(model: Model, example: Images, *, output: int | str | None = No
 
     Returns:
         The network, with one layer for each ReLU, whose `name` says where it stands in the model.
+        `neurons.clip_floor` is a ReLU with a ceiling and levels, in place of the ReLU of its layer.
         Batch norm and other constant factors and terms become part of the weights and the biases.
         Average pooling with a ReLU after it is a layer of its own; without, it belongs to the next
         layer. So is max pooling where a ReLU is before it or next, with positive factors at most

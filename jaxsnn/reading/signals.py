@@ -275,6 +275,11 @@ class Signal:
 
     # -- Copies --
 
+    @property
+    def copies_differ(self) -> bool:
+        """Whether copies are other than what is copied, multiplied by a factor."""
+        return any(factors is not None and np.any(factors != 1) for factors in self.copies)
+
     def broadcast_to(self, shape: Sequence[int]) -> Signal:
         """The signal as JAX broadcasts it against this shape: axes of size 1 become copies."""
         shape = np.broadcast_shapes(self.model_shape, tuple(shape))

@@ -13,6 +13,7 @@ import numpy as np
 from jaxsnn.network import (
     INPUT,
     Capped,
+    ClipFloor,
     Connection,
     Convolution,
     Dense,
@@ -70,23 +71,41 @@ def capped(value: Signal | Sum, ceiling: np.ndarray) -> Signal | None:
     """
     if isinstance(value, Sum) or value.layer == INPUT or ceiling.size != 1:
         return None
-    graph, layer = value.graph, value.graph.layers[value.layer]
-    copied = any(factors is not None and np.any(factors != 1) for factors in value.copies)
-    moved = all(part.permutes or isinstance(part, Shift) for part in value.operations)
     shift = np.unique(_bias(value.operations))
     limit = float(ceiling.reshape(())) - float(shift[0])
-    if copied or not moved or shift.size > 1 or not layer.spiking or limit <= 0:
+    return _limited(value, Capped(limit)) if shift.size == 1 and limit > 0 else None
+
+
+def clip_floored(value: Signal | Sum, activation: ClipFloor) -> Signal:
+    """The clip-floor of what a ReLU sends: in the place of the ReLU where that is possible."""
+    limited = None if isinstance(value, Sum) else _limited(value, activation)
+    if limited is not None:
+        return limited
+    if isinstance(value, Sum):
+        return _sent_by(value, replace(_layer_of_sum(value), activation=activation))
+    value = value.batch_first()
+    again = _layer(value).connection.times(1.0)
+    return _sent_by(value, Layer((again,), activation=activation, name=value.name))
+
+
+def _limited(value: Signal, activation: Capped) -> Signal | None:
+    """What a layer of ReLUs sends, with a ceiling in their place; None where it is anything else.
+
+    It may be permuted, and have a constant added.
+    """
+    graph, layer = value.graph, value.graph.layers[value.layer]
+    moved = all(part.permutes or isinstance(part, Shift) for part in value.operations)
+    neurons = graph.layers[layer.connection.source] if layer.pools_maxima else layer
+    plain = neurons.activation is relu_activation
+    if type(neurons.activation) is type(activation) is Capped:
+        plain, activation = True, Capped(min(activation.ceiling, neurons.ceiling))
+    if value.copies_differ or not moved or not plain:
         return None
+    limited = replace(neurons, activation=activation)
     if not layer.pools_maxima:
-        return replace(value, layer=graph.add(_limited(layer, limit)))
-    pooled = _limited(graph.layers[layer.connection.source], limit)
-    connection = replace(layer.connection, source=graph.add(pooled))
+        return replace(value, layer=graph.add(limited))
+    connection = replace(layer.connection, source=graph.add(limited))
     return replace(value, layer=graph.add(replace(layer, connections=(connection,))))
-
-
-def _limited(layer: Layer, ceiling: float) -> Layer:
-    """The layer with a ceiling, unless it has a lower one."""
-    return replace(layer, activation=Capped(min(ceiling, layer.ceiling)))
 
 
 def shared(value: Signal | Sum) -> Signal | Sum:

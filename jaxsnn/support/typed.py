@@ -145,6 +145,7 @@ _LATER = {
     "Figure": _loaded("matplotlib.figure", "FigureBase"),
     "Dataset": _loaded("xarray", "Dataset"),
     "xr": SimpleNamespace(Dataset=_loaded("xarray", "Dataset")),
+    "nnx": SimpleNamespace(Variable=_loaded("flax.nnx", "Variable")),
 }
 
 
