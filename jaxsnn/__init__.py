@@ -21,6 +21,7 @@ from jaxsnn.conversion.balancing import SpikingNetwork, balance_thresholds, norm
 from jaxsnn.conversion.convert import convert
 from jaxsnn.conversion.fixed_point import FixedPoint, FixedPointNetwork, quantize
 from jaxsnn.conversion.scaling import (
+    ceiling_scales,
     data_based_scales,
     data_based_scales_of_authors_code,
     largest_activations,
@@ -96,6 +97,7 @@ __all__ = [
     "best",
     "boxcar",
     "calibrate",
+    "ceiling_scales",
     "constant",
     "convert",
     "data_based_scales",

@@ -1,4 +1,4 @@
-"""The clip-floor: its gradients and its reading."""
+"""The clip-floor: its gradients, its reading, and neurons that compute it in as many steps."""
 
 import jax
 import jax.numpy as jnp
@@ -7,12 +7,14 @@ import pytest
 from flax import linen, nnx
 
 import jaxsnn
+from jaxsnn.engines import Events, Scan
 from jaxsnn.network import ClipFloor
 from jaxsnn.neurons import clip_floor
 
 import models
 
 KERNEL = 4 * models.dyadic(np.random.default_rng(5), 6, 4)
+STEPS = {"reset": jaxsnn.reset_by_subtraction, "encode": jaxsnn.constant}
 
 
 @pytest.fixture
@@ -176,6 +178,7 @@ def test_the_maxima_of_neurons_are_pooled():
     model = lambda x: clip_floor(max_pooled(x @ KERNEL), 2.0, 4) @ -np.ones((2, 3), np.float32)  # noqa: E731
     network = jaxsnn.read_network(model, images)
     assert [layer.pools_maxima for layer in network.layers] == [False, True, False]
+    assert jaxsnn.ceiling_scales(network).tolist() == [2, 2, 1]
 
 
 @pytest.mark.parametrize(
@@ -198,3 +201,106 @@ def test_a_function_of_the_same_name_is_no_clip_floor():
 
     network = jaxsnn.read_network(lambda x: clip_floor(x @ KERNEL), np.zeros((1, 6), np.float32))
     assert network.layers[0].ceiling == np.inf
+
+
+# -- Scale factors ---------------------------------------------------------------------------------
+
+
+def two_layers(x):
+    x = clip_floor(x @ KERNEL, 2.0, 4)
+    return clip_floor(average_pooled(x) @ KERNEL[:2], 4.0, 4) @ KERNEL.T[:, :3]
+
+
+@pytest.mark.parametrize("balance", [jaxsnn.balance_thresholds, jaxsnn.normalize_weights])
+def test_without_scale_factors_thresholds_are_those_of_the_model(balance, images):
+    network = read_exactly(two_layers, images)
+    snn = balance(network, **STEPS)
+    expected = balance(network, [2.0, 4.0, 1.0], initial_potential=0.5, **STEPS)
+    for found, other in zip(jax.tree.leaves(snn), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(found, other)
+    given = balance(network, initial_potential=0.25, **STEPS)
+    assert float(given.start()[0] / given.thresholds[0]) == 0.25
+    assert balance(network, [2.0, 4.0, 1.0]).initial_potentials is None
+
+
+def test_normalised_weights_keep_the_function(images):
+    network = read_exactly(two_layers, images)
+    normal = jaxsnn.normalize_weights(network).network
+    assert [layer.activation for layer in normal.layers[:2]] == [ClipFloor(1.0, 4)] * 2
+    np.testing.assert_array_equal(normal(images), network(images))
+
+
+def test_ceilings_of_clips_and_poolings(images):
+    def model(x):
+        x = jax.nn.relu(average_pooled(jax.nn.relu6(x @ KERNEL)))
+        return jnp.clip(x @ KERNEL[:2], 0, 0.5)
+
+    network = jaxsnn.read_network(model, images)
+    assert jaxsnn.ceiling_scales(network).tolist() == [6, 6, 0.5]
+
+
+def test_a_pooling_with_a_lower_ceiling_has_a_scale_factor_of_its_own(images):
+    for activation in (lambda x: clip_floor(x, 0.5, 2), lambda x: jnp.clip(x, 0, 0.5)):
+        model = lambda x: activation(average_pooled(jax.nn.relu(x @ KERNEL)))  # noqa: B023, E731
+        network = jaxsnn.read_network(model, images)
+        scales = jaxsnn.percentile_scales(network, images, percentile=100)
+        assert scales[1] == 0.5 < scales[0]
+        channels = jaxsnn.percentile_scales(network, images, percentile=100, per="channel")
+        jaxsnn.balance_thresholds(network, channels).check()
+
+
+@pytest.mark.parametrize("balance", [jaxsnn.balance_thresholds, jaxsnn.normalize_weights])
+def test_a_layer_without_a_ceiling_is_named(balance, images):
+    model = lambda x: jax.nn.relu(clip_floor(x @ KERNEL, 1.0) @ KERNEL.T)  # noqa: E731
+    network = jaxsnn.read_network(model, images)
+    with pytest.raises(ValueError, match=r"layer 2 of 2 .*no ceiling.*give scale.*clip_floor"):
+        balance(network)
+
+
+@pytest.mark.parametrize("per", ["layer", "channel"])
+def test_every_rule_takes_the_thresholds_of_clip_floors(per, images):
+    network = jaxsnn.read_network(two_layers, images)
+    found = [
+        jaxsnn.percentile_scales(network, images, percentile=50, per=per),
+        jaxsnn.data_based_scales(network, images, per=per),
+        jaxsnn.locally_balanced_scales(network, images, per=per),
+        jaxsnn.convert(two_layers, images, per=per).thresholds,
+        jaxsnn.model_based_scales(network),
+    ]
+    for scales in found:
+        assert [np.max(scale) for scale in scales[:2]] == [2, 4]
+        assert [np.min(scale) for scale in scales[:2]] == [2, 4]
+
+
+# -- Neurons ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("levels", [1, 4])
+@pytest.mark.parametrize("balance", [jaxsnn.balance_thresholds, jaxsnn.normalize_weights])
+@pytest.mark.parametrize("engine", [Scan(), Events()], ids=["scan", "events"])
+def test_rates_after_as_many_steps_as_levels_are_exact(levels, balance, engine, images):
+    model = lambda x: clip_floor(x @ KERNEL + 0.125, 2.0, levels)  # noqa: E731
+    snn = balance(read_exactly(model, images), **STEPS)
+    run = jaxsnn.simulate(snn, images, key=0, duration=levels / 1000, engine=engine)
+    np.testing.assert_array_equal(2.0 * np.asarray(run.spike_counts[0]) / levels, model(images))
+
+
+def test_fixed_point_and_all_engines_run_clip_floors(images):
+    network = read_exactly(two_layers, images)
+    floating = jaxsnn.balance_thresholds(network, **STEPS)
+    fixed = jaxsnn.quantize(floating)
+    assert [layer.activation for layer in fixed.network.layers[:2]] == [
+        ClipFloor(2.0, 4),
+        ClipFloor(4.0, 4),
+    ]
+    runs = [
+        jaxsnn.simulate(snn, images, key=0, duration=0.004, engine=engine)
+        for snn in (floating, fixed)
+        for engine in (Scan(), Events())
+    ]
+    first = 2.0 * np.asarray(runs[0].spike_counts[0]) / 4
+    np.testing.assert_array_equal(first, network.activations(images)[0])
+    for of_scan, of_events in (runs[:2], runs[2:]):
+        for a, b in zip(of_scan.spike_counts, of_events.spike_counts, strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert np.corrcoef(np.ravel(runs[2].scores[-1]), np.ravel(network(images)))[0, 1] > 0.8

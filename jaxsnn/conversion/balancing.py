@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -20,6 +20,7 @@ from jaxtyping import Array
 
 from jaxsnn import encoding, neurons
 from jaxsnn.conversion.executable import Executable
+from jaxsnn.conversion.scaling import ceiling_scales
 from jaxsnn.network import INPUT, Capped, Layer, Network, per_layer, relu
 from jaxsnn.support.arrays import (
     AnyArray,
@@ -127,9 +128,9 @@ def _by_connection(network: Network, sent: Sequence[Any]) -> list[list[Any]]:
 @typed
 def balance_thresholds(
     network: Network,
-    scales: Numbers,
+    scales: Numbers | None = None,
     *,
-    initial_potential: Numbers = 0.0,
+    initial_potential: Numbers | None = None,
     reset: neurons.Reset = neurons.reset_to_zero,
     encode: encoding.Encoding = encoding.poisson,
 ) -> SpikingNetwork:
@@ -144,14 +145,20 @@ def balance_thresholds(
     potentials are small fractions, and meet its threshold exactly where a multiple of λ would be
     rounded. (With an array for the layer before, its spikes weigh λ and the threshold is λ.)
 
+    Without scale factors, thresholds are the ceilings of the activations, and potentials start at
+    half of them. A model that was trained with `neurons.clip_floor` is then computed as it was
+    trained, in as many steps as its activations have levels, if `encode` is `constant` and `reset`
+    is `reset_by_subtraction`: exactly in the first layer; in those behind, spikes may come too late
+    or too many too soon.
+
     Args:
         network: the ReLU network.
         scales: one λ for each layer, or one for all: 1.0 gives thresholds of 1 everywhere, the
             network without normalisation. An entry may be an array that broadcasts to the layer's
-            neurons, for a factor for each channel.
+            neurons, for a factor for each channel. By default `ceiling_scales(network)`.
         initial_potential: membrane potential at the start as a fraction of the threshold, for all
             layers, or one for each; 0.5 rounds rates to the nearest, and lets deep networks spike
-            soonest.
+            soonest. By default 0, and 0.5 without scale factors.
         reset: `reset_to_zero`, `reset_by_subtraction` or a function of yours.
         encode: `poisson`, `constant` or a function of yours.
 
@@ -159,7 +166,8 @@ def balance_thresholds(
         The spiking network.
 
     Raises:
-        ValueError: a scale factor is not positive and finite, or there are too few or too many.
+        ValueError: a scale factor is not positive and finite, or there are too few or too many; or
+            none are given, and a layer has no ceiling.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxsnn
@@ -169,7 +177,7 @@ def balance_thresholds(
         SpikingNetwork with inputs (1,)
           layer 1: Multiply → (1,), receives spikes of 1, threshold 1
     """
-    factors = _checked(network, scales)
+    factors, fraction = _with_defaults(network, scales, initial_potential)
     thresholds, amplitudes = list(factors), _by_connection(network, factors)
     for index, layer in enumerate(network.layers):
         row = amplitudes[index]
@@ -178,16 +186,16 @@ def balance_thresholds(
         elif not layer.weighted and len(row) == 1 and row[0] is not None and row[0].ndim == 0:
             thresholds[index] = factors[index] / row[0]
             amplitudes[index] = [jnp.ones_like(row[0])]
-    start = at_fraction(network, thresholds, initial_potential)
+    start = at_fraction(network, thresholds, fraction)
     return SpikingNetwork(network, thresholds, amplitudes, start, reset, encode)
 
 
 @typed
 def normalize_weights(
     network: Network,
-    scales: Numbers,
+    scales: Numbers | None = None,
     *,
-    initial_potential: Numbers = 0.0,
+    initial_potential: Numbers | None = None,
     reset: neurons.Reset = neurons.reset_to_zero,
     encode: encoding.Encoding = encoding.poisson,
 ) -> SpikingNetwork:
@@ -201,7 +209,7 @@ def normalize_weights(
 
     Args:
         network: the ReLU network.
-        scales: one λ for each layer, or one for all.
+        scales: one λ for each layer, or one for all; by default `ceiling_scales(network)`.
         initial_potential: as a fraction of the threshold, as in `balance_thresholds`.
         reset: `reset_to_zero`, `reset_by_subtraction` or a function of yours.
         encode: `poisson`, `constant` or a function of yours.
@@ -219,7 +227,7 @@ def normalize_weights(
         >>> snn.network.layers[0].weights[0].item()
         0.5
     """
-    factors = _checked(network, scales)
+    factors, fraction = _with_defaults(network, scales, initial_potential)
     for index, scale in enumerate(factors):
         if scale.ndim:
             raise ValueError(
@@ -240,11 +248,13 @@ def normalize_weights(
             threshold = scale / before[0]
         bias = None if layer.bias is None else layer.bias / scale
         activation = layer.activation
-        if isinstance(activation, Capped):
-            activation = Capped(activation.ceiling / float(scale)) if is_known(scale) else relu
+        if isinstance(activation, Capped) and is_known(scale):
+            activation = replace(activation, ceiling=activation.ceiling / float(scale))
+        elif isinstance(activation, Capped):
+            activation = relu
         layers.append(Layer(connections, bias, activation, layer.name))
         thresholds.append(threshold)
-    start = at_fraction(network, thresholds, initial_potential)
+    start = at_fraction(network, thresholds, fraction)
     normalized = Network(tuple(layers), network.input_shape)
     return SpikingNetwork(normalized, thresholds, [one] * len(layers), start, reset, encode)
 
@@ -387,6 +397,17 @@ def _sent(network: SpikingNetwork) -> Sequence[Any]:
     pairs = ((zip(layer.all_connections, row)) for layer, row in zip(layers, rows))
     sent = {part.source: weight for row in pairs for part, weight in row if weight is not None}
     return [sent.get(index, 1.0) for index in range(len(rows))]
+
+
+def _with_defaults(
+    network: Network, scales: Numbers | None, initial_potential: Numbers | None
+) -> tuple[list[Array], Numbers]:
+    """λ of each layer, checked, and the fractions of the thresholds at which potentials start."""
+    by_default = 0.0
+    if scales is None:
+        scales, by_default = ceiling_scales(network), 0.5
+    start = by_default if initial_potential is None else initial_potential
+    return _checked(network, scales), start
 
 
 def _checked(network: Network, scales: Numbers) -> list[Array]:

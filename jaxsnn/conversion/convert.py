@@ -33,6 +33,9 @@ def convert(
     network, and `simulate` follows them. Those of Diehl et al. 2015 are the defaults of the single
     stages: `read_network`, `data_based_scales`, `balance_thresholds`.
 
+    Layers that were trained with `neurons.clip_floor` get the thresholds that they have learned,
+    and no percentile.
+
     Args:
         model: as for `read_network`.
         images: calibration images `[N, ...]`, such as a few hundred of the training set.

@@ -4,7 +4,7 @@ The scale factor λ of a layer is the ReLU activation that one spike in every st
 input's is 1. Every rule maps a network (and images) to one λ for each layer. A layer without
 weights, such as an average pooling, takes the λ of the layer before it under every rule, since its
 values cannot exceed its inputs. A layer without a ReLU never spikes, and has a λ of 1; the λ of a
-ReLU with a ceiling does not exceed the ceiling.
+ReLU with a ceiling does not exceed the ceiling, and that of a clip-floor is its threshold.
 """
 
 from __future__ import annotations
@@ -219,6 +219,40 @@ def data_based_scales_of_authors_code(
 
 
 @typed
+def ceiling_scales(network: Network) -> Scales:
+    """Scale factors that are the ceilings of the activations, which training may have learned.
+
+        λₗ = the threshold of a `neurons.clip_floor`, or c of clip(x, 0, c), such as 6 of ReLU6
+
+    Source: Bu et al. 2022, "Optimal ANN-SNN conversion for high-accuracy and ultra-low-latency
+    spiking neural networks".
+
+    Args:
+        network: a network whose layers of ReLUs all have a ceiling.
+
+    Returns:
+        One λ for each layer.
+
+    Raises:
+        ValueError: a layer has no ceiling; the message names it.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxsnn
+        >>> network = jaxsnn.read_network(lambda x: jax.nn.relu6(8 * x), jnp.zeros((1, 1)))
+        >>> jaxsnn.ceiling_scales(network).tolist()
+        [6.0]
+    """
+    for index, layer in enumerate(network.layers):
+        if layer.spiking and layer.ceiling == inf and _has_its_own(network, index):
+            raise ValueError(
+                f"{network.name(index)} has no ceiling that could be its scale factor: give scale "
+                "factors, such as jaxsnn.percentile_scales(network, images), or train the model "
+                "with jaxsnn.neurons.clip_floor in the place of its ReLUs."
+            )
+    return _scale_layers(network, lambda index, _: network.layers[index].ceiling)
+
+
+@typed
 def percentile_scales(
     network: Network,
     images: Images,
@@ -284,7 +318,8 @@ def percentile_scales(
     values = [float(of_layer.max()) for of_layer in found]
     for index, (value, share) in enumerate(zip(values, zeros, strict=True)):
         layer = network.layers[index]
-        if layer.weighted and layer.spiking and value == 0 and share < 1:
+        own = layer.weighted and layer.spiking and not layer.scale_is_trained
+        if own and value == 0 and share < 1:
             raise ValueError(
                 f"{network.name(index)} has a percentile of zero: {_percent(share)} % of its "
                 f"activations are zero, so percentile={percentile:g} falls on one of them. Give a "
@@ -370,7 +405,7 @@ def _balanced(
     for index, (layer, axis) in enumerate(zip(network.layers, axes, strict=True)):
         received, scale = layer.received(values), scales[index]
         values[index] = layer.activation(received)
-        if layer.spiking and _has_its_own(network, index):
+        if layer.spiking and _has_its_own(network, index) and not layer.scale_is_trained:
             above = jnp.maximum(received - scale, 0)
             mean = above.mean(statistics.over_all_but(axis, above), keepdims=True)
             scale = scale + 2 * mean
@@ -385,7 +420,7 @@ def channel_axes(network: Network, per: Per) -> statistics.Axes:
     for layer, shape in zip(network.layers, network.shapes, strict=True):
         *_, last = (None, *layer.all_connections[0].operations)
         axis = last.channels.outputs if last is not None and last.weighted else -1
-        grouped = per == "channel" and layer.spiking and shape
+        grouped = per == "channel" and layer.spiking and not layer.scale_is_trained and shape
         found.append(axis % len(shape) if grouped else None)
     return tuple(found)
 
@@ -465,6 +500,7 @@ def _scale_layers(network: Network, rule: Callable[[int, Mapping[int, float]], f
         previous = scales[layer.all_connections[0].source]
         if _has_its_own(network, index):
             previous = min(float(rule(index, scales)), layer.ceiling)
+            previous = layer.ceiling if layer.scale_is_trained else previous
             if not previous <= float(jnp.finfo(dtype).max):
                 raise ValueError(
                     f"{network.name(index)} would get the scale factor {previous:g}, which is not "
@@ -483,7 +519,8 @@ def _has_its_own(network: Network, index: int) -> bool:
     """Whether a layer has a λ of its own, and not that of its only source, as poolings have."""
     layer = network.layers[index]
     first, *others = (connection.source for connection in layer.all_connections)
-    return layer.weighted or bool(others) or (first != INPUT and not network.spikes_from(first))
+    from_a_sum = first != INPUT and not network.spikes_from(first)
+    return layer.weighted or bool(others) or from_a_sum or layer.ceiling < inf
 
 
 def _published_scale(network: Network, largest: Sequence[float], index: int) -> float:
@@ -522,6 +559,7 @@ def _warn_of_large_weights(
         f"{weight / activation:.3g} times its largest activation, {activation:.3g}"
         for index in layers
         if network.layers[index].spiking
+        and not network.layers[index].scale_is_trained
         and (activation := float(largest[index])) > 0
         and (weight := _largest_weight(network, index)) > _FAR_ABOVE * activation
     ]
