@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxsnn.paper.networks import ConvNet, FullyConnected, symmetric_uniform
+from jaxsnn.network import ClipFloor
+from jaxsnn.paper.networks import ClipFloorConvNet, ConvNet, FullyConnected, symmetric_uniform
+
+import models
 
 pytestmark = pytest.mark.promotes
 
@@ -205,3 +208,26 @@ def test_bad_dense_sizes_are_refused(arguments, message):
 def test_bad_convolutional_sizes_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         ConvNet(rngs=nnx.Rngs(0), **arguments)
+
+
+def test_the_network_for_few_steps_has_a_learned_threshold_in_each_layer():
+    model = ClipFloorConvNet((12, 12, 1), maps=(4,), levels=2, threshold=0.5, rngs=nnx.Rngs(0))
+    assert len(jax.tree.leaves(nnx.state(model, nnx.Param))) == 3
+    images = jnp.concatenate([IMAGES, -IMAGES])
+    model.train()
+    assert model(images).shape == (6, 10)
+    model.eval()
+    network = models.assert_reads(model, images)
+    assert [type(part).__name__ for part in network.layers[1].operations] == [
+        "AveragePooling", "Reshape", "Dense",
+    ]  # fmt: skip
+    assert network.layers[0].activation == ClipFloor(0.5, 2)
+    assert np.unique(network.activations(images)[0]).tolist() == [0.0, 0.25, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"), [({"levels": 0}, "levels=0"), ({"threshold": -1.0}, "threshold=-1")]
+)
+def test_thresholds_and_levels_are_positive(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        ClipFloorConvNet(rngs=nnx.Rngs(0), **arguments)

@@ -21,10 +21,11 @@ import optax
 import pytest
 from flax import nnx
 
+from jaxsnn import balance_thresholds, constant, read_network, reset_by_subtraction, simulate
 from jaxsnn.paper import training
-from jaxsnn.support import checkpoints
 from jaxsnn.paper.deep_networks import VGG, ResNet
-from jaxsnn.paper.networks import ConvNet, FullyConnected
+from jaxsnn.paper.networks import ClipFloorConvNet, ConvNet, FullyConnected
+from jaxsnn.support import checkpoints
 from jaxsnn.training import (
     RECIPES,
     Recipe,
@@ -72,13 +73,28 @@ def same(first, second) -> bool:
 
 
 # The authors' learning rate of 1 suits the brightness and the number of MNIST's images alone.
-@pytest.mark.parametrize("name", ["fc-modern", "conv-modern"])
+@pytest.mark.parametrize("name", ["fc-modern", "conv-modern", "conv-few-steps"])
 def test_the_modern_recipes_learn(name):
     recipe = dataclasses.replace(RECIPES[name], epochs=3, batch_size=20)
     model = recipe.model(rngs=nnx.Rngs(0))
     history = fit(model, corners(200, size=28), recipe=recipe, progress=False)
     assert history[-1]["loss"] < history[0]["loss"]
     assert history[-1]["accuracy"] > 0.4  # chance is 0.25
+
+
+def test_thresholds_of_clip_floors_are_learned_with_the_weights():
+    model = ClipFloorConvNet((12, 12, 1), maps=(6,), classes=4, dropout=0.0, rngs=nnx.Rngs(0))
+    data = corners()
+    recipe = dataclasses.replace(RECIPES["conv-few-steps"], epochs=10, batch_size=20)
+    history = fit(model, data, recipe=recipe, progress=False)
+    assert history[-1]["accuracy"] > 0.8
+    threshold = float(model.thresholds[0][...])
+    assert 0 < threshold != 2.0
+    network = read_network(model, data.images[:1])
+    assert [layer.ceiling for layer in network.layers] == [threshold, np.inf]
+    options = {"reset": reset_by_subtraction, "encode": constant}
+    run = simulate(balance_thresholds(network, **options), data.images, key=0, duration=0.004)
+    assert float(run.accuracy(data.labels)[-1]) > accuracy(model, data) - 0.05
 
 
 def test_every_recipe_builds_its_network():

@@ -19,6 +19,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
+from jaxsnn.neurons import clip_floor
 from jaxsnn.support.typed import Count, Images, Real, typed
 
 Initializer = Callable[..., Array]
@@ -180,17 +181,60 @@ class ConvNet(nnx.Module):
     def logits(self, images: Images) -> Array:
         """Return the input of the last ReLU, `[B, classes]`."""
         x = checked_images(images, self.image_shape)
-        for convolution in self.convolutions:
+        for index, convolution in enumerate(self.convolutions):
             convolve = convolution if self.dropout.deterministic else _patch_product(convolution)
-            x = nnx.relu(convolve(x))
-            x = nnx.relu(nnx.avg_pool(x, (2, 2), strides=(2, 2)))
-            x = self.dropout(x)
+            x = self.dropout(self._pooled(index, convolve(x)))
         return self.dense(x.reshape(len(x), self.dense.in_features))
 
     @typed
     def __call__(self, images: Images) -> Array:
         """Return the ReLU outputs, `[B, classes]`."""
         return nnx.relu(self.logits(images))
+
+    def _pooled(self, index: int, x: Array) -> Array:
+        """Return the activations behind convolution `index`, with their pooling."""
+        del index
+        return nnx.relu(nnx.avg_pool(nnx.relu(x), (2, 2), strides=(2, 2)))
+
+
+class ClipFloorConvNet(ConvNet):
+    """`ConvNet` for a few steps: (convolution, clip-floor, 2x2 average) per entry of maps.
+
+    Each `neurons.clip_floor` learns its threshold. The poolings have no neurons of their own, and
+    are part of the next layer of a network that is read; the outputs are logits `[B, classes]`,
+    which spiking networks accumulate.
+
+    Args:
+        arguments: those of `ConvNet`.
+        levels: of the clip-floors, the number of steps to train for.
+        threshold: of each clip-floor, where training starts.
+        options: those of `ConvNet`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> model = ClipFloorConvNet((12, 12, 1), maps=(3,), levels=2, rngs=nnx.Rngs(0))
+        >>> model.eval()
+        >>> model(jnp.ones((2, 12, 12, 1))).shape, len(model.thresholds)
+        ((2, 10), 1)
+    """
+
+    @typed
+    def __init__(self, *arguments: Any, levels: Count = 4, threshold: Real = 2.0, **options: Any):
+        super().__init__(*arguments, **options)
+        clip_floor(jnp.zeros(()), threshold, levels)  # which checks them
+        self.levels = levels
+        self.thresholds = nnx.List(
+            nnx.Param(jnp.asarray(threshold, jnp.float32)) for _ in self.convolutions
+        )
+
+    @typed
+    def __call__(self, images: Images) -> Array:
+        """Return the logits, `[B, classes]`."""
+        return self.logits(images)
+
+    def _pooled(self, index: int, x: Array) -> Array:
+        activations = clip_floor(x, self.thresholds[index], self.levels)
+        return nnx.avg_pool(activations, (2, 2), strides=(2, 2))
 
 
 def _patch_product(convolution: nnx.Conv) -> Callable[[Array], Array]:
