@@ -497,8 +497,20 @@ def test_activations_with_channels_and_other_thresholds(network, images):
         np.testing.assert_allclose(np.broadcast_to(found, np.shape(scale)), scale, rtol=1e-6)
     by_hand = jaxsnn.SpikingNetwork(network, [1.0, 1.0, 1.0], [np.linspace(1, 2, 20), 1.0, 1.0])
     run = simulate(by_hand, images)
-    assert float(run.scale_factors[0]) == 1
-    assert np.isnan(run.activations()[1]).all()  # spikes that stand for no activation
+    # Thresholds that are no multiple of what spikes weigh: it is these that the next layer receives.
+    np.testing.assert_allclose(run.scale_factors[0], np.linspace(1, 2, 20), rtol=1e-6)
+    expected = np.asarray(run.spike_counts[0]) / len(run.times) * np.linspace(1, 2, 20)
+    np.testing.assert_allclose(run.activations()[0], expected, rtol=1e-6)
+
+
+def test_spikes_of_sources_that_do_not_compare_stand_for_no_activation(images):
+    def model(x):
+        x = jax.nn.relu(2 * x)
+        return jax.nn.relu(x + jax.nn.relu(x[:, ::-1]))
+
+    network = jaxsnn.read_network(model, images)
+    snn = jaxsnn.SpikingNetwork(network, [1.0] * len(network.layers), [1.0, 3.0, 1.0])
+    assert np.isnan(simulate(snn, images).activations()[-1]).all()
 
 
 def test_activations_of_samples_that_ended_early(snn, images):
