@@ -497,7 +497,7 @@ def test_activations_with_channels_and_other_thresholds(network, images):
         np.testing.assert_allclose(np.broadcast_to(found, np.shape(scale)), scale, rtol=1e-6)
     by_hand = jaxsnn.SpikingNetwork(network, [1.0, 1.0, 1.0], [np.linspace(1, 2, 20), 1.0, 1.0])
     run = simulate(by_hand, images)
-    # Thresholds that are no multiple of what spikes weigh: it is these that the next layer receives.
+    # Thresholds that are no multiple of what spikes weigh: the next layer receives these.
     np.testing.assert_allclose(run.scale_factors[0], np.linspace(1, 2, 20), rtol=1e-6)
     expected = np.asarray(run.spike_counts[0]) / len(run.times) * np.linspace(1, 2, 20)
     np.testing.assert_allclose(run.activations()[0], expected, rtol=1e-6)

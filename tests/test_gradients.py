@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 import jaxsnn
 
@@ -339,3 +340,26 @@ def test_drawn_spikes_have_the_gradient_of_their_probabilities(rng):
     assert np.any(with_gradient[0])
     for one, two in zip(drawn[1], with_gradient[1], strict=True):
         np.testing.assert_array_equal(one, two)
+
+
+def test_gradients_go_through_max_poolings(rng):
+    """By counts, of overlapping windows with padding."""
+    kernel, last = models.dyadic(rng, 3, 3, 1, 4), models.dyadic(rng, 4 * 4 * 4, 3)
+    numbers = ("NHWC", "HWIO", "NHWC")
+
+    def model(x):
+        x = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=numbers)
+        x = nnx.max_pool(jax.nn.relu(x), (3, 3), (2, 2), "SAME")
+        return x.reshape(len(x), -1) @ last
+
+    images = models.dyadic_images(rng, 3, 8, 8, 1)
+    snn = jaxsnn.balance_thresholds(
+        jaxsnn.read_network(model, images), 2.0, reset=jaxsnn.reset_by_subtraction
+    )
+
+    def loss(snn):
+        return jnp.sum(jaxsnn.simulate(snn, images, key=0, duration=0.006).scores[-1] ** 2)
+
+    found = jax.grad(loss)(snn)
+    assert np.any(found.network.layers[0].weights[0])
+    assert np.isfinite(found.network.layers[0].weights[0]).all()
