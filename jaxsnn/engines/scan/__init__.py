@@ -238,6 +238,8 @@ def program(behaviour: Behaviour) -> Any:
         remat,
         traced_on_cpu,
     ):
+        # Without compilation, these are of NumPy.
+        keys, rate, state = jax.tree.map(jnp.asarray, (keys, rate, state))
         observe = recorder(behaviour.record)
         if fan_outs is not None:
             record = observe

@@ -24,7 +24,6 @@ from jaxsnn.engines.base import Behaviour, State, Step, output_seen
 from jaxsnn.engines.scan.lowering import Compiled
 from jaxsnn.network import INPUT
 from jaxsnn.stopping import Stop
-from jaxsnn.support.arrays import AnyArray
 
 
 class Chunk(NamedTuple):
@@ -121,7 +120,7 @@ def scan_steps(
     layers: Compiled,
     behaviour: Behaviour,
     probabilities: Array,
-    keys: AnyArray,
+    keys: Array,
     rate: ArrayLike,
     state: State,
     stop: Stop | None,
@@ -195,12 +194,12 @@ class _Drive(NamedTuple):
 def _drive(
     layers: Compiled,
     behaviour: Behaviour,
-    keys: AnyArray,
+    keys: Array,
     probabilities: Array,
     first: Array,
     length: int,
 ) -> _Drive:
-    keys = jax.random.wrap_key_data(jnp.asarray(keys), impl="threefry2x32")
+    keys = jax.random.wrap_key_data(keys, impl="threefry2x32")
 
     numbers = behaviour.encode is encoding.constant
 
