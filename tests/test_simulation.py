@@ -374,7 +374,7 @@ def test_nothing_compiles_twice(rng, caplog):
         assert len(compilations(caplog)) == 1
         run()
         run(2.0, max_rate=300.0, key=5, dt=5e-4, duration=0.05)
-        run(spike=jaxsnn.step_function(jaxsnn.fast_sigmoid()))
+        run(spike=jaxsnn.step_function(jaxsnn.boxcar()))
         run(duration=0.5)  # five times the chunk of 0.1 s
         assert len(compilations(caplog)) == 1
         run(engine=Scan(batch_size=5))
