@@ -58,7 +58,8 @@ def calibrate(
 ) -> SpikingNetwork:
     """Learn thresholds and initial potentials with which few steps are enough.
 
-    Without labels, what is lowered is the squared error of the scores after the last step, as
+    On images that the ReLU network was trained with, labels have little to teach, since it is right
+    on nearly all of them: leave them out there. Without labels, what is lowered is the squared error of the scores after the last step, as
     averages over the steps, against the outputs of the ReLU network, in units of their variance;
     with labels it is their cross-entropy. After every epoch the loss of the held-out images decides
     whether the network is the best so far; if none is better than the one given, that one is

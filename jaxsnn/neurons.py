@@ -152,9 +152,10 @@ def reset_by_subtraction(potential: Values, spikes: Values, threshold: Values) -
 def boxcar(width: Real = 1.0) -> Callable[[Array], Array]:
     """Surrogate derivative 1 for |x| < width/2, else 0, with x = V/θ - 1: the default.
 
-    Of those that were tried (`benchmarks/surrogates.py`), its gradients agree best with what a
-    change of thresholds, scale factors, initial potentials, weights and biases does to the loss of
-    a converted network; narrow ones, such as `fast_sigmoid(10.0)`, may even point the wrong way.
+    Of those that were tried with the resets as they are (`benchmarks/surrogates.py`), its gradients
+    agree best with what a change of thresholds, scale factors, initial potentials, weights and
+    biases does to the loss of a converted network; narrow ones, such as `fast_sigmoid(10.0)`, may
+    even point the wrong way.
     Near the threshold a change of the potential is then a change of the spike, which the reset by
     subtraction takes away again, so that nothing is counted twice.
 
