@@ -58,12 +58,13 @@ def calibrate(
 ) -> SpikingNetwork:
     """Learn thresholds and initial potentials with which few steps are enough.
 
-    On images that the ReLU network was trained with, labels have little to teach, since it is right
-    on nearly all of them: leave them out there. Without labels, what is lowered is the squared error of the scores after the last step, as
+    Without labels, what is lowered is the squared error of the scores after the last step, as
     averages over the steps, against the outputs of the ReLU network, in units of their variance;
-    with labels it is their cross-entropy. After every epoch the loss of the held-out images decides
-    whether the network is the best so far; if none is better than the one given, that one is
-    returned, with a warning.
+    with labels it is their cross-entropy. On images that the ReLU network was trained with, labels
+    have little to teach, since it is right on nearly all of them: leave them out there.
+
+    After every epoch the loss of the held-out images decides whether the network is the best so
+    far; if none is better than the one given, that one is returned, with a warning.
 
     Source: the surrogate gradients of Wu et al. 2018, the parameters of a conversion after Li et
     al. 2021, "A free lunch from ANN: towards efficient, accurate spiking neural networks
