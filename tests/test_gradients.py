@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from surrogates import CHANGES, changed
 
 import jaxsnn
 
@@ -146,41 +147,6 @@ def test_training_through_the_spikes_lowers_a_loss(rng):
 
 # -- Whether surrogate gradients point the right way -----------------------------------------------
 
-# What is changed of all neurons of a layer, and how far differences reach.
-CHANGES = {
-    "scale factors": 0.25,
-    "thresholds": 0.25,
-    "initial potentials": 0.25,
-    "weights": 0.15,
-    "biases": 0.1,
-}
-
-
-def changed(snn, by):
-    """The network with a number of each layer in each row of `by` changed; 0 changes nothing.
-
-    Scale factors, thresholds and weights change by logarithms, initial potentials and biases in
-    units of the thresholds.
-    """
-    layers = snn.network.layers
-    factor = [jnp.exp(by["scale factors"][index]) for index in range(len(layers))]
-    thresholds, starts = list(snn.thresholds), [jnp.zeros(())] * len(layers)
-    for index, layer in enumerate(layers):
-        if layer.spiking:
-            thresholds[index] *= factor[index] * jnp.exp(by["thresholds"][index])
-            starts[index] = by["initial potentials"][index] * thresholds[index]
-    amplitudes = [
-        [None if a is None else a * factor[c.source] for a, c in zip(row, layer.all_connections)]
-        for row, layer in zip(snn.amplitudes, layers)
-    ]
-    units = [theta if layer.spiking else 1.0 for theta, layer in zip(snn.thresholds, layers)]
-    new = tuple(
-        layer.times(jnp.exp(weight)).with_bias(layer.bias + bias * unit)
-        for layer, weight, bias, unit in zip(layers, by["weights"], by["biases"], units)
-    )
-    network = jaxsnn.Network(new, snn.network.input_shape)
-    return jaxsnn.SpikingNetwork(network, thresholds, amplitudes, starts, snn.reset, snn.encode)
-
 
 def residual_model(rng, depth=4, width=32):
     """Logits of a deep network with biases, with a ReLU after each residual sum."""
@@ -217,7 +183,7 @@ def test_gradients_point_where_the_loss_falls(rng, depth, reset):
 
     @jax.jit
     def loss(by):
-        run = jaxsnn.simulate(changed(snn, by), images, key=0, duration=0.01)
+        run = jaxsnn.simulate(changed(snn, 0.0, by), images, key=0, duration=0.01)
         return jnp.mean((run.scores[-1] / 10 - expected) ** 2)
 
     nothing = {name: jnp.zeros(len(network.layers)) for name in CHANGES}
@@ -245,7 +211,7 @@ def test_a_narrow_surrogate_may_point_the_wrong_way(rng):
         nothing = {name: jnp.zeros(len(network.layers)) for name in CHANGES}
         by = {**nothing, "scale factors": factors}
         narrow = jaxsnn.step_function(jaxsnn.fast_sigmoid(10.0))
-        run = jaxsnn.simulate(changed(snn, by), images, key=0, duration=0.01, spike=narrow)
+        run = jaxsnn.simulate(changed(snn, 0.0, by), images, key=0, duration=0.01, spike=narrow)
         return jnp.mean((run.scores[-1] / 10 - expected) ** 2)
 
     gradient = np.asarray(jax.grad(loss)(jnp.zeros(len(network.layers))))
