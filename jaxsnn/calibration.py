@@ -118,11 +118,13 @@ def calibrate(
     learn = jax.jit(partial(_learn, task, optimizer))
     judge = jax.jit(task.loss)
     state = (moves, optimizer.init(moves), moves, judge(snn, moves, rest, np.uint32(seed)))
-    given = snn, state[:2], data, np.zeros(batch_size, np.int32), np.uint32(seed)
-    numbers = map(np.asarray, (*jax.tree.leaves(given), epochs))
-    identity = {"calibration": digest(learn.lower(*given).as_text(), *numbers)}
-    store = None if checkpoint is None else _checkpoints(checkpoint)
-    state, history = (state, []) if store is None else store.load(state, identity)
+    store, identity, history = None, {}, []
+    if checkpoint is not None:
+        given = snn, state[:2], data, np.zeros(batch_size, np.int32), np.uint32(seed)
+        numbers = map(np.asarray, (*jax.tree.leaves(given), epochs))
+        identity = {"calibration": digest(learn.lower(*given).as_text(), *numbers)}
+        store = _checkpoints(checkpoint)
+        state, history = store.load(state, identity)
     with progress_bar(progress, total=epochs * batches, desc="calibrating") as bar:
         skip(bar, len(history) * batches)
         for epoch in range(len(history), epochs):
