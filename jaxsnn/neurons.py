@@ -155,9 +155,8 @@ def boxcar(width: Real = 1.0) -> Callable[[Array], Array]:
     Of those that were tried with the resets as they are (`benchmarks/surrogates.py`), its gradients
     agree best with what a change of thresholds, scale factors, initial potentials, weights and
     biases does to the loss of a converted network; narrow ones, such as `fast_sigmoid(10.0)`, may
-    even point the wrong way.
-    Near the threshold a change of the potential is then a change of the spike, which the reset by
-    subtraction takes away again, so that nothing is counted twice.
+    even point the wrong way. Near the threshold a small change of the potential is passed on by the
+    spike alone: the reset by subtraction removes the same change from the potential.
 
     Source: Wu et al. 2018, "Spatio-temporal backpropagation".
 
