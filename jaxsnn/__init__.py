@@ -44,7 +44,7 @@ from jaxsnn.simulation import Simulation, simulate
 
 if TYPE_CHECKING:
     from jaxsnn import networks, plotting, sweeps, training
-    from jaxsnn.calibration import calibrate
+    from jaxsnn.calibration import calibrate, correct_biases, scales_for
     from jaxsnn.diagnosis import Report, report
     from jaxsnn.paper.datasets import Dataset, DatasetError, load_dataset
     from jaxsnn.sweeps import Grid, best, load_sweep, save_sweep, sweep
@@ -57,7 +57,9 @@ _LOADED_LATER = {
         name: ("jaxsnn.sweeps", name)
         for name in ("Grid", "best", "load_sweep", "save_sweep", "sweep")
     },
-    "calibrate": ("jaxsnn.calibration", "calibrate"),
+    **{
+        name: ("jaxsnn.calibration", name) for name in ("calibrate", "correct_biases", "scales_for")
+    },
     "Report": ("jaxsnn.diagnosis", "Report"),
     "report": ("jaxsnn.diagnosis", "report"),
     "networks": ("jaxsnn.networks", None),
@@ -100,6 +102,7 @@ __all__ = [
     "ceiling_scales",
     "constant",
     "convert",
+    "correct_biases",
     "data_based_scales",
     "data_based_scales_of_authors_code",
     "engines",
@@ -126,6 +129,7 @@ __all__ = [
     "reset_by_subtraction",
     "reset_to_zero",
     "save_sweep",
+    "scales_for",
     "simulate",
     "step_function",
     "stopping",

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from jaxsnn import encoding, neurons
 from jaxsnn.conversion.balancing import SpikingNetwork, balance_thresholds
 from jaxsnn.conversion.scaling import percentile_scales
+from jaxsnn.network import Network
 from jaxsnn.reading import Model, read_network
 from jaxsnn.support.typed import Count, Images, Numbers, Real, typed
 
 
 @typed
 def convert(
-    model: Model,
+    model: Model | Network,
     images: Images,
     *,
     output: int | str | None = None,
-    percentile: Real = 99.9,
+    steps: Count | None = None,
+    percentile: Real | None = None,
     per: Literal["layer", "channel"] = "channel",
     initial_potential: Numbers = 0.5,
     reset: neurons.Reset = neurons.reset_by_subtraction,
@@ -33,15 +35,19 @@ def convert(
     network, and `simulate` follows them. Those of Diehl et al. 2015 are the defaults of the single
     stages: `read_network`, `data_based_scales`, `balance_thresholds`.
 
+    With `steps`, the scale factors are chosen for so many by trying some (`scales_for`), which for
+    less than about ten steps makes most networks far more accurate.
+
     Layers that were trained with `neurons.clip_floor` get the thresholds that they have learned,
     and no percentile.
 
     Args:
-        model: as for `read_network`.
+        model: as for `read_network`, or a network that was read.
         images: calibration images `[N, ...]`, such as a few hundred of the training set.
         output: as for `read_network`: which array to read of a model that returns several.
-        percentile: of the activations, in percent; 100, the largest, lets rates and scores approach
-            those of the model without an error that stays.
+        steps: how many steps the network is to run, each with a full rate; by default many.
+        percentile: of the activations, in percent, by default 99.9; 100, the largest, lets rates
+            and scores approach those of the model without an error that stays.
         per: "channel" or "layer": what has a scale factor of its own.
         initial_potential: as a fraction of the threshold.
         reset: `reset_by_subtraction`, `reset_to_zero` or a function of yours.
@@ -54,7 +60,7 @@ def convert(
 
     Raises:
         ReadingError: the model cannot be read; the message says where and why.
-        ValueError: as `percentile_scales`.
+        ValueError: as `percentile_scales`, or both steps and a percentile are given.
 
     Example:
         >>> import jax.numpy as jnp, jaxsnn
@@ -67,16 +73,23 @@ def convert(
         >>> run.scores.shape
         (32, 10, 3)
     """
-    network = read_network(model, images, output=output)
-    scales = percentile_scales(
-        network,
-        images,
-        percentile=percentile,
-        per=per,
-        encode=encode,
-        batch_size=batch_size,
-        progress=progress,
-    )
+    network = model
+    if not isinstance(network, Network):
+        network = read_network(network, images, output=output)
+    how: dict[str, Any] = {"per": per, "encode": encode, "batch_size": batch_size}
+    if steps is None:
+        percentile = 99.9 if percentile is None else percentile
+        scales = percentile_scales(network, images, percentile=percentile, progress=progress, **how)
+    elif percentile is not None:
+        raise ValueError(
+            f"percentile={percentile:g} and steps={steps}: with steps, percentiles are tried. Give "
+            "one of the two, or jaxsnn.scales_for(..., percentiles=[...]) to balance_thresholds."
+        )
+    else:
+        from jaxsnn.calibration import scales_for
+
+        how |= {"initial_potential": initial_potential, "reset": reset}
+        scales = scales_for(network, images, steps=steps, progress=progress, **how)
     return balance_thresholds(
         network, scales, initial_potential=initial_potential, reset=reset, encode=encode
     )

@@ -32,7 +32,7 @@ from jaxsnn.network import (
     Operation,
 )
 from jaxsnn.support.arrays import is_known
-from jaxsnn.support.typed import Count, Images, Real, typed
+from jaxsnn.support.typed import Count, Images, Numbers, Real, typed
 from jaxsnn.support.warn import warn
 
 Scales = Float[Array, "layers"]
@@ -513,6 +513,32 @@ def _scale_layers(network: Network, rule: Callable[[int, Mapping[int, float]], f
                 )
         scales[index] = previous
     return jnp.asarray([scales[index] for index in range(len(network.layers))], dtype)
+
+
+def multiplied(network: Network, scales: Numbers, by: float) -> Scales | ScalesOfChannels:
+    """Scale factors of all layers multiplied, but for those that were trained.
+
+    Args:
+        network: the ReLU network.
+        scales: a number for each layer, or a list of those of channels.
+        by: a factor of at most 1, so that no λ exceeds a ceiling.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxsnn
+        >>> from jaxsnn.conversion.scaling import multiplied
+        >>> network = jaxsnn.read_network(lambda x: jax.nn.relu(2 * x), jnp.zeros((1, 1)))
+        >>> multiplied(network, jnp.array([4.0]), 0.75).tolist()
+        [3.0]
+    """
+    factors = {INPUT: 1.0}
+    for index, layer in enumerate(network.layers):
+        own = by if _has_its_own(network, index) else factors[layer.all_connections[0].source]
+        factors[index] = own if layer.spiking and not layer.scale_is_trained else 1.0
+    of_layers = [factors[index] for index in range(len(network.layers))]
+    if isinstance(scales, list):
+        return [jnp.asarray(scale * by) for scale, by in zip(scales, of_layers, strict=True)]
+    values = jnp.asarray(scales)
+    return values * jnp.asarray(of_layers, values.dtype)
 
 
 def _has_its_own(network: Network, index: int) -> bool:

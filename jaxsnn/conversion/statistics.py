@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxsnn.network import Network
+from jaxsnn.support.arrays import AnyArray
 from jaxsnn.support.progress import progress_bar
 
 Axes = tuple[int | None, ...]  # for each layer the axis of its channels, without the batch axis
@@ -30,7 +31,7 @@ def batches(images: np.ndarray, batch_size: int, progress: bool | None) -> Itera
         yield jnp.asarray(images[start : start + batch_size])
 
 
-def over_all_but(axis: int | None, values: Array) -> tuple[int, ...]:
+def over_all_but(axis: int | None, values: AnyArray) -> tuple[int, ...]:
     """The axes of activations [B, ...] beside that of the channels; None stands for no such axis.
 
     Example:

@@ -1,4 +1,4 @@
-"""Calibration: thresholds and more, learned for a given number of steps from a few images.
+"""Thresholds and more, learned for a given number of steps from a few images.
 
 Gradients go through the spikes (`jaxsnn.neurons.boxcar`), and held-out images decide what is kept.
 """
@@ -18,9 +18,10 @@ import optax
 from jaxtyping import Array
 
 from jaxsnn import metrics
+from jaxsnn.calibration.outputs import DT, check_counts, parameter_axes, relu_outputs
 from jaxsnn.conversion.balancing import SpikingNetwork
-from jaxsnn.conversion.scaling import Per, channel_axes
-from jaxsnn.network import Connection, Layer, Network, linear
+from jaxsnn.conversion.scaling import Per
+from jaxsnn.network import Connection, Layer, Network
 from jaxsnn.simulation import simulate
 from jaxsnn.support.digests import digest
 from jaxsnn.support.progress import progress_bar, skip
@@ -177,7 +178,9 @@ class _Task(NamedTuple):
             moved(snn, moves),
             data.images,
             key=draw,
-            duration=self.steps * 1e-3,
+            duration=self.steps * DT,
+            dt=DT,
+            max_rate=1 / DT,
             engine="scan",
             progress=False,
         )
@@ -223,12 +226,10 @@ def no_moves(snn: SpikingNetwork, parameters: Sequence[Parameter], per: Per) -> 
         {'thresholds': [Array(0., dtype=float32)]}
     """
     layers, dtype = snn.network.layers, snn.network.dtype
-    axes = channel_axes(snn.network, per)
+    axes = parameter_axes(snn.network, per)
 
     def zeros(index: int) -> Array:
         axis, shape = axes[index], snn.network.shapes[index]
-        if axis is None and per == "channel" and len(shape) == 1:  # outputs without a ReLU
-            axis = 0
         sizes = [size if place == axis else 1 for place, size in enumerate(shape)]
         return jnp.zeros((), dtype) if axis is None else jnp.zeros(sizes, dtype)
 
@@ -338,9 +339,7 @@ def _check(
     seed: int,
 ) -> None:
     snn.check()
-    for name, value in (("steps", steps), ("epochs", epochs), ("batch_size", batch_size)):
-        if value < 1:
-            raise ValueError(f"{name}={value}; it must be at least 1.")
+    check_counts(steps=steps, epochs=epochs, batch_size=batch_size)
     if not parameters:
         raise ValueError(f"parameters is empty; choose among {', '.join(_names())}.")
     if not 0 < held_out < 1:
@@ -364,7 +363,7 @@ def _split(
             f"{len(pixels)} images, of which {count} are held out: there must be {batch_size} for "
             "one batch beside them; give more images, or a smaller batch_size."
         )
-    targets = outputs = _outputs(network, pixels)
+    targets = outputs = relu_outputs(network, pixels)
     if labels is not None:
         targets = np.asarray(metrics.checked_labels(labels, classes=network.shapes[-1][-1]))
         if targets.shape != pixels.shape[:1]:
@@ -378,15 +377,6 @@ def _split(
         for chosen in (order[count:], order[:count])
     )
     return learned, kept, float(np.std(outputs)) or 1.0
-
-
-def _outputs(network: Network, pixels: np.ndarray, size: int = 500) -> np.ndarray:
-    """What the last layer receives: its outputs, before a ReLU that scores do not have."""
-    *before, last = network.layers
-    linear_network = Network((*before, replace(last, activation=linear)), network.input_shape)
-    compute = jax.jit(lambda network, x: network(x))
-    starts = range(0, len(pixels), size)
-    return np.concatenate([compute(linear_network, pixels[s : s + size]) for s in starts])
 
 
 def _check_loss(loss: float, epoch: int) -> None:
