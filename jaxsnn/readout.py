@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxsnn.support.arrays import AnyArray, compiled, numbers_of, static_field
-from jaxsnn.support.typed import typed
+from jaxsnn.support.typed import Count, typed
 
 
 @jax.tree_util.register_dataclass
@@ -48,8 +48,9 @@ class Output:
     def scores(self) -> AnyArray:
         """The potential of each neuron, had it never been reset: what it received `[B, classes]`.
 
-        Where that is not known, V + θ·(spikes), which is the same under the reset by subtraction
-        and for outputs that never spike, and a lower bound after a reset to zero.
+        Of a delayed readout, what it received since it began. Where that is not known,
+        V + θ·(spikes), which is the same under the reset by subtraction and for outputs that never
+        spike, and a lower bound after a reset to zero.
         """
         if self.received is not None:
             return self.received
@@ -59,7 +60,8 @@ class Output:
 Readout = Annotated[
     Callable[[Output], Int[Array, " batch"]],
     "a function of the output layer, such as jaxsnn.readout.spike_count, "
-    "jaxsnn.readout.first_spike, jaxsnn.readout.membrane_potential or jaxsnn.readout.score",
+    "jaxsnn.readout.first_spike, jaxsnn.readout.membrane_potential, jaxsnn.readout.score or "
+    "jaxsnn.readout.delayed(2)",
 ]
 
 
@@ -127,6 +129,61 @@ def score(output: Output) -> Int[AnyArray, "*batch"]:
     return output.scores.argmax(-1).astype(np.int32)
 
 
+@dataclass(frozen=True)
+class Delayed:
+    """The neuron that received most after step `start`; `delayed` makes it.
+
+    Engines hand it outputs whose `received` counts from there on. Undecided are samples before that
+    step, and those whose outputs have received nothing since.
+    """
+
+    start: int
+
+    def __call__(self, output: Output) -> Int[AnyArray, "*batch"]:
+        scores = output.scores
+        classes = scores.argmax(-1).astype(np.int32)
+        return numbers_of(scores).where((scores != 0).any(-1), classes, np.int32(-1))
+
+
+@typed
+def delayed(start: Count) -> Delayed:
+    """The neuron that received most after so many steps: scores, too, count from there on.
+
+    Early steps carry an error where potentials start at 0, since layer after layer waits for its
+    first spikes. Initial potentials of half the thresholds remove it, and then all steps together
+    are better.
+
+    Args:
+        start: steps that do not count, at least 0.
+
+    Raises:
+        ValueError: the number is negative.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxsnn
+        >>> network = jaxsnn.read_network(lambda x: jax.nn.relu(0.5 * x), jnp.zeros((1, 2)))
+        >>> snn = jaxsnn.balance_thresholds(network, 1.0)
+        >>> run = jaxsnn.simulate(snn, jnp.array([[0.0, 1.0]]), key=0, duration=0.004,
+        ...                       read=jaxsnn.readout.delayed(2))
+        >>> run.scores[:, 0].tolist(), run.predictions[:, 0].tolist()
+        ([[0.0, 0.0], [0.0, 0.0], [0.0, 0.5], [0.0, 1.0]], [-1, -1, 1, 1])
+    """
+    if start < 0:
+        raise ValueError(f"start={start}; it must be a number of steps, not negative.")
+    return Delayed(int(start))
+
+
+def start_of(read: Readout) -> int:
+    """After how many steps a readout begins to count.
+
+    Example:
+        >>> from jaxsnn import readout
+        >>> readout.start_of(readout.score), readout.start_of(readout.delayed(3))
+        (0, 3)
+    """
+    return read.start if isinstance(read, Delayed) else 0
+
+
 @typed
 def default(spiking: bool) -> Readout:
     """The readout of a run that names none: spikes where the outputs spike, else scores.
@@ -162,7 +219,7 @@ def read_steps(read: Readout, output: Output) -> np.ndarray:
         >>> readout.read_steps(readout.spike_count, output).tolist()
         [[-1], [1]]
     """
-    if read in OF_THE_LIBRARY:
+    if read in OF_THE_LIBRARY or isinstance(read, Delayed):
         return cast(np.ndarray, read(output))
     return np.asarray(_read_steps(output, read=read))
 

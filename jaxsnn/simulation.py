@@ -66,9 +66,9 @@ class Simulation:
     Attributes:
         predictions: the class after every step `[T, B]`, -1 while undecided.
         scores: the score of each class after every step `[T, B, classes]`: the potential of the
-            output, had it never been reset; None from an engine that does not give them. Divided
-            by the steps and by max_rate·dt, those of a last layer without a ReLU approach its
-            outputs, the logits.
+            output, had it never been reset, or of a delayed readout what it received since that
+            began; None from an engine that does not give them. Divided by the steps and by
+            max_rate·dt, those of a last layer without a ReLU approach its outputs, the logits.
         first_spike_prediction: class of the first output spike `[B]`, -1 if there was none.
         first_spike_time: its time in seconds `[B]`, at the end of its step; nan if there was none.
         spike_counts: for each layer the number of spikes of each neuron `[B, ...]`.
@@ -221,8 +221,9 @@ def simulate(
             default that of the network. Deep networks spike soonest with
             `balance_thresholds(..., initial_potential=0.5, reset=reset_by_subtraction)`.
         read: how a class is read from the output layer: `readout.spike_count`,
-            `readout.first_spike`, `readout.membrane_potential`, `readout.score` or a function of
-            yours; by default spike counts, or for a last layer without a ReLU the scores.
+            `readout.first_spike`, `readout.membrane_potential`, `readout.score`,
+            `readout.delayed(steps)` or a function of yours; by default spike counts, or for a last
+            layer without a ReLU the scores.
         record: function of a `Step` whose value is kept for every step, for example
             `lambda step: step.spikes[0]`. Its leaves have the samples first. It is part of the
             compiled program: define it once, since every new function compiles a new program (the

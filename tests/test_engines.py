@@ -124,6 +124,23 @@ def test_a_run_split_in_two_is_the_whole(problem, engine):
     )
 
 
+@pytest.mark.parametrize("engine", ["events", engines.Scan(chunk=5)], ids=["events", "scan"])
+@pytest.mark.parametrize("steps", [(12,), (2, 3, 7)], ids=["whole", "in three parts"])
+@pytest.mark.parametrize("problem", [PROBLEMS[0], PROBLEMS[9]], ids=lambda problem: problem.name)
+def test_a_delayed_readout_counts_from_its_step_on(problem, steps, engine):
+    _, _, scores = problem.answer()
+    late = np.concatenate([np.zeros_like(scores[:3]), scores[3:] - scores[2]])
+    predictions = np.where((late != 0).any(-1), late.argmax(-1), -1)
+    snn, state, found = problem.spiking_network(), None, []
+    for count in steps:
+        options = {**problem.options, "read": jaxsnn.readout.delayed(3), "state": state}
+        run = replace(problem, steps=count, options=options).simulate(snn, engine)
+        state = run.state
+        found.append((run.scores, run.predictions))
+    for of_parts, expected in zip(zip(*found, strict=True), (late, predictions), strict=True):
+        np.testing.assert_array_equal(np.concatenate(of_parts), expected)
+
+
 @functools.cache
 def swept(build, arithmetic, engine):
     """A sweep over settings of all kinds."""

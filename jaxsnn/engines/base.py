@@ -98,8 +98,8 @@ class State:
     refractory_steps    []             refractory period in steps
     arithmetic          []             checksum of the step sizes; 0 in floating point
     origin                             checksums of what the run was made of; None: not known
-    received            [B, classes]   what each output has received in all, and started with; None:
-                                       not known
+    received            [B, classes]   what each output has received in all, and started with, or
+                                       since a delayed readout began; None: not known
     ==================  =============  ========================================================
     """
 
@@ -393,6 +393,23 @@ def received_so_far(run: Run) -> AnyArray:
         return state.received
     threshold = run.network.thresholds[-1] if run.network.network.layers[-1].spiking else 0
     return state.neurons[-1].potential + threshold * state.spike_counts[-1]
+
+
+def received_since(start: int, ends: Any, received: AnyArray) -> AnyArray:
+    """What outputs have received after step `start`, and 0 until then `[K, B, classes]`.
+
+    Args:
+        start: as of `readout.delayed`; from 0 on, all that is received counts.
+        ends: the numbers of K steps, from 1 on.
+        received: in all, and started with; or after `start`, where that is before these steps.
+    """
+    if not start:
+        return received
+    numbers = numbers_of(received)
+    place = start - ends[0]  # of the last step that does not count
+    before = received[numbers.clip(place, 0, len(received) - 1)][None]
+    counted = received - numbers.where(place >= 0, before, 0)
+    return numbers.where((ends > start)[:, None, None], counted, 0)
 
 
 def take_samples(tree: Any, samples: np.ndarray) -> Any:

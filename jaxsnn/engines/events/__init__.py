@@ -21,7 +21,7 @@ from typing import Any
 
 import jax
 
-from jaxsnn import encoding, neurons, stopping
+from jaxsnn import encoding, neurons, readout, stopping
 from jaxsnn.conversion.fixed_point import FixedPointNetwork
 from jaxsnn.engines.base import Engine, Run, Trajectory
 
@@ -63,6 +63,8 @@ class Events(Engine):
             return "it knows spikes at the threshold only, as heaviside and step_function give them"
         if not (stop is None or stop is stopping.first_spike or type(stop) is stopping.Margin):
             return "it knows the stop rules of jaxsnn.stopping only"
+        if stop is not None and readout.start_of(behaviour.read):
+            return "its stop rules see what outputs receive from the first step on"
         layout = layout_of(run.network)
         return layout if isinstance(layout, str) else None
 

@@ -23,6 +23,7 @@ from jaxsnn.engines.base import (
     arithmetic_of,
     bytes_of_step,
     output_seen,
+    received_since,
     received_so_far,
     segments,
 )
@@ -215,7 +216,7 @@ def _steps(
         results = _run_kernels(layout, settings, inputs, arrays, advance)
         if not layout.in_order[-1]:
             results = _in_order(layout, arrays, results, silent, done)
-        yield Segment(results, *_read(run, results, silent, arrays, done))
+        yield Segment(results, *_read(run, layout, results, silent, arrays, done))
         done += steps
         if np.all(arrays.exit_step > 0):
             return
@@ -431,12 +432,13 @@ def _state(run: Run, layout: Layout, arrays: Arrays) -> State:
 
 
 def _read(
-    run: Run, results: Results, silent: np.ndarray, arrays: Arrays, done: int
+    run: Run, layout: Layout, results: Results, silent: np.ndarray, arrays: Arrays, done: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Predictions and scores after every step [T, B, ...] of those that follow on `done`.
 
     Args:
         run: the run.
+        layout: the arrays of the network.
         results: what happened in each step.
         silent: the samples of which no output had spiked before.
         arrays: the state after the last step.
@@ -446,6 +448,9 @@ def _read(
     written: Any = results.counts, results.potentials, results.received
     counts, potentials, received = (values.swapaxes(0, 1) for values in written)
     ends = np.arange(done + 1, done + 1 + len(counts), dtype=np.int32)
+    if start := readout.start_of(run.behaviour.read):
+        received = received_since(start, ends, received)
+        arrays.received[:, layout.orders[-1]] = received[-1]
     first_step = np.where(silent, arrays.first_step, 0)
     first_class: Any = np.where(first_step <= ends[:, None], arrays.first_class, np.int32(-1))
     seen = output_seen(

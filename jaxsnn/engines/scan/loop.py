@@ -18,9 +18,9 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, PyTree
 
-from jaxsnn import encoding, neurons
+from jaxsnn import encoding, neurons, readout
 from jaxsnn.conversion.rounding import NUMBER_BITS
-from jaxsnn.engines.base import Behaviour, State, Step, output_seen
+from jaxsnn.engines.base import Behaviour, State, Step, output_seen, received_since
 from jaxsnn.engines.scan.lowering import Compiled
 from jaxsnn.network import INPUT
 from jaxsnn.stopping import Stop
@@ -253,8 +253,10 @@ def _advance(
         new_neurons.append(new)
         spikes.append(fired)
         potentials.append(potential)
+    ends = state.step + 1 + jnp.arange(length, dtype=state.step.dtype)
+    totals = received_since(readout.start_of(behaviour.read), ends, totals)
     after, (predictions, scores), active, first = _read(
-        layers, behaviour, stop, state, spikes[-1], potentials[-1], totals
+        layers, behaviour, stop, state, ends, spikes[-1], potentials[-1], totals
     )
     inputs = drive.inputs
     if len(inputs) < length:
@@ -389,12 +391,12 @@ def _read(
     behaviour: Behaviour,
     stop: Stop | None,
     state: State,
+    ends: Array,
     spikes: Array,
     potentials: Array,
     received: Array,
 ) -> tuple[State, tuple[Array, Array], Array | None, Array]:
     """Predictions and scores of a chunk, which samples are running, whose first spike is when."""
-    ends = state.step + 1 + jnp.arange(len(spikes), dtype=state.step.dtype)
     counts = state.spike_counts[-1][None] + spikes.cumsum(0, dtype=spikes.dtype)
     fired = (spikes > 0).any(-1)
     now = fired.argmax(0)  # the first step of the chunk with an output spike, if there is one
