@@ -30,7 +30,7 @@ def scales_for(
     *,
     steps: Count,
     percentiles: Sequence[Real] = (99.0, 99.9, 100.0),
-    multipliers: Sequence[Real] = (0.5, 0.75, 1.0),
+    multipliers: Sequence[Real] = (0.5, 0.6, 0.75, 0.9, 1.0),
     per: Per = "channel",
     initial_potential: Numbers = 0.5,
     reset: neurons.Reset = neurons.reset_by_subtraction,
