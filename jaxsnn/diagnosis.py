@@ -16,13 +16,21 @@ from jaxtyping import Array
 from jaxsnn import metrics, neurons
 from jaxsnn.conversion.balancing import SpikingNetwork
 from jaxsnn.conversion.fixed_point import FixedPoint
-from jaxsnn.network import INPUT, Layer, Network
+from jaxsnn.network import INPUT, Layer, Network, merge_poolings
+from jaxsnn.network.poolings import mergeable_poolings
 from jaxsnn.simulation import Simulation, simulate, split
 from jaxsnn.support.progress import progress_bar
 from jaxsnn.support.typed import Count, Images, Key, Numbers, Real, Scalar, typed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+class Merging(NamedTuple):
+    """Layers that merging average poolings would save, and the operations for each image then."""
+
+    layers: int
+    operations: float
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -55,6 +63,7 @@ class Report:
         relu_accuracy: accuracy of the ReLU network; None without labels.
         accuracy: accuracy of the spiking network after T steps; None without labels.
         additions: additions of biases and of sums in each step, as `metrics.additions`.
+        merging: what `merge_poolings` would change; None where there is nothing to merge.
         advice: a line for everything that is off.
 
     Example:
@@ -73,6 +82,7 @@ class Report:
     relu_accuracy: float | None
     accuracy: float | None
     additions: metrics.Additions
+    merging: Merging | None
     advice: tuple[str, ...]
 
     def plot(self, *, figure: Figure | None = None) -> Figure:
@@ -120,6 +130,12 @@ class Report:
         if any(self.additions):
             biases, sums = (self.steps * count for count in self.additions)
             yield f"besides {biases:,} additions of biases and {sums:,} operations of sums"
+        if self.merging is not None:
+            saved, new = self.merging
+            yield (
+                f"merge_poolings would save {saved} {'layer' if saved == 1 else 'layers'} of "
+                f"neurons, for {new:,.0f} operations with as many spikes elsewhere"
+            )
 
 
 @typed
@@ -199,6 +215,7 @@ def report(
         relu_accuracy=None if expected is None else float(np.mean(by_relus == expected)),
         accuracy=None if expected is None else float(np.mean(by_spikes == expected)),
         additions=metrics.additions(snn.network),
+        merging=_merging(snn.network, tallies, synapses, len(pixels)),
         advice=_advice(snn, rows, agreement),
     )
 
@@ -298,6 +315,36 @@ def _synapses(network: Network) -> list[list[Array]]:
         [metrics.synapses_of(part, network.shape_of(part.source)) for part in layer.all_connections]
         for layer in network.layers
     ]
+
+
+def _merging(
+    network: Network,
+    tallies: Sequence[_Tally],
+    synapses: Sequence[Sequence[Array]],
+    images: int,
+) -> Merging | None:
+    """What merging average poolings would change, were all other spikes the same."""
+    gone = mergeable_poolings(network)
+    if not gone:
+        return None
+    merged = merge_poolings(network)
+    kept = [tally for index, tally in enumerate(tallies) if index not in gone]
+    more = _operations_between(merged, kept, _synapses(merged))
+    less = _operations_between(network, tallies, synapses)
+    now = sum(tally.operations for tally in tallies)
+    return Merging(len(gone), (now + more - less) / images)
+
+
+def _operations_between(
+    network: Network, tallies: Sequence[_Tally], synapses: Sequence[Sequence[Array]]
+) -> float:
+    """Synaptic operations of all spikes but those of the input."""
+    return sum(
+        float((tallies[part.source].spikes * np.asarray(number)).sum())
+        for layer, row in zip(network.layers, synapses, strict=True)
+        for part, number in zip(layer.all_connections, row, strict=True)
+        if part.source != INPUT
+    )
 
 
 def _row(layer: Layer, tally: _Tally, scale: Any, images: int) -> dict[str, Any]:

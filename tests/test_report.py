@@ -182,3 +182,21 @@ def test_labels_are_checked_before_the_work(network, images):
         jaxsnn.report(network, images)
     with pytest.raises(ValueError, match="lacks"):
         jaxsnn.plotting.plot_layers([])
+
+
+def test_what_merged_poolings_would_cost(rng):
+    """Each spike in front of a pooling then reaches all outputs, in the place of one neuron."""
+    kernel, last = jnp.asarray(rng.normal(size=(1, 1, 1, 4))), jnp.asarray(rng.normal(size=(16, 5)))
+
+    def model(x):
+        numbers = ("NHWC", "HWIO", "NHWC")
+        x = jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=numbers)
+        x = jax.nn.relu(jax.nn.relu(x).reshape(-1, 2, 2, 2, 2, 4).mean((2, 4)))
+        return x.reshape(-1, 16) @ last
+
+    images = rng.random((7, 4, 4, 1)).astype(np.float32)
+    snn = converted(jaxsnn.read_network(model, images), images)
+    report = jaxsnn.report(snn, images, duration=0.016)
+    of_input, spikes = report.table["operations"][1], report.table["spikes"][1]
+    assert report.merging == (1, of_input + 5 * spikes)
+    assert f"save 1 layer of neurons, for {of_input + 5 * spikes:,.0f} operations" in str(report)

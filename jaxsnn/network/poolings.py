@@ -41,12 +41,28 @@ def merge_poolings(network: Network) -> Network:
         (3, 2)
     """
     layers = list(network.layers)
-    for index in range(len(layers) - 1):
-        readers = [other for other in layers if index in {p.source for p in other.all_connections}]
-        if _averages(network, layers[index]) and not any(r.pools_maxima for r in readers):
-            pooling = {index: layers[index].connection}
-            layers = [_through(layer, pooling) for layer in layers]
+    for index in mergeable_poolings(network):
+        pooling = {index: layers[index].connection}
+        layers = [_through(layer, pooling) for layer in layers]
     return Network(needed_layers(layers), network.input_shape)
+
+
+def mergeable_poolings(network: Network) -> list[int]:
+    """The layers that `merge_poolings` takes away.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxsnn
+        >>> from jaxsnn.network.poolings import mergeable_poolings
+        >>> network = jaxsnn.read_network(lambda x: jax.nn.relu(2 * x), jnp.zeros((1, 2)))
+        >>> mergeable_poolings(network)
+        []
+    """
+    found = []
+    for index, layer in enumerate(network.layers[:-1]):
+        readers = [r for r in network.layers if index in {p.source for p in r.all_connections}]
+        if _averages(network, layer) and not any(reader.pools_maxima for reader in readers):
+            found.append(index)
+    return found
 
 
 def _averages(network: Network, layer: Layer) -> bool:
