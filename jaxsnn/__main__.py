@@ -1,4 +1,4 @@
-"""The command line: `python -m jaxsnn reproduce`, `sweep` and `plot`."""
+"""The command line: `python -m jaxsnn reproduce`, `few-steps`, `sweep` and `plot`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import tyro
 
 from jaxsnn.paper.datasets import DatasetError
+from jaxsnn.paper.few_steps import few_steps
 from jaxsnn.paper.reproduce import reproduce
 from jaxsnn.paper.sweep_command import plot_sweep, sweep_network
 from jaxsnn.support.errors import UsageError
@@ -15,7 +16,12 @@ from jaxsnn.support.errors import UsageError
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; errors of arguments, data and files are printed without a traceback."""
-    commands = {"reproduce": reproduce, "sweep": sweep_network, "plot": plot_sweep}
+    commands = {
+        "reproduce": reproduce,
+        "few-steps": few_steps,
+        "sweep": sweep_network,
+        "plot": plot_sweep,
+    }
     try:
         tyro.extras.subcommand_cli_from_dict(
             commands, prog="python -m jaxsnn", args=arguments, description=__doc__

@@ -89,9 +89,9 @@ def short_data():
 @pytest.fixture(scope="module")
 def short_commands(short_recipes, short_data):
     """Commands that train for a short time."""
-    from jaxsnn.paper import reproduce, sweep_command
+    from jaxsnn.paper import few_steps, reproduce, sweep_command
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (reproduce, sweep_command):
+        for module in (few_steps, reproduce, sweep_command):
             patch.setattr(module, "load_dataset", short_data)
         yield

@@ -106,14 +106,19 @@ class FullyConnected(nnx.Module):
                 f"{x.shape}; a single image needs a batch axis: images[None]"
             )
         x = _real(x).reshape(len(x), self.sizes[0])
-        for layer in self.layers[:-1]:
-            x = self.dropout(nnx.relu(layer(x)))
+        for index, layer in enumerate(self.layers[:-1]):
+            x = self.dropout(self._activated(index, layer(x)))
         return self.layers[-1](x)
 
     @typed
     def __call__(self, images: Images) -> Array:
         """Return the ReLU outputs, `[B, classes]`."""
         return nnx.relu(self.logits(images))
+
+    def _activated(self, index: int, x: Array) -> Array:
+        """Return the activations of hidden layer `index`."""
+        del index
+        return nnx.relu(x)
 
 
 class ConvNet(nnx.Module):
@@ -197,7 +202,57 @@ class ConvNet(nnx.Module):
         return nnx.relu(nnx.avg_pool(nnx.relu(x), (2, 2), strides=(2, 2)))
 
 
-class ClipFloorConvNet(ConvNet):
+class _ClipFloors(nnx.Module):
+    """Clip-floors for the hidden layers of a network, each with a threshold that it learns.
+
+    What the network returns are its logits `[B, classes]`, which spiking networks accumulate.
+    """
+
+    logits: Callable[[Images], Array]
+
+    def _add_clip_floors(self, layers: int, levels: int, threshold: float) -> None:
+        clip_floor(jnp.zeros(()), threshold, levels)  # which checks them
+        self.levels = levels
+        self.thresholds = nnx.List(
+            nnx.Param(jnp.asarray(threshold, jnp.float32)) for _ in range(layers)
+        )
+
+    @typed
+    def __call__(self, images: Images) -> Array:
+        """Return the logits, `[B, classes]`."""
+        return self.logits(images)
+
+    def _activated(self, index: int, x: Array) -> Array:
+        return clip_floor(x, self.thresholds[index], self.levels)
+
+
+class ClipFloorFullyConnected(_ClipFloors, FullyConnected):
+    """`FullyConnected` for a few steps: a `neurons.clip_floor` after every layer but the last.
+
+    Each learns its threshold. The outputs are logits `[B, classes]`, which spiking networks
+    accumulate.
+
+    Args:
+        arguments: those of `FullyConnected`.
+        levels: of the clip-floors, the number of steps to train for.
+        threshold: of each clip-floor, where training starts.
+        options: those of `FullyConnected`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> model = ClipFloorFullyConnected((784, 32, 10), levels=2, rngs=nnx.Rngs(0))
+        >>> model.eval()
+        >>> model(jnp.ones((2, 28, 28, 1))).shape, len(model.thresholds)
+        ((2, 10), 1)
+    """
+
+    @typed
+    def __init__(self, *arguments: Any, levels: Count = 4, threshold: Real = 2.0, **options: Any):
+        super().__init__(*arguments, **options)
+        self._add_clip_floors(len(self.layers) - 1, levels, threshold)
+
+
+class ClipFloorConvNet(_ClipFloors, ConvNet):
     """`ConvNet` for a few steps: (convolution, clip-floor, 2x2 average) per entry of maps.
 
     Each `neurons.clip_floor` learns its threshold. The poolings have no neurons of their own, and
@@ -221,20 +276,10 @@ class ClipFloorConvNet(ConvNet):
     @typed
     def __init__(self, *arguments: Any, levels: Count = 4, threshold: Real = 2.0, **options: Any):
         super().__init__(*arguments, **options)
-        clip_floor(jnp.zeros(()), threshold, levels)  # which checks them
-        self.levels = levels
-        self.thresholds = nnx.List(
-            nnx.Param(jnp.asarray(threshold, jnp.float32)) for _ in self.convolutions
-        )
-
-    @typed
-    def __call__(self, images: Images) -> Array:
-        """Return the logits, `[B, classes]`."""
-        return self.logits(images)
+        self._add_clip_floors(len(self.convolutions), levels, threshold)
 
     def _pooled(self, index: int, x: Array) -> Array:
-        activations = clip_floor(x, self.thresholds[index], self.levels)
-        return nnx.avg_pool(activations, (2, 2), strides=(2, 2))
+        return nnx.avg_pool(self._activated(index, x), (2, 2), strides=(2, 2))
 
 
 def _patch_product(convolution: nnx.Conv) -> Callable[[Array], Array]:

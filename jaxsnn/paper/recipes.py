@@ -18,7 +18,13 @@ from jax.typing import ArrayLike
 
 from jaxsnn.metrics import checked_labels
 from jaxsnn.paper.deep_networks import VGG, ResNet
-from jaxsnn.paper.networks import ClipFloorConvNet, ConvNet, FullyConnected, symmetric_uniform
+from jaxsnn.paper.networks import (
+    ClipFloorConvNet,
+    ClipFloorFullyConnected,
+    ConvNet,
+    FullyConnected,
+    symmetric_uniform,
+)
 from jaxsnn.support.typed import Count, Images, Numbers, Real, described, typed
 
 Loss = Callable[[Any, Array, Array], tuple[Array, Array]]
@@ -325,6 +331,15 @@ RECIPES: dict[str, Recipe] = {
             batch_size=100,
             optimizer=_cosine_adam(3e-3),
             loss=one_sided_squared_error,
+            augment=random_warp(shift=1.0, distortion=0.15),
+        ),
+        Recipe(
+            name="fc-few-steps",
+            model=partial(ClipFloorFullyConnected, dropout=0.2),
+            epochs=10,
+            batch_size=100,
+            optimizer=_cosine_adam(1e-3),
+            loss=cross_entropy,
             augment=random_warp(shift=1.0, distortion=0.15),
         ),
         Recipe(

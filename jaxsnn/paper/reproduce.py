@@ -88,7 +88,7 @@ def reproduce(
     """
     experiment = EXPERIMENTS[dataset]
     chosen = tuple(experiment.networks) if networks is None else networks
-    _check_numbers(images, seed)
+    check_numbers(images, seed)
     _check_choices(experiment, chosen, recipe, bits, engine)
     arithmetic = None if bits is None else FixedPoint(bits)
     started = time.monotonic()
@@ -186,7 +186,13 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _check_numbers(images: int, seed: int) -> None:
+def check_numbers(images: int, seed: int) -> None:
+    """Raise UsageError where a number of test images, or a seed, is out of range.
+
+    Example:
+        >>> from jaxsnn.paper.reproduce import check_numbers
+        >>> check_numbers(images=100, seed=0)
+    """
     if not 1 <= images <= 10_000:
         raise UsageError(f"images={images}; there are 10,000 test images: take 1 to 10000.")
     if not 0 <= seed < 1 << 32:
