@@ -45,9 +45,10 @@ def converted(
     images: np.ndarray,
     steps: int,
     arithmetic: jaxsnn.FixedPoint | None = None,
+    few: int | None = None,
 ) -> np.ndarray:
-    """The scores with the settings of `convert`, in floating or in fixed point."""
-    snn = jaxsnn.convert(zoo.trained(name), calibration, progress=False)
+    """The scores with the settings of `convert`, in some arithmetic, or for a few steps."""
+    snn = jaxsnn.convert(zoo.trained(name), calibration, steps=few, progress=False)
     return scores(snn, images, steps, arithmetic=arithmetic)
 
 
@@ -127,6 +128,7 @@ def tools() -> dict[str, Tool]:
     """All converters that are installed."""
     found: dict[str, Tool] = {
         "jaxsnn": converted,
+        "jaxsnn, for 4 steps": partial(converted, few=4),
         "jaxsnn, 16 bits": partial(converted, arithmetic=jaxsnn.FixedPoint(16)),
         "jaxsnn, 8 bits": partial(converted, arithmetic=jaxsnn.FixedPoint(8)),
         "jaxsnn, local thresholds, 10 passes": balanced,
@@ -167,7 +169,13 @@ def measured(
 
 def _place(row: dict[str, Any]) -> tuple[int, int, str]:
     """The order of the rows: by network, jaxsnn first."""
-    ours = ("jaxsnn", "jaxsnn, 16 bits", "jaxsnn, 8 bits", "jaxsnn, local thresholds, 10 passes")
+    ours = (
+        "jaxsnn",
+        "jaxsnn, for 4 steps",
+        "jaxsnn, 16 bits",
+        "jaxsnn, 8 bits",
+        "jaxsnn, local thresholds, 10 passes",
+    )
     converter = row["converter"]
     place = ours.index(converter) if converter in ours else len(ours)
     return list(zoo.NETWORKS).index(row["network"]), place, "" if place == len(ours) else converter

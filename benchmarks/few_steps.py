@@ -1,13 +1,16 @@
-"""How much of what few steps lose does calibration win back?
+"""How much of what few steps lose do chosen scale factors and calibration win back?
 
-The networks of zoo.py, converted with the settings of `convert`, and then calibrated without labels
-for that number of steps on the same images of the training set, which the networks were not trained
-with; accuracies on the test set of MNIST.
+The networks of zoo.py, converted with the settings of `convert`, with scale factors chosen for the
+number of steps, then with corrected biases, and calibrated from there by gradients, all without
+labels and on the same images of the training set, which the networks were not trained with;
+accuracies on the test set of MNIST.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import tyro
@@ -29,8 +32,20 @@ def accuracy(snn: jaxsnn.SpikingNetwork, data: jaxsnn.Dataset, steps: int) -> fl
     return float(run.accuracy(data.labels)[-1])
 
 
+def stages(
+    images: np.ndarray, steps: int, epochs: int
+) -> dict[str, Callable[[jaxsnn.SpikingNetwork], jaxsnn.SpikingNetwork]]:
+    """What is done one after the other, each with the network that the one before leaves."""
+    how: dict[str, Any] = {"images": images, "steps": steps, "progress": False}
+    return {
+        "chosen": lambda snn: jaxsnn.convert(snn.network, **how),
+        "corrected": lambda snn: jaxsnn.correct_biases(snn, **how),
+        "calibrated": lambda snn: jaxsnn.calibrate(snn, epochs=epochs, **how),
+    }
+
+
 def main(
-    names: tuple[str, ...] = ("ResNet", "pre-activation ResNet", "VGG"),
+    names: tuple[str, ...] = tuple(zoo.NETWORKS),
     steps: tuple[int, ...] = (4, 8),
     images: int = 2_000,
     epochs: int = 10,
@@ -51,16 +66,18 @@ def main(
         snn = jaxsnn.convert(zoo.trained(name), calibration, progress=False)
         relu = np.concatenate([snn.network(part) for part in np.array_split(test.images, 20)])
         for count in steps:
-            start = perf_counter()
-            better = jaxsnn.calibrate(snn, calibration, steps=count, epochs=epochs, progress=False)
             row = {
                 "network": name,
                 "steps": count,
                 "relu": float(np.mean(relu.argmax(-1) == test.labels)),
-                "seconds": round(perf_counter() - start, 1),
                 "converted": accuracy(snn, test, count),
-                "calibrated": accuracy(better, test, count),
             }
+            better = snn
+            for stage, function in stages(calibration, count, epochs).items():
+                start = perf_counter()
+                better = function(better)
+                row[f"seconds, {stage}"] = round(perf_counter() - start, 1)
+                row[stage] = accuracy(better, test, count)
             results["rows"].append(row)
             print(row, flush=True)
             save(results, RESULTS / "few_steps.json")
