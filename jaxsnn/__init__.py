@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from jaxsnn import networks, plotting, sweeps, training
     from jaxsnn.calibration import calibrate
     from jaxsnn.diagnosis import Report, report
+    from jaxsnn.interchange.files import load, save
     from jaxsnn.paper.datasets import Dataset, DatasetError, load_dataset
     from jaxsnn.sweeps import Grid, best, load_sweep, save_sweep, sweep
 
@@ -60,6 +61,8 @@ _LOADED_LATER = {
     "calibrate": ("jaxsnn.calibration", "calibrate"),
     "Report": ("jaxsnn.diagnosis", "Report"),
     "report": ("jaxsnn.diagnosis", "report"),
+    "load": ("jaxsnn.interchange.files", "load"),
+    "save": ("jaxsnn.interchange.files", "save"),
     "networks": ("jaxsnn.networks", None),
     "training": ("jaxsnn.training", None),
     "Dataset": ("jaxsnn.paper.datasets", "Dataset"),
@@ -106,6 +109,7 @@ __all__ = [
     "fast_sigmoid",
     "integrate_and_fire",
     "largest_activations",
+    "load",
     "load_dataset",
     "load_sweep",
     "locally_balanced_scales",
@@ -125,6 +129,7 @@ __all__ = [
     "report",
     "reset_by_subtraction",
     "reset_to_zero",
+    "save",
     "save_sweep",
     "simulate",
     "step_function",

@@ -317,11 +317,15 @@ class Network:
     @cached_property
     def shapes(self) -> list[Shape]:
         """Shape of the neurons of each layer, without the batch axis."""
-        one, network = jax.tree.map(
+        two, network = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), self.dtype),
-            (np.zeros((1, *self.input_shape)), self),
+            (np.zeros((2, *self.input_shape)), self),
         )
-        return [a.shape[1:] for a in jax.eval_shape(lambda n, x: n.activations(x), network, one)]
+        found = jax.eval_shape(lambda n, x: n.activations(x), network, two)
+        for index, values in enumerate(found):
+            if values.shape[:1] != (2,):
+                raise ValueError(f"{self.name(index)} does not keep the batch axis first.")
+        return [values.shape[1:] for values in found]
 
     def check_images(self, images: ArrayLike) -> AnyArray:
         """Return the images as an array, or raise ValueError where their shape or type is wrong."""
