@@ -17,6 +17,7 @@ from functools import cache
 from importlib.metadata import version
 from inspect import signature
 from math import isfinite
+from numbers import Integral, Real
 from os import PathLike, fstat
 from pathlib import Path
 from types import UnionType
@@ -66,7 +67,7 @@ def save(
     """Write a network to a safetensors file, from which `load` makes the same network.
 
     The file has the weights, thresholds and so on as tensors, and as metadata the structure with
-    the names of layers, which tell lines of your source, the versions of jaxsnn and JAX, and a
+    the names of layers, which name lines of your source, the versions of jaxsnn and JAX, and a
     SHA-256 of all of it. An existing file is replaced, and stays whole if the writing is stopped.
 
     Args:
@@ -95,8 +96,8 @@ def save(
     """
     if not all_known(network):
         raise ValueError("the network is traced: save it outside of jit, vmap and grad.")
-    _check(network)
     content = _Writer(_names(custom)).content(network)
+    _check(network)
     file = Path(path).expanduser().absolute()
     with explained(file), replacing(file) as stream:
         stream.write(content)
@@ -372,7 +373,7 @@ def _fits(value: Any, hint: Any) -> bool:
         return callable(value)
     if origin is not None:  # tuples, lists and sequences of one type
         return isinstance(value, origin) and all(_fits(entry, arguments[0]) for entry in value)
-    return isinstance(value, (int, float) if hint is float else hint)
+    return isinstance(value, {int: Integral, float: Real}.get(hint, hint))  # of NumPy, too
 
 
 # -- Both ------------------------------------------------------------------------------------------
