@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from jaxsnn import networks, plotting, sweeps, training
     from jaxsnn.calibration import calibrate
     from jaxsnn.diagnosis import Report, report
+    from jaxsnn.interchange.events import from_events, to_events
     from jaxsnn.interchange.files import load, save
     from jaxsnn.paper.datasets import Dataset, DatasetError, load_dataset
     from jaxsnn.sweeps import Grid, best, load_sweep, save_sweep, sweep
@@ -61,8 +62,8 @@ _LOADED_LATER = {
     "calibrate": ("jaxsnn.calibration", "calibrate"),
     "Report": ("jaxsnn.diagnosis", "Report"),
     "report": ("jaxsnn.diagnosis", "report"),
-    "load": ("jaxsnn.interchange.files", "load"),
-    "save": ("jaxsnn.interchange.files", "save"),
+    **{name: ("jaxsnn.interchange.files", name) for name in ("load", "save")},
+    **{name: ("jaxsnn.interchange.events", name) for name in ("from_events", "to_events")},
     "networks": ("jaxsnn.networks", None),
     "training": ("jaxsnn.training", None),
     "Dataset": ("jaxsnn.paper.datasets", "Dataset"),
@@ -107,6 +108,7 @@ __all__ = [
     "data_based_scales_of_authors_code",
     "engines",
     "fast_sigmoid",
+    "from_events",
     "integrate_and_fire",
     "largest_activations",
     "load",
@@ -136,5 +138,6 @@ __all__ = [
     "stopping",
     "sweep",
     "sweeps",
+    "to_events",
     "training",
 ]

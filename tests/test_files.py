@@ -1,6 +1,7 @@
 """Networks in files: the same network comes back, or an error; never another network."""
 
 import json
+import os
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,6 @@ import jaxsnn
 from jaxsnn import network as parts
 from jaxsnn.interchange import files
 from jaxsnn.network import Layer, Network
-from jaxsnn.support import replacing
 from jaxsnn.support.arrays import static_field
 
 import models
@@ -267,7 +267,7 @@ def test_a_file_is_written_alike_each_time_and_stays_whole(path, snn, monkeypatc
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(replacing.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="free some space"):
         jaxsnn.save(path, small())
     assert path.read_bytes() == content

@@ -38,7 +38,7 @@ from jaxsnn.network.operations import Places
 from jaxsnn.support.arrays import all_known, as_jax
 from jaxsnn.support.digests import digest
 from jaxsnn.support.errors import explained
-from jaxsnn.support.replacing import replacing
+from jaxsnn.support.files import opened, replacing
 from jaxsnn.support.typed import Values, described, typed
 
 FORMAT = 1  # of the files that this version writes; it reads older ones too
@@ -133,18 +133,11 @@ def load(
         ...
         FileNotFoundError: no/such/network.safetensors does not exist; jaxsnn.save writes it.
     """
-    file = Path(path).expanduser()
-    with explained(path, "read"):
-        exists = file.exists()
-        stream = file.open("rb") if file.is_file() else None  # and no pipe, which never ends
-    if stream is None and exists:
-        raise ValueError(f"{path} is no file; choose another path.")
-    if stream is None:
-        raise FileNotFoundError(f"{path} does not exist; jaxsnn.save writes it.")
-    with stream:
+    names = _names(custom)
+    with opened(path, "jaxsnn.save") as stream:
         try:
             structure, tensors = _contents(stream)
-            network = _Reader(_names(custom), tensors).value(structure)
+            network = _Reader(names, tensors).value(structure)
             if not isinstance(network, AnyNetwork):
                 raise ValueError(f"it has {described(network)}, and no network")
             _check(network)
@@ -268,7 +261,9 @@ def _contents(stream: BinaryIO) -> tuple[Any, dict[str, np.ndarray]]:
     start = stream.read(8)
     length = _header_length(start)
     if len(start) < 8 or length > min(size - 8, _LONGEST_HEADER):
-        raise ValueError(f"a file of {size:,} bytes cannot have a header of {length:,}")
+        raise ValueError(
+            f"it is no safetensors file: {size:,} bytes cannot have a header of {length:,}"
+        )
     header = json.loads(stream.read(length))
     about = json.loads(header.pop("__metadata__", {}).get("jaxsnn", "{}"))
     _check_format(about.get("format"))

@@ -19,7 +19,7 @@ from jax.experimental import multihost_utils
 
 from jaxsnn.support.digests import digest
 from jaxsnn.support.errors import check_writable, explained
-from jaxsnn.support.replacing import UNFINISHED, replacing
+from jaxsnn.support.files import UNFINISHED, replacing
 from jaxsnn.support.typed import typed
 from jaxsnn.sweeps.files import verify_checksum, write_with_checksum
 from jaxsnn.sweeps.plan import Plan
