@@ -143,7 +143,8 @@ def load(
             _check(network)
         except Exception as error:  # whatever wrong numbers in a description may lead to
             kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-            raise ValueError(f"{path} cannot be loaded: {kind}{error}.") from error
+            reason = kind + str(error).rstrip(".")
+            raise ValueError(f"{path} cannot be loaded: {reason}.") from error
     return network
 
 
