@@ -206,6 +206,8 @@ def test_an_unfit_network_is_refused_before_it_is_written(path):
         jaxsnn.save(path, replace(snn, thresholds=[jnp.ones(()), -jnp.ones(())]))
     with pytest.raises(ValueError, match=r"quantize\(\.\.\.\)"):
         jaxsnn.save(path, replace(jaxsnn.quantize(snn), network=snn.network))
+    with pytest.raises(ValueError, match="step_sizes have shapes"):
+        jaxsnn.save(path, replace(jaxsnn.quantize(snn), step_sizes=[np.ones(5), np.ones(2)]))
     with pytest.raises(ValueError, match="1 amplitudes"):
         jaxsnn.save(path, replace(jaxsnn.quantize(snn), amplitudes=((1,),)))
     assert not path.exists()

@@ -30,7 +30,8 @@ from jaxsnn.conversion.rounding import (
     integer_layers,
     weight_of,
 )
-from jaxsnn.network import Network, per_layer
+from jaxsnn.network import Network
+from jaxsnn.network.graph import broadcasts
 from jaxsnn.support.arrays import (
     AnyArray,
     Shape,
@@ -281,7 +282,12 @@ def _check(fixed: FixedPointNetwork) -> None:
     if fixed.initial_potentials is not None:
         values["initial_potentials"] = fixed.initial_potentials
     for what, entries in values.items():
-        per_layer(network, entries, what)
+        shapes = list(map(np.shape, entries))
+        if len(shapes) != len(network.layers) or not all(map(broadcasts, shapes, network.shapes)):
+            raise ValueError(
+                f"{what} have shapes {shapes}; there must be one for each layer, which broadcasts "
+                f"to its neurons, of shapes {network.shapes}."
+            )
     rows = list(zip(network.layers, fixed.amplitudes, fixed.bits))
     if not len(fixed.amplitudes) == len(fixed.bits) == len(network.layers):
         raise ValueError(

@@ -513,16 +513,24 @@ def per_layer(network: Network, values: Numbers, what: str) -> list[Array]:
         )
     arrays = [_real(entry, what) for entry in entries]
     for index, (array, shape) in enumerate(zip(arrays, network.shapes, strict=True)):
-        fits = len(array.shape) <= len(shape) and all(
-            size in (1, neurons)
-            for size, neurons in zip(array.shape[::-1], shape[::-1], strict=False)
-        )
-        if not fits:
+        if not broadcasts(array.shape, shape):
             raise ValueError(
                 f"{what}: {network.name(index)} has neurons of shape {shape}, to which a value of "
                 f"shape {array.shape} does not broadcast."
             )
     return arrays
+
+
+def broadcasts(shape: Shape, neurons: Shape) -> bool:
+    """Whether an array of a shape broadcasts to the neurons of a layer, and to no more.
+
+    Example:
+        >>> from jaxsnn.network.graph import broadcasts
+        >>> broadcasts((3,), (2, 3)), broadcasts((2,), (2, 3)), broadcasts((1, 2, 3), (2, 3))
+        (True, False, False)
+    """
+    pairs = zip(shape[::-1], neurons[::-1], strict=False)
+    return len(shape) <= len(neurons) and all(size in (1, number) for size, number in pairs)
 
 
 def _real(value: Any, what: str) -> Array:
