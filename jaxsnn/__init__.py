@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from jaxsnn import networks, plotting, sweeps, training
     from jaxsnn.calibration import calibrate, correct_biases, scales_for
     from jaxsnn.diagnosis import Report, report
+    from jaxsnn.interchange.events import from_events, to_events
+    from jaxsnn.interchange.files import load, save
     from jaxsnn.paper.datasets import Dataset, DatasetError, load_dataset
     from jaxsnn.sweeps import Grid, best, load_sweep, save_sweep, sweep
 
@@ -62,6 +64,8 @@ _LOADED_LATER = {
     },
     "Report": ("jaxsnn.diagnosis", "Report"),
     "report": ("jaxsnn.diagnosis", "report"),
+    **{name: ("jaxsnn.interchange.files", name) for name in ("load", "save")},
+    **{name: ("jaxsnn.interchange.events", name) for name in ("from_events", "to_events")},
     "networks": ("jaxsnn.networks", None),
     "training": ("jaxsnn.training", None),
     "Dataset": ("jaxsnn.paper.datasets", "Dataset"),
@@ -107,8 +111,10 @@ __all__ = [
     "data_based_scales_of_authors_code",
     "engines",
     "fast_sigmoid",
+    "from_events",
     "integrate_and_fire",
     "largest_activations",
+    "load",
     "load_dataset",
     "load_sweep",
     "locally_balanced_scales",
@@ -128,6 +134,7 @@ __all__ = [
     "report",
     "reset_by_subtraction",
     "reset_to_zero",
+    "save",
     "save_sweep",
     "scales_for",
     "simulate",
@@ -135,5 +142,6 @@ __all__ = [
     "stopping",
     "sweep",
     "sweeps",
+    "to_events",
     "training",
 ]

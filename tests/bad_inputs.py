@@ -2548,6 +2548,130 @@ def _command(w: World, arguments: list[str]) -> Callable[[], Any]:
 
 
 # fmt: on
+def add_interchange(corpus: Corpus, w: World) -> None:
+    """Files and events."""
+    each = corpus.each
+    paths = {
+        "None": None,
+        "a number": 1,
+        "a list": ["a"],
+        "a dict": {},
+        "a function": len,
+        "a bool": True,
+        "empty": "",
+        "a folder": w.folder / "a-folder",
+        "a network": w.snn,
+    }
+    each(
+        "save",
+        "path",
+        lambda v: jaxsnn.save(v, w.snn),
+        {**paths, "no folder": "no/such/folder/a.safetensors"},
+        words="path",
+    )
+    each(
+        "load",
+        "path",
+        jaxsnn.load,
+        {
+            **paths,
+            "no file": "no/such/file",
+            "a text": w.folder / "text.nc",
+            "an empty file": w.folder / "empty.nc",
+            "a sweep": w.file,
+        },
+        words="path|exist|no file|cannot be loaded",
+    )
+    each(
+        "save",
+        "network",
+        lambda v: jaxsnn.save("a-network", v),
+        {
+            "None": None,
+            "a string": "a",
+            "a function": len,
+            "a model": w.mlp,
+            "a run": w.run,
+            "layers": w.network.layers,
+            "a list": [w.network],
+            "weights": w.weights[0],
+        },
+        words="network",
+    )
+    custom = {
+        "a number": 1,
+        "a function": len,
+        "a list": [len],
+        "of numbers": {"a": 1},
+        "of a name that is taken": {"Dense": len},
+        "a string": "a",
+    }
+    each("save", "custom", lambda v: jaxsnn.save("b", w.snn, custom=v), custom, words="custom")
+    each("load", "custom", lambda v: jaxsnn.load(w.file, custom=v), custom, words="custom")
+    spikes, times = np.ones((2, 1, 3)), [0.001, 0.002]
+    each(
+        "to_events",
+        "spikes",
+        lambda v: jaxsnn.to_events(v, times),
+        {
+            "None": None,
+            "a string": "a",
+            "a number": 1,
+            "one axis": np.ones(2),
+            "nan": spikes * np.nan,
+            "potentials": spikes / 3,
+            "complex": spikes * 1j,
+            "other steps": np.ones((3, 1, 2)),
+            "a run": w.run,
+            "a function": len,
+        },
+        words="spikes",
+    )
+    moments = {
+        "None": None,
+        "a string": "a",
+        "a number": 0.001,
+        "falling": [0.002, 0.001],
+        "nan": [0.001, np.nan],
+        "two axes": [times],
+        "none": [],
+        "a function": len,
+    }
+    each("to_events", "times", lambda v: jaxsnn.to_events(spikes, v), moments, words="times")
+    events = jaxsnn.to_events(spikes, times)
+    each(
+        "from_events",
+        "times",
+        lambda v: jaxsnn.from_events(events, v, (1, 3)),
+        moments,
+        words="times",
+    )
+    each(
+        "from_events",
+        "events",
+        lambda v: jaxsnn.from_events(v, times, (1, 3)),
+        {"None": None, "a list": [], "spikes": spikes, "another": np.zeros(2, [("t", "f8")])},
+        words="events",
+    )
+    each(
+        "from_events",
+        "shape",
+        lambda v: jaxsnn.from_events(events, times, v),
+        {
+            "None": None,
+            "a number": 3,
+            "a string": "13",
+            "one axis": (3,),
+            "zero": (0, 3),
+            "negative": (1, -3),
+            "fractions": (1, 2.5),
+            "too few": (1, 2),
+            "of strings": ("a", "b"),
+        },
+        words="shape",
+    )
+
+
 PARTS = {
     "simulate": add_simulate,
     "results": add_results,
@@ -2558,6 +2682,7 @@ PARTS = {
     "reading": add_reading,
     "sweeps": add_sweeps,
     "plotting": add_plots,
+    "interchange": add_interchange,
     "command lines": add_command_lines,
 }
 

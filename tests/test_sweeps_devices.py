@@ -13,7 +13,7 @@ import xarray as xr
 
 import jaxsnn
 from jaxsnn.engines import Scan
-from jaxsnn.sweeps import run, store
+from jaxsnn.sweeps import run
 
 import models
 
@@ -140,7 +140,7 @@ def sweep_as_one_of_two(process, port, folder):
             swept(name)
         (results / f"{name}.txt").write_text(str(caught.value))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store.os, "replace", full if process == 0 else None)
+        patch.setattr(os, "replace", full if process == 0 else None)
         with pytest.raises(OSError, match="no space left"):
             swept("full.nc")
     swept("full.nc").to_netcdf(results / "full.nc", engine="h5netcdf")

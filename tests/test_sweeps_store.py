@@ -26,6 +26,7 @@ import jaxsnn
 from jaxsnn import readout
 from jaxsnn.engines import Scan
 from jaxsnn.support import errors
+from jaxsnn.support import files as whole_files
 from jaxsnn.support.digests import digest, fingerprint
 from jaxsnn.sweeps import files, store
 
@@ -81,7 +82,7 @@ def whole():
 def stop_at(patch, moment, number):
     """Stop at the write of this number; unless an error, as if killed: nothing is cleaned up."""
     where, name = {
-        "before": (store, "uuid4"),
+        "before": (whole_files, "uuid4"),
         "torn": (os, "fsync"),
         "error": (os, "fsync"),
         "complete": (os, "replace"),

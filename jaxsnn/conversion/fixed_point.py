@@ -31,11 +31,13 @@ from jaxsnn.conversion.rounding import (
     weight_of,
 )
 from jaxsnn.network import Network
+from jaxsnn.network.graph import broadcasts
 from jaxsnn.support.arrays import (
     AnyArray,
     Shape,
     all_known,
     all_true,
+    cached,
     is_known,
     static_field,
 )
@@ -224,6 +226,9 @@ class FixedPointNetwork(Executable):
             rate = jnp.where(gives_probabilities(rate, dt), rate, 0)
         return images.astype(np.float32) * (rate * np.float32(dt))
 
+    def check(self) -> None:
+        cached(self, "checked", _check)
+
     def check_run(
         self, steps: int, encode: encoding.Encoding, spike: Any = None, images: Any = 0.0
     ) -> None:
@@ -268,6 +273,34 @@ def _in_steps(potential: Any, network: FixedPointNetwork, index: int) -> AnyArra
             "Use float32."
         )
     return jnp.asarray(integers.astype(np.int32))
+
+
+def _check(fixed: FixedPointNetwork) -> None:
+    """Raise ValueError unless the fields are of one network; `quantize` makes no others."""
+    network = fixed.network
+    values = {"thresholds": fixed.thresholds, "step_sizes": fixed.step_sizes}
+    if fixed.initial_potentials is not None:
+        values["initial_potentials"] = fixed.initial_potentials
+    for what, entries in values.items():
+        shapes = list(map(np.shape, entries))
+        if len(shapes) != len(network.layers) or not all(map(broadcasts, shapes, network.shapes)):
+            raise ValueError(
+                f"{what} have shapes {shapes}; there must be one for each layer, which broadcasts "
+                f"to its neurons, of shapes {network.shapes}."
+            )
+    rows = list(zip(network.layers, fixed.amplitudes, fixed.bits))
+    if not len(fixed.amplitudes) == len(fixed.bits) == len(network.layers):
+        raise ValueError(
+            f"there are {len(fixed.amplitudes)} amplitudes and {len(fixed.bits)} bits for "
+            f"{len(network.layers)} layers."
+        )
+    for index, (layer, row, bits) in enumerate(rows):
+        whole = all(jnp.issubdtype(leaf.dtype, jnp.integer) for leaf in layer.weights)
+        if len(row) != len(layer.all_connections) or bits not in INTEGERS or not whole:
+            raise ValueError(
+                f"{network.name(index)}: it must have integer weights, of 8 or 16 bits, and an "
+                "amplitude for each connection; make the network with quantize(...)."
+            )
 
 
 # -- What a run may be -----------------------------------------------------------------------------

@@ -317,11 +317,15 @@ class Network:
     @cached_property
     def shapes(self) -> list[Shape]:
         """Shape of the neurons of each layer, without the batch axis."""
-        one, network = jax.tree.map(
+        two, network = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), self.dtype),
-            (np.zeros((1, *self.input_shape)), self),
+            (np.zeros((2, *self.input_shape)), self),
         )
-        return [a.shape[1:] for a in jax.eval_shape(lambda n, x: n.activations(x), network, one)]
+        found = jax.eval_shape(lambda n, x: n.activations(x), network, two)
+        for index, values in enumerate(found):
+            if values.shape[:1] != (2,):
+                raise ValueError(f"{self.name(index)} does not keep the batch axis first.")
+        return [values.shape[1:] for values in found]
 
     def check_images(self, images: ArrayLike) -> AnyArray:
         """Return the images as an array, or raise ValueError where their shape or type is wrong."""
@@ -509,16 +513,24 @@ def per_layer(network: Network, values: Numbers, what: str) -> list[Array]:
         )
     arrays = [_real(entry, what) for entry in entries]
     for index, (array, shape) in enumerate(zip(arrays, network.shapes, strict=True)):
-        fits = len(array.shape) <= len(shape) and all(
-            size in (1, neurons)
-            for size, neurons in zip(array.shape[::-1], shape[::-1], strict=False)
-        )
-        if not fits:
+        if not broadcasts(array.shape, shape):
             raise ValueError(
                 f"{what}: {network.name(index)} has neurons of shape {shape}, to which a value of "
                 f"shape {array.shape} does not broadcast."
             )
     return arrays
+
+
+def broadcasts(shape: Shape, neurons: Shape) -> bool:
+    """Whether an array of a shape broadcasts to the neurons of a layer, and to no more.
+
+    Example:
+        >>> from jaxsnn.network.graph import broadcasts
+        >>> broadcasts((3,), (2, 3)), broadcasts((2,), (2, 3)), broadcasts((1, 2, 3), (2, 3))
+        (True, False, False)
+    """
+    pairs = zip(shape[::-1], neurons[::-1], strict=False)
+    return len(shape) <= len(neurons) and all(size in (1, number) for size, number in pairs)
 
 
 def _real(value: Any, what: str) -> Array:

@@ -330,6 +330,8 @@ class MaxPooling(Operation):
 class Places:
     """An array of integers that can be compared and hashed, for fields of the structure."""
 
+    values: np.ndarray
+
     def __init__(self, values: np.ndarray):
         self.values = np.ascontiguousarray(values, np.int32)
         self._key = self.values.shape, self.values.tobytes()
@@ -361,6 +363,11 @@ class Select(Operation):
     def __call__(self, x: Array) -> Array:
         places = self.places.values
         flat = x.reshape(x.shape[0], -1)
+        if x.shape[1:] != self.shape or places.max(initial=-1) >= flat.shape[1]:
+            raise ValueError(
+                f"{self} has inputs of shape {x.shape[1:]}, but is for {self.shape}, with places "
+                f"up to {places.max(initial=-1)}."
+            )
         zero = jnp.zeros((len(flat), 1), x.dtype)
         padded = jnp.concatenate([flat, zero], 1) if places.min(initial=0) < 0 else flat
         chosen = np.where(places.ravel() < 0, flat.shape[1], places.ravel())

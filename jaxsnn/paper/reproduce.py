@@ -26,7 +26,8 @@ from jaxsnn.paper.pretrained import kept_in, trained_model
 from jaxsnn.reading import read_network
 from jaxsnn.simulation import Simulation, simulate
 from jaxsnn.support.errors import UsageError, explained
-from jaxsnn.sweeps.store import made_folder, replacing, save_figure
+from jaxsnn.support.files import replacing
+from jaxsnn.sweeps.store import made_folder, save_figure
 
 _DT = 1e-3
 

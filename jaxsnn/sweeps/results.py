@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from os import SEEK_END, PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal, get_args
 
 import numpy as np
 
-from jaxsnn.support.errors import explained
+from jaxsnn.support.files import opened
 from jaxsnn.support.typed import Numbers, Real, typed
 from jaxsnn.sweeps.files import check_contents, verify_checksum
 
@@ -45,15 +44,7 @@ def load_sweep(path: str | PathLike[str], *, verify: bool = True) -> xr.Dataset:
         ...
         FileNotFoundError: no/such/file.nc does not exist; `sweep(..., path=...)` writes it.
     """
-    file = Path(path).expanduser()
-    with explained(path, "read"):
-        exists = file.exists()
-        stream = file.open("rb") if file.is_file() else None  # and no pipe, which never ends
-    if stream is None and exists:
-        raise ValueError(f"{path} is no file; choose another path.")
-    if stream is None:
-        raise FileNotFoundError(f"{path} does not exist; `sweep(..., path=...)` writes it.")
-    with stream:
+    with opened(path, "`sweep(..., path=...)`") as stream:
         try:
             if verify:
                 verify_checksum(stream)

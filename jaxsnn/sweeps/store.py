@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import glob
 import json
-import os
 import pickle
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from io import BytesIO
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
-from uuid import uuid4
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from zipfile import ZIP_STORED
 
 import jax
@@ -21,6 +19,7 @@ from jax.experimental import multihost_utils
 
 from jaxsnn.support.digests import digest
 from jaxsnn.support.errors import check_writable, explained
+from jaxsnn.support.files import UNFINISHED, replacing
 from jaxsnn.support.typed import typed
 from jaxsnn.sweeps.files import verify_checksum, write_with_checksum
 from jaxsnn.sweeps.plan import Plan
@@ -32,40 +31,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Value = TypeVar("Value")
-_UNFINISHED = ".unfinished"
-_ANY = f".????????{_UNFINISHED}"
+_ANY = f".????????{UNFINISHED}"
 _LOCK = "lock"
 _OURS = ("sweep.json", "block-*.npz", f"*{_ANY}", f"{_LOCK}*")
 _KEPT = "All finished pieces are kept: call the sweep again to resume it."
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the place of `path` when it is complete, and never before.
-
-    Killed at any moment, it leaves the old file or the new one, whole.
-
-    Example:
-        >>> from pathlib import Path
-        >>> from tempfile import TemporaryDirectory
-        >>> from jaxsnn.sweeps.store import replacing
-        >>> with TemporaryDirectory() as folder:
-        ...     path = Path(folder) / "a"
-        ...     with replacing(path) as file:
-        ...         _ = file.write(b"all of it")
-        ...     path.read_bytes()
-        b'all of it'
-    """
-    unfinished = path.with_name(f"{path.name}.{uuid4().hex[:8]}{_UNFINISHED}")
-    try:
-        with open(unfinished, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
 
 
 def made_folder(folder: Path) -> Path:

@@ -1,0 +1,1 @@
+"""Networks and their spikes for other programs, and back."""
