@@ -324,12 +324,25 @@ def clip_floor(x: Values, threshold: Numbers | nnx.Variable, levels: Count = 4) 
     if not all_true(lambda number: (number > 0) & (number < inf), values):
         raise ValueError(f"threshold={values}; it must be positive and finite.")
     try:
-        values = jnp.broadcast_to(values, x.shape)
+        values = _one_for_each(values, x.shape)
     except ValueError as error:
         raise ValueError(
             f"threshold of shape {values.shape}; it must broadcast to x, of shape {x.shape}."
         ) from error
     return _straight_through(x, values, int(levels))
+
+
+def _one_for_each(threshold: Array, shape: tuple[int, ...]) -> Array:
+    """The thresholds broadcast to a shape [B, ...].
+
+    As a product with ones, since the gradient is then a product, too: the sum over all neurons and
+    images takes XLA as long as the rest of a training's step, on CPUs.
+    """
+    if len(shape) < 2 or (threshold.ndim == len(shape) and threshold.shape[0] != 1):
+        return jnp.broadcast_to(threshold, shape)
+    of_one = jnp.broadcast_to(threshold, (1, *shape[1:])).reshape(1, -1)
+    ones = jnp.ones((shape[0], 1), threshold.dtype)
+    return jnp.matmul(ones, of_one, precision=jax.lax.Precision.HIGHEST).reshape(shape)
 
 
 def _clip_floor(x: Array, threshold: Array, *, levels: int) -> Array:
