@@ -226,7 +226,7 @@ def _checked(
     """Images and labels on the host, or ValueError."""
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}; it must be at least 1.")
-    pixels = np.asarray(snn.network.check_finite(images))
+    pixels = snn.network.images_on_host(images)
     if labels is None:
         return pixels, None
     expected = np.asarray(metrics.checked_labels(labels, classes=snn.network.shapes[-1][-1]))

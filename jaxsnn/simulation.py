@@ -46,6 +46,7 @@ from jaxsnn.support.arrays import (
     numbers_of,
     static_field,
 )
+from jaxsnn.support.functions import by_content
 from jaxsnn.support.progress import is_shown, progress_bar
 from jaxsnn.support.random import sample_keys
 from jaxsnn.support.typed import Count, Images, Key, Numbers, Real, Scalar, typed
@@ -226,8 +227,8 @@ def simulate(
             layer without a ReLU the scores.
         record: function of a `Step` whose value is kept for every step, for example
             `lambda step: step.spikes[0]`. Its leaves have the samples first. It is part of the
-            compiled program: define it once, since every new function compiles a new program (the
-            latest 16 are kept).
+            compiled program, of which the latest 16 are kept; functions of the same code, which see
+            the same numbers, strings and functions, share theirs.
         stop: when a sample is decided: `stopping.first_spike`, `stopping.margin(spikes)`,
             `stopping.margin_over_time(spikes, every)` or a function of yours. Decided samples
             leave the batch: their predictions and counts stay as they are, and no more work is
@@ -281,7 +282,7 @@ def simulate(
     steps, refractory_steps = checked_times(duration, dt, max_rate, refractory_period)
     scan = _scan_options(batch_size, chunk)
     read = read or readout.default(network.network.layers[-1].spiking)
-    behaviour = Behaviour(encode, reset or network.reset, spike, read, record)
+    behaviour = Behaviour(encode, reset or network.reset, spike, read, by_content(record))
     check_behaviour(behaviour, stop, network.network)
     zero = isinstance(initial_potential, int | float) and initial_potential == 0
     if state is None:

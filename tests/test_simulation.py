@@ -381,6 +381,14 @@ def test_nothing_compiles_twice(rng, caplog):
         assert len(compilations(caplog)) == 2
         run(engine=Scan(batch_size=5), max_rate=10.0)
         assert len(compilations(caplog)) == 2
+        for layer in (0, 0, 1):  # the second lambda is the first one, made anew
+            run(record=lambda step, layer=layer: step.spikes[layer].sum(-1))
+        assert len(compilations(caplog)) == 4
+        run(engine="events")
+        with jax.log_compiles():
+            before = len(caplog.records)
+            run(engine="events", duration=0.037)  # the number of steps is an argument of the kernel
+            assert len(caplog.records) == before
 
 
 def test_memory_does_not_grow_with_the_duration(rng, monkeypatch):
@@ -407,6 +415,22 @@ def test_memory_does_not_grow_with_the_duration(rng, monkeypatch):
     assert long.temp_size_in_bytes == short.temp_size_in_bytes
     kept = run.predictions[:90].nbytes + run.scores[:90].nbytes
     assert long.output_size_in_bytes - short.output_size_in_bytes == kept
+
+
+def test_a_lambda_sees_what_it_refers_to_now(rng):
+    """The same code with another variable, or with an array, is another function."""
+    network, _ = models.dense_network(rng)
+    snn = jaxsnn.balance_thresholds(network, 1.0)
+    images = models.dyadic_images(rng, 3, *network.input_shape)
+
+    def recorded(seen):
+        record = lambda step: step.spikes[0].sum(-1) * seen  # noqa: E731
+        return jaxsnn.simulate(snn, images, key=0, duration=0.004, record=record).records
+
+    one, two, three = recorded(1.0), recorded(2.0), recorded(np.float32(3.0))
+    np.testing.assert_array_equal(two, 2 * one)
+    np.testing.assert_array_equal(three, 3 * one)
+    np.testing.assert_array_equal(recorded(np.float32(4.0)), 4 * one)
 
 
 TRACEABLE = ("network", "images", "key", "max_rate", "initial_potential", "state")

@@ -67,7 +67,7 @@ def correct_biases(
     """
     snn.check()
     check_counts(steps=steps, batch_size=batch_size)
-    network, pixels = snn.network, np.asarray(snn.network.check_finite(images))
+    network, pixels = snn.network, snn.network.images_on_host(images)
     axes = parameter_axes(network, per)
     wanted = _mean_activations(network, pixels, axes, batch_size, progress)
     corrected = [index for index in range(len(network.layers)) if _has_a_bias(network, index)]

@@ -356,7 +356,7 @@ def _split(
     seed: int,
 ) -> tuple[_Data, _Data, float]:
     """Images to learn from, images to judge by, and the spread of the ReLU network's outputs."""
-    pixels = np.asarray(network.check_finite(images))
+    pixels = network.images_on_host(images)
     count = max(1, round(held_out * len(pixels)))
     if len(pixels) - count < batch_size:
         raise ValueError(

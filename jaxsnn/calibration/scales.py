@@ -87,7 +87,7 @@ def scales_for(
     """
     check_counts(steps=steps, batch_size=batch_size)
     _check_choices(percentiles, multipliers)
-    pixels = np.asarray(network.check_finite(images))
+    pixels = network.images_on_host(images)
     balanced = partial(
         balance_thresholds, initial_potential=initial_potential, reset=reset, encode=encode
     )

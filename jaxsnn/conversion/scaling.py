@@ -645,12 +645,7 @@ def _checked(
     """Calibration images on the host, or ValueError; a warning if they cannot be encoded."""
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}; it must be at least 1.")
-    if not is_known(images):
-        raise ValueError(
-            "the images are traced, so they cannot calibrate scale factors: call the rule outside "
-            "of jit, vmap and grad."
-        )
-    checked = np.asarray(network.check_finite(images))
+    checked = network.images_on_host(images)
     low, high = float(checked.min()), float(checked.max())
     if encode is not encoding.constant and not (low >= 0 and high <= 1 + 1e-6):
         warn(

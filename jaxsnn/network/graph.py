@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 
 from jaxsnn.network.operations import MaxPooling, Multiply, Operation
 from jaxsnn.neurons import clip_floor
-from jaxsnn.support.arrays import AnyArray, Shape, all_true, for_batches, static_field
+from jaxsnn.support.arrays import AnyArray, Shape, all_true, for_batches, is_known, static_field
 from jaxsnn.support.typed import Images, Numbers, described, typed
 
 # Sources of connections that are not numbers of layers.
@@ -234,14 +234,11 @@ class Layer:
 
     @property
     def kind(self) -> str:
-        """The first operation that does more than permute: "Dense 784 → 1200"."""
-        named = [
-            str(operation)
-            for connection in self.all_connections
-            for operation in connection.operations
-            if not operation.permutes
-        ]
-        return named[0] if named else str(self)
+        """The first operation with weights, or that does more than permute: "Dense 784 → 1200"."""
+        parts = [operation for part in self.all_connections for operation in part.operations]
+        weighted = [operation for operation in parts if operation.weighted]
+        named = weighted or [operation for operation in parts if not operation.permutes]
+        return str(named[0]) if named else str(self)
 
     def __str__(self) -> str:
         parts = [" + ".join(map(str, self.connections)), *["bias"] * (self.bias is not None)]
@@ -363,6 +360,15 @@ class Network:
         if not all_true(lambda pixels: abs(pixels) < np.inf, images):
             raise ValueError("some pixels are nan or infinite; find out where they come from.")
         return checked
+
+    def images_on_host(self, images: ArrayLike) -> np.ndarray:
+        """As `check_finite`, by NumPy; ValueError where JAX traces the images."""
+        if not is_known(images):
+            raise ValueError(
+                "the images are traced, but must be known here: call this outside of jit, vmap and "
+                "grad."
+            )
+        return np.asarray(self.check_finite(images))
 
     def name(self, index: int) -> str:
         """What error messages call a layer: its number, counted from 1, and its operations."""

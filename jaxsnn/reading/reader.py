@@ -100,9 +100,10 @@ def _read(
     output: int | str | None,
 ) -> Network:
     """The network of a function of images of this shape."""
-    closed = trace(function, image_shape, dtype, output)
-    (value,) = interpret(*opened(closed), [Signal.of_images(image_shape)], names)
-    network = Network(layers_of(settled(value)), image_shape)
+    with jax.ensure_compile_time_eval():  # also inside of jit
+        closed = trace(function, image_shape, dtype, output)
+        (value,) = interpret(*opened(closed), [Signal.of_images(image_shape)], names)
+        network = Network(layers_of(settled(value)), image_shape)
     expected = closed.out_avals[0].shape[1:]
     assert network.shapes[-1] == expected, f"{network} should end in {expected}"
     return network

@@ -72,4 +72,6 @@ class Events(Engine):
         """Simulate a run on all cores."""
         from jaxsnn.engines.events.run import simulate_events
 
-        return simulate_events(run, advance)
+        # Inside of jit, what is known stays known.
+        with jax.ensure_compile_time_eval():
+            return simulate_events(run, advance)
