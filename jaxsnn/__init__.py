@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from jaxsnn import networks, plotting, sweeps, training
     from jaxsnn.calibration import calibrate
     from jaxsnn.diagnosis import Report, report
+    from jaxsnn.interchange.nir_export import to_nir
+    from jaxsnn.interchange.nir_import import from_nir
     from jaxsnn.paper.datasets import Dataset, DatasetError, load_dataset
     from jaxsnn.sweeps import Grid, best, load_sweep, save_sweep, sweep
 
@@ -65,6 +67,8 @@ _LOADED_LATER = {
     "Dataset": ("jaxsnn.paper.datasets", "Dataset"),
     "DatasetError": ("jaxsnn.paper.datasets", "DatasetError"),
     "load_dataset": ("jaxsnn.paper.datasets", "load_dataset"),
+    "from_nir": ("jaxsnn.interchange.nir_import", "from_nir"),
+    "to_nir": ("jaxsnn.interchange.nir_export", "to_nir"),
 }
 
 
@@ -104,6 +108,7 @@ __all__ = [
     "data_based_scales_of_authors_code",
     "engines",
     "fast_sigmoid",
+    "from_nir",
     "integrate_and_fire",
     "largest_activations",
     "load_dataset",
@@ -131,5 +136,6 @@ __all__ = [
     "stopping",
     "sweep",
     "sweeps",
+    "to_nir",
     "training",
 ]
