@@ -70,10 +70,9 @@ def to_nir(
     that spike from the threshold on, for as long as potentials are below 2^24.
 
     Images are channels first, as in PyTorch: `np.moveaxis(images, -1, 1)` of a network that takes
-    them last. Outputs without a ReLU
-    are currents, whose sum over the steps are the scores. Operations that NIR does not have, such
-    as shifts and crops, become the product with their matrix. NIR has no ceilings of activations:
-    neurons have them by spiking once a step at most.
+    them last. Outputs without a ReLU are currents, and the scores their sum over the steps.
+    Operations that NIR does not have, such as shifts and crops, become the product with their
+    matrix. NIR has no ceilings of activations: neurons have them by spiking once a step at most.
 
     Args:
         network: the spiking network.
@@ -86,7 +85,7 @@ def to_nir(
 
     Returns:
         The graph. A file of it is read with `nir.read(path)`, and with `type_check=False` if it
-        has kernels that are not square, whose types NIR 1.0.8 infers wrong.
+        has kernels that are not square, or groups, whose types NIR 1.0.8 infers wrong.
 
     Raises:
         ImportError: the package `nir` is not installed.
@@ -303,7 +302,8 @@ def _normalized(network: SpikingNetwork | FixedPointNetwork, index: int) -> Laye
             operations = _sums(operations)
         weight = np.asarray(1.0 if amplitude is None else amplitude, np.float64)
         if weight.ndim == unit.ndim == 0:  # one factor, so that it is rounded once
-            operations = [Multiply(weight / unit), *operations]  # type: ignore[arg-type]
+            before = [] if weight == unit else [Multiply(cast(Any, weight / unit))]
+            operations = [*before, *operations]
         else:
             shape = network.network.shape_of(part.source)
             operations = [*_with_amplitude(operations, weight, shape), Multiply(1 / unit)]  # type: ignore[arg-type]

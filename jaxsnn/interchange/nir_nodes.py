@@ -222,15 +222,10 @@ def _with_same_sides(
     for axis, ((low, high), step) in enumerate(zip(padding, dilation), 2):
         side = max(low, high, 0)
         if low != high or low < 0:
-            wide = np.zeros(
-                (
-                    *kernel.shape[:axis],
-                    (kernel.shape[axis] - 1) * step + 1,
-                    *kernel.shape[axis + 1 :],
-                ),
-                kernel.dtype,
-            )
-            wide[(slice(None),) * axis + (slice(None, None, step),)] = kernel
+            size = list(kernel.shape)
+            size[axis] = (size[axis] - 1) * step + 1
+            wide = np.zeros(size, kernel.dtype)
+            np.moveaxis(wide, axis, 0)[::step] = np.moveaxis(kernel, axis, 0)
             around = [(0, 0)] * kernel.ndim
             around[axis] = (side - low, side - high)
             kernel, step = np.pad(wide, around), 1
