@@ -277,7 +277,7 @@ def table(rows: list[dict[str, Any]]) -> str:
             "steps": row["steps"],
             "simulator": row["simulator"],
             "changed": row["changed"],
-            "spikes of jaxsnn": f"{sum(row.get('spikes', {}).values()):,}",
+            "spikes": "" if "refused" in row else f"{sum(row['spikes'].values()):,}",
             "differ": row.get("refused") or f"{sum(row['differ'].values()):,}",
             "accuracy": "" if "refused" in row else f"{100 * row['accuracy']:.1f}",
             "jaxsnn": f"{100 * row['jaxsnn']:.1f}",
