@@ -113,6 +113,18 @@ def test_random_graphs(seed):
     np.testing.assert_array_equal(sent["output"].cumsum(0), run.scores)
 
 
+@pytest.mark.promotes
+def test_factors_alone():
+    """A positive one is in the threshold, a negative one has a node."""
+    model = {2.0: lambda x: jax.nn.relu(2 * x), -2.0: lambda x: jax.nn.relu(-2 * x)}
+    for factor, function in model.items():
+        network = jaxsnn.read_network(function, np.zeros((1, 2)))
+        graph = jaxsnn.to_nir(jaxsnn.balance_thresholds(network, 1.0))
+        sent = nir_executor.run(graph, np.array([[-0.5, 0.5]]))
+        np.testing.assert_array_equal(sent["output"], [[factor < 0, factor > 0]])
+        assert ("layer1_scale" in graph.nodes) == (factor < 0)
+
+
 @pytest.mark.parametrize("name", ["dense, by subtraction", "biases, by subtraction"])
 def test_what_is_left_to_the_metadata_comes_back(name):
     (problem,) = (one for one in problems.PROBLEMS if one.name == name)

@@ -246,8 +246,8 @@ def _add_layer(
     layer, name = _normalized(network, index), f"layer{index + 1}"
     threshold = _threshold(network, index)
     chains = _chains(network, index, layer, sent)
-    if layer.spiking and len(chains) == 1 and chains[0].factor != 1:
-        threshold = threshold / chains[0].factor
+    if layer.spiking and len(chains) == 1 and chains[0].factor > 0:
+        threshold = np.asarray(threshold / chains[0].factor)
         chains = [replace(chains[0], factor=1.0)]
     ends: list[str] = []
     for part, chain in zip(layer.all_connections, chains, strict=True):
@@ -261,6 +261,19 @@ def _add_layer(
     form = replace(chains[0], nodes=(), factor=1.0)
     if not layer.spiking:
         return _Sent(form, tuple(ends))
+    _add_neurons(graph, network, index, form, threshold)
+    graph.edges += [(end, name) for end in ends]
+    return _Sent(form, (name,))
+
+
+def _add_neurons(
+    graph: _Graph,
+    network: SpikingNetwork | FixedPointNetwork,
+    index: int,
+    form: Chain,
+    threshold: np.ndarray,
+) -> None:
+    """Add the neurons of a layer, with thresholds that are as far below as NIR's `>` asks for."""
     unit = threshold / np.asarray(network.thresholds[index], np.float64)
     potential = np.asarray(network.start()[index], np.float64) * unit
     if isinstance(network, FixedPointNetwork):
@@ -268,12 +281,11 @@ def _add_layer(
     values = form.in_nir(threshold).astype(graph.dtype)
     if isinstance(network, SpikingNetwork):
         values = np.nextafter(values, np.zeros((), graph.dtype))
-    node = Node("IF", {"r": np.ones(form.shape), "v_threshold": values}, form.shape, form.shape)
-    graph.add(name, node, ends)
+    fields = {"r": np.ones(form.shape), "v_threshold": values}
+    name = graph.add(f"layer{index + 1}", Node("IF", fields, form.shape, form.shape))
     if np.any(potential != 0):
         start = form.in_nir(potential).astype(graph.dtype)
         graph.nodes[name].metadata["initial_potential"] = start
-    return _Sent(form, (name,))
 
 
 def _is_normalized(network: SpikingNetwork | FixedPointNetwork, index: int) -> bool:
