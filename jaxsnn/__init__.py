@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from jaxsnn.diagnosis import Report, report
     from jaxsnn.interchange.events import from_events, to_events
     from jaxsnn.interchange.files import load, save
+    from jaxsnn.interchange.nir_export import to_nir
+    from jaxsnn.interchange.nir_import import from_nir
     from jaxsnn.paper.datasets import Dataset, DatasetError, load_dataset
     from jaxsnn.sweeps import Grid, best, load_sweep, save_sweep, sweep
 
@@ -71,6 +73,8 @@ _LOADED_LATER = {
     "Dataset": ("jaxsnn.paper.datasets", "Dataset"),
     "DatasetError": ("jaxsnn.paper.datasets", "DatasetError"),
     "load_dataset": ("jaxsnn.paper.datasets", "load_dataset"),
+    "from_nir": ("jaxsnn.interchange.nir_import", "from_nir"),
+    "to_nir": ("jaxsnn.interchange.nir_export", "to_nir"),
 }
 
 
@@ -112,6 +116,7 @@ __all__ = [
     "engines",
     "fast_sigmoid",
     "from_events",
+    "from_nir",
     "integrate_and_fire",
     "largest_activations",
     "load",
@@ -143,5 +148,6 @@ __all__ = [
     "sweep",
     "sweeps",
     "to_events",
+    "to_nir",
     "training",
 ]

@@ -1165,6 +1165,50 @@ def add_conversion(corpus: Corpus, w: World) -> None:
     )
 
 
+def add_nir(corpus: Corpus, w: World) -> None:
+    """Networks to NIR, and graphs from it."""
+    each = corpus.each
+    no_network = NO_OBJECT | {"a Network": w.network, "a model": w.mlp, "a run": w.run}
+    each("to_nir", "network", jaxsnn.to_nir, no_network, words="network")
+    each(
+        "to_nir", "pooling", lambda v: jaxsnn.to_nir(w.snn, pooling=v),
+        {"max": "max", "None": None, "a number": 2, "a list": ["sum"], "a function": np.mean},
+    )
+    each(
+        "to_nir", "allow_lossy", lambda v: jaxsnn.to_nir(w.snn, allow_lossy=v),
+        {"None": None, "a string": "yes", "a number": 2},
+    )
+    each(
+        "to_nir", "snn", jaxsnn.to_nir,
+        {
+            "an infinite threshold": w.spiking(np.inf), "a threshold of 0": w.spiking(0.0),
+            "no threshold": w.spiking(None), "a wrong amplitude": w.spiking(1.0, -1.0),
+        },
+        words="threshold|amplitude",
+    )
+    graph = jaxsnn.to_nir(w.snn)
+    each(
+        "from_nir", "graph", jaxsnn.from_nir,
+        NO_OBJECT | {"a path": "network.nir", "a network": w.snn, "its nodes": graph.nodes},
+    )
+    each(
+        "from_nir", "input_shape", lambda v: jaxsnn.from_nir(graph, v),
+        {
+            "another": (5,), "two axes": (2, 2), "none": (), "a number": 4, "a string": "4",
+            "negative": (-4,), "a float": (4.5,), "a list of None": [None],
+        },
+        words="input",
+    )
+    for argument, values in (
+        ("dt", {"0": 0.0, "negative": -1.0, "infinite": np.inf, "nan": np.nan, "a string": "1"}),
+        ("encode", NO_FUNCTION),
+    ):
+        each(
+            "from_nir", argument,
+            lambda v, a=argument: jaxsnn.from_nir(graph, **{a: v}), values,
+        )
+
+
 def add_neurons(corpus: Corpus, w: World) -> None:
     """The functions that a simulation is made of, called by hand."""
     each = corpus.each
@@ -2676,6 +2720,7 @@ PARTS = {
     "simulate": add_simulate,
     "results": add_results,
     "conversion": add_conversion,
+    "NIR": add_nir,
     "neurons": add_neurons,
     "data": add_data,
     "networks and training": add_networks,

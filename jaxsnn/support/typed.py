@@ -39,6 +39,7 @@ _MADE_BY = {
     "Recipe": 'jaxsnn.training.RECIPES["fc-modern"]',
     "LabelledImages": "jaxsnn.Dataset(images, labels)",
     "xarray.Dataset": "jaxsnn.sweep(network, images, labels, grid)",
+    "nir.NIRGraph": "nir.read(path)",
     "Mesh": 'jax.make_mesh((1, 1), ("points", "images"))',
 }
 _LONGEST = 60  # characters of a value that a message shows
@@ -146,6 +147,7 @@ _LATER = {
     "Dataset": _loaded("xarray", "Dataset"),
     "xr": SimpleNamespace(Dataset=_loaded("xarray", "Dataset")),
     "nnx": SimpleNamespace(Variable=_loaded("flax.nnx", "Variable")),
+    "nir": SimpleNamespace(NIRGraph=_loaded("nir", "NIRGraph")),
 }
 
 
