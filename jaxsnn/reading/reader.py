@@ -100,8 +100,8 @@ def _read(
     output: int | str | None,
 ) -> Network:
     """The network of a function of images of this shape."""
-    with jax.ensure_compile_time_eval():  # also inside of jit
-        closed = trace(function, image_shape, dtype, output)
+    closed = trace(function, image_shape, dtype, output)
+    with jax.ensure_compile_time_eval():  # inside of jit, too
         (value,) = interpret(*opened(closed), [Signal.of_images(image_shape)], names)
         network = Network(layers_of(settled(value)), image_shape)
     expected = closed.out_avals[0].shape[1:]
