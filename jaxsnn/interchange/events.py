@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxsnn.metrics import real_numbers
-from jaxsnn.support.typed import Numbers, typed
+from jaxsnn.support.typed import Count, Numbers, typed
 
 _FIELDS = ("time", "sample", "neuron")
 _ROUNDING = 1e-6  # of times, which may be float32
@@ -63,7 +63,7 @@ def to_events(spikes: Numbers, times: Numbers) -> np.ndarray:
 
 
 @typed
-def from_events(events: np.ndarray, times: Numbers, shape: Sequence[int]) -> np.ndarray:
+def from_events(events: np.ndarray, times: Numbers, shape: Sequence[Any]) -> np.ndarray:
     """The spikes `[T, B, ...]` that events are of, as `plotting.plot_raster` and others take them.
 
     Args:
@@ -91,8 +91,9 @@ def from_events(events: np.ndarray, times: Numbers, shape: Sequence[int]) -> np.
             f"events has the fields {events.dtype.names}; it must have time, sample and neuron, as "
             "those of to_events."
         )
-    if len(sizes) < 2 or min(sizes) < 1:
-        raise ValueError(f"shape={sizes}; it must be [B, ...] with samples and neurons.")
+    # All of them: the check of a type looks at one entry of a sequence, picked at random.
+    if len(sizes) < 2 or not all(isinstance(size, Count) and size >= 1 for size in sizes):
+        raise ValueError(f"shape={sizes}; it must be [B, ...], numbers of samples and of neurons.")
     step = np.searchsorted(seconds, events["time"] * (1 - _ROUNDING)).clip(max=len(seconds) - 1)
     places = step, events["sample"], events["neuron"]
     found = np.zeros((len(seconds), sizes[0], prod(sizes[1:])), np.float32)
