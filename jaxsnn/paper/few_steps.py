@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -140,9 +139,7 @@ def few_steps(
     except OSError as error:
         raise UsageError(error) from error
     train, test = load_dataset("mnist", data_dir=data_dir, archives=archives)
-    seen = Dataset(train.images[:-_HELD_OUT], train.labels[:-_HELD_OUT])
     test = Dataset(test.images[:images], test.labels[:images])
-    folder = Path(cache or platformdirs.user_cache_dir("jaxsnn")).expanduser() / "few-steps"
     results: dict[str, Any] = {
         "settings": {"steps": steps, "seeds": list(seeds), "images": images, "dt": _DT},
         "machine": machine(),
@@ -150,11 +147,9 @@ def few_steps(
     }
     for short in networks:
         for seed in seeds:
-            trained = partial(trained_network, train=seen, seed=seed, cache=folder)
             for name, method in METHODS.items():
                 print(f"{short}, {name}, seed {seed}", flush=True)
-                network = trained(method.recipe.format(short))
-                snn = method.convert(network, seen, train.images[-_HELD_OUT:], steps)
+                network, snn = made(method, short, steps, train, seed=seed, cache=cache)
                 given = {"network": EXPERIMENTS["mnist"].networks[short], "method": name}
                 given |= {"seed": seed, "ReLU": _relu_accuracy(network, test)}
                 results["rows"] += [
@@ -165,6 +160,31 @@ def few_steps(
     rows = pd.DataFrame(results["rows"])
     print(f"\n{as_table(rows)}\n\nResults are in {output.resolve()}", flush=True)
     return rows
+
+
+def made(
+    method: Method,
+    short: str,
+    steps: int,
+    train: Dataset,
+    *,
+    seed: int = 0,
+    cache: Path | None = None,
+) -> tuple[Network, SpikingNetwork]:
+    """The ReLU network of a method, trained now or earlier, and the spiking one.
+
+    Args:
+        method: one of `METHODS`.
+        short: what the command line calls the network, such as "fc".
+        steps: the number of steps to make it for.
+        train: the whole training set.
+        seed: of the training.
+        cache: the folder for trained networks; by default the user's cache folder.
+    """
+    folder = Path(cache or platformdirs.user_cache_dir("jaxsnn")).expanduser() / "few-steps"
+    seen = Dataset(train.images[:-_HELD_OUT], train.labels[:-_HELD_OUT])
+    network = trained_network(method.recipe.format(short), seen, seed=seed, cache=folder)
+    return network, method.convert(network, seen, train.images[-_HELD_OUT:], steps)
 
 
 def measured(snn: SpikingNetwork, test: Dataset, steps: int) -> dict[str, float]:
