@@ -106,3 +106,13 @@ def test_a_notebook_shows_bars():
     NotebookClient(notebook, timeout=60, kernel_name="python3").execute()
     texts = [output.get("text", "") for output in notebook.cells[0].outputs]
     assert "False\n" in texts
+
+
+def test_the_benchmark_of_accelerators_has_a_small_form(tmp_path):
+    """What runs on a GPU when there is one must not be found broken there."""
+    script, output = ROOT / "benchmarks" / "on_gpu.py", tmp_path / "on_gpu.json"
+    command = [sys.executable, str(script), "--quick", "--output", str(output)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=script.parent)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("pass: ") == 3
+    assert len(json.loads(output.read_text())["rows"]) == 3
