@@ -1,6 +1,9 @@
 """The README's code and the notebooks run as they stand."""
 
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
