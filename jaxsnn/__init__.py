@@ -14,9 +14,10 @@ through the last three at once.
 """
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from jaxsnn import engines, metrics, network, neurons, readout, stopping
+from jaxsnn import encoding, engines, metrics, network, neurons, readout, stopping
 from jaxsnn.conversion.balancing import SpikingNetwork, balance_thresholds, normalize_weights
 from jaxsnn.conversion.convert import convert
 from jaxsnn.conversion.fixed_point import FixedPoint, FixedPointNetwork, quantize
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
     from jaxsnn.paper.datasets import Dataset, DatasetError, load_dataset
     from jaxsnn.sweeps import Grid, best, load_sweep, save_sweep, sweep
 
+    __version__: str
+
 # What a conversion and its simulation do without.
 _LOADED_LATER = {
     "plotting": ("jaxsnn.plotting", None),
@@ -69,6 +72,8 @@ _LOADED_LATER = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("jaxsnn-conversion")
     if name not in _LOADED_LATER:
         raise AttributeError(f"module 'jaxsnn' has no attribute {name!r}")
     module, attribute = _LOADED_LATER[name]
@@ -79,7 +84,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LOADED_LATER})
+    return [*__all__, "__version__"]
 
 
 __all__ = [
@@ -102,6 +107,7 @@ __all__ = [
     "convert",
     "data_based_scales",
     "data_based_scales_of_authors_code",
+    "encoding",
     "engines",
     "fast_sigmoid",
     "integrate_and_fire",

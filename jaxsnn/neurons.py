@@ -271,14 +271,14 @@ def is_step(spike: Spike) -> bool:
     return getattr(spike, "is_step", False)
 
 
-heaviside = _step_function(_boxcar(1.0))
+heaviside: Spike = _step_function(_boxcar(1.0))
 
 
 # -- The activation that neurons compute exactly in a few steps ------------------------------------
 
 
 @typed
-def clip_floor(x: Values, threshold: Numbers | nnx.Variable, levels: Count = 4) -> Array:
+def clip_floor(x: Values, threshold: Numbers | nnx.Variable[Any], levels: Count = 4) -> Array:
     """A ReLU with a ceiling λ, rounded to multiples of λ/L: to train networks for a few steps.
 
         y = λ/L · floor(clip(x·L/λ + 1/2, 0, L))

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.dtypes import canonicalize_dtype
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from jaxsnn import encoding, metrics, neurons, readout, stopping
 from jaxsnn.conversion.balancing import SpikingNetwork
@@ -103,7 +103,7 @@ class Simulation:
     synaptic_operations: AnyArray
     times: AnyArray
     exit_time: AnyArray
-    records: PyTree
+    records: Any
     state: State
     scale_factors: list[AnyArray]
     spiking: bool = static_field(default=True)
@@ -181,7 +181,7 @@ def simulate(
     refractory_period: Real = 0.0,
     initial_potential: Numbers | None = None,
     read: readout.Readout | None = None,
-    record: Callable[[Step], PyTree] | None = None,
+    record: Callable[[Step], Any] | None = None,
     stop: stopping.Stop | None = None,
     arithmetic: FixedPoint | None = None,
     engine: EngineChoice = "auto",
@@ -461,7 +461,7 @@ def split(samples: int, batch_size: int) -> list[np.ndarray]:
 def _joined(runs: Sequence[Simulation], size: int) -> Simulation:
     """The runs of all batches as one, without the repeated samples at the end."""
 
-    def field_of_all(name: str) -> PyTree:
+    def field_of_all(name: str) -> Any:
         values = [getattr(run, name) for run in runs]
         if name in ("times", "scale_factors", "spiking"):
             return values[0]

@@ -69,7 +69,7 @@ class SpikingNetwork(Executable):
     reset: neurons.Reset = static_field(default=neurons.reset_to_zero)
     encode: encoding.Encoding = static_field(default=encoding.poisson)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         entries = self.amplitudes
         if (
             isinstance(self.network, Network)

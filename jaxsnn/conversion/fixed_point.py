@@ -75,7 +75,7 @@ class FixedPoint:
     steps: Count = 1000
     largest_input: Real = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         bits = np.ravel(self.bits).tolist()
         if not bits or not set(bits) <= set(INTEGERS):
             raise ValueError(f"bits={self.bits}; weights have 8 or 16 bits.")

@@ -135,6 +135,9 @@ class _Loaded(type):
         found = getattr(sys.modules.get(cls.module), cls.path, None)
         return found is not None and isinstance(value, found)
 
+    def __getitem__(cls, parameters: object) -> _Loaded:
+        return cls  # what it is parametrized by is not checked
+
 
 def _loaded(module: str, path: str) -> Any:
     return _Loaded(f"{module.split('.')[0]}.{path}", (), {"module": module, "path": path})

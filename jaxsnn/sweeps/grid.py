@@ -92,7 +92,7 @@ step: take max_rate <= 1000 or dt <= 0.0005.
     duration: ArrayLike | Sequence[float] = 0.5
     axes: dict[str, Axis] = field(init=False, repr=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         several = _is_list(self.threshold) or np.ndim(self.threshold) > 0
         axes = [
             _named_axis("scales", self.scales, several=_are_rules(self.scales)),
