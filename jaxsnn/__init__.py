@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from jaxsnn.calibration import calibrate
     from jaxsnn.diagnosis import Report, report
     from jaxsnn.paper.datasets import Dataset, DatasetError, load_dataset
+    from jaxsnn.support.machine import versions
     from jaxsnn.sweeps import Grid, best, load_sweep, save_sweep, sweep
 
     __version__: str
@@ -68,6 +69,7 @@ _LOADED_LATER = {
     "Dataset": ("jaxsnn.paper.datasets", "Dataset"),
     "DatasetError": ("jaxsnn.paper.datasets", "DatasetError"),
     "load_dataset": ("jaxsnn.paper.datasets", "load_dataset"),
+    "versions": ("jaxsnn.support.machine", "versions"),
 }
 
 
@@ -138,4 +140,5 @@ __all__ = [
     "sweep",
     "sweeps",
     "training",
+    "versions",
 ]
