@@ -1,16 +1,37 @@
 """From a trained ReLU network to a spiking one, in JAX.
 
-A trained model goes through five stages, and each can be used alone:
+A model, some images of its training set, and the rest follows:
+
+    >>> import jax, jax.numpy as jnp, jaxsnn
+    >>> images, labels = jax.random.uniform(jax.random.key(0), (8, 6)), jnp.zeros(8, int)
+    >>> weights = jax.random.normal(jax.random.key(1), (6, 3))
+    >>> model = lambda x: jax.nn.relu(x @ weights)  # or a model in Flax NNX or Linen
+
+    >>> snn = jaxsnn.convert(model, images)
+    >>> run = jaxsnn.simulate(snn, images, key=0, duration=0.032)
+    >>> run.accuracy(labels).shape  # after every step
+    (32,)
+    >>> report = jaxsnn.report(snn, images, labels=labels)  # layer by layer, with advice
+
+`convert` does three stages with settings that suit most models, and each can be used alone:
 
     model                    --read_network-->         Network
-    Network, images          --data_based_scales-->    one scale factor for each layer
+    Network, images          --percentile_scales-->    one scale factor for each layer
     Network, scale factors   --balance_thresholds-->   SpikingNetwork
+    SpikingNetwork           --quantize-->             FixedPointNetwork, if you like
     SpikingNetwork, images   --simulate-->             Simulation
-    Simulation, labels       --accuracy, plotting-->   accuracy, latency, operations; figures
+    Simulation, labels       --accuracy, report-->     accuracy, latency, operations; figures
 
-`convert` goes from the model to the SpikingNetwork with settings that suit most models, `report`
-compares the two layer by layer, and `sweep` takes a network, images, labels and a grid of settings
-through the last three at once.
+What else there is:
+
+    other scale factors      data_based_scales, model_based_scales, locally_balanced_scales, ...
+    accuracy in a few steps  calibrate, merge_poolings, ceiling_scales
+    grids of settings        Grid, sweep, best, save_sweep, load_sweep
+    input, reset, readout    encoding, neurons, readout, stopping
+    figures and costs        plotting, metrics
+    data, networks, training load_dataset, networks, training
+    how it is computed       engines
+    for an issue             versions
 """
 
 from importlib import import_module

@@ -244,20 +244,20 @@ def step_function(surrogate: Callable[[Array], Array]) -> Spike:
 @lru_cache
 def _step_function(surrogate: Callable[[Array], Array]) -> Spike:
     @jax.custom_jvp
-    def spike(potential: Array, threshold: Array) -> Array:
+    def heaviside(potential: Array, threshold: Array) -> Array:
         return (potential >= threshold).astype(potential.dtype)
 
-    spike.is_step = True  # type: ignore[attr-defined]
+    heaviside.is_step = True  # type: ignore[attr-defined]
 
-    @spike.defjvp
+    @heaviside.defjvp
     def _(primals, tangents):
         potential, threshold = primals
         d_potential, d_threshold = tangents
         ratio = potential / threshold
         dx = (d_potential - ratio * d_threshold) / threshold
-        return spike(potential, threshold), surrogate(ratio - 1) * dx
+        return heaviside(potential, threshold), surrogate(ratio - 1) * dx
 
-    return spike
+    return heaviside
 
 
 def is_step(spike: Spike) -> bool:

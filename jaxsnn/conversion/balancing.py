@@ -32,9 +32,10 @@ from jaxsnn.support.arrays import (
     numbers_of,
     static_field,
 )
-from jaxsnn.support.typed import Entries, Numbers, typed
+from jaxsnn.support.typed import Entries, Numbers, readable, typed
 
 
+@readable
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False, repr=False)
 class SpikingNetwork(Executable):

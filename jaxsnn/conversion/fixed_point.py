@@ -39,7 +39,7 @@ from jaxsnn.support.arrays import (
     is_known,
     static_field,
 )
-from jaxsnn.support.typed import Count, Entries, Numbers, Real, typed
+from jaxsnn.support.typed import Count, Entries, Numbers, Real, readable, typed
 
 
 @typed
@@ -145,6 +145,7 @@ def quantize(
     return FixedPoint(bits, per, steps, largest_input)(network)
 
 
+@readable
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False, repr=False)
 class FixedPointNetwork(Executable):

@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 from jaxsnn import neurons
 from jaxsnn.engines.checks import checked_times, in_steps
 from jaxsnn.neurons import Reset
+from jaxsnn.support.typed import readable
 
 # The axes of a grid in the order in which they are simulated: what varies outside comes first, and
 # those after the rate make up the points of one seed and rate.
@@ -41,6 +42,7 @@ class Axis(NamedTuple):
     single: bool
 
 
+@readable
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Grid:
     """All combinations of these settings; what is given as one value is the same in all.
