@@ -39,7 +39,7 @@ class Report:
                         its channels
     largest_activation  in the ReLU network
     correlation         of activations with rates · λ, over all neurons and images
-    error               |rates · λ - activations| / |activations|, of the Euclidean norms
+    error               `|rates · λ - activations| / |activations|`, of the Euclidean norms
     above_scale         share of the activations that exceed λ, and are clipped
     saturated           share of neurons and images with a spike in every step
     silent              share of the neurons that never spike, of those that some image activates

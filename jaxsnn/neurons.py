@@ -150,7 +150,7 @@ def reset_by_subtraction(potential: Values, spikes: Values, threshold: Values) -
 
 @typed
 def boxcar(width: Real = 1.0) -> Callable[[Array], Array]:
-    """Surrogate derivative 1 for |x| < width/2, else 0, with x = V/θ - 1: the default.
+    """Surrogate derivative 1 for `|x|` < width/2, else 0, with x = V/θ - 1: the default.
 
     Of those that were tried with the resets as they are (`benchmarks/surrogates.py`), its gradients
     agree best with what a change of thresholds, scale factors, initial potentials, weights and
@@ -183,7 +183,7 @@ def _boxcar(width: float) -> Callable[[Array], Array]:
 
 @typed
 def fast_sigmoid(slope: Real = 10.0) -> Callable[[Array], Array]:
-    """Surrogate derivative 1 / (1 + slope·|x|)², with x = V/θ - 1.
+    """Surrogate derivative `1 / (1 + slope·|x|)²`, with x = V/θ - 1.
 
     Source: Zenke and Ganguli 2018, "SuperSpike".
 
