@@ -49,8 +49,8 @@ class Report:
 
     Attributes:
         table: a row for each layer, counted from 1.
-        images: N.
-        steps: T.
+        images: how many there were, N.
+        steps: how many were simulated, T.
         agreement: share of the images with the same class in both networks.
         relu_accuracy: accuracy of the ReLU network; None without labels.
         accuracy: accuracy of the spiking network after T steps; None without labels.

@@ -31,12 +31,13 @@ nb_merge_streams = True
 autodoc_typehints_format = "short"
 autodoc_member_order = "bysource"
 napoleon_use_ivar = True
+napoleon_attr_annotations = False
 python_maximum_signature_line_length = 80
 python_use_unqualified_type_names = True
 
 html_theme = "sphinx_book_theme"
 html_title = f"jaxsnn {version}"
-html_theme_options = {"show_navbar_depth": 1, "show_toc_level": 2}
+html_theme_options = {"show_navbar_depth": 1, "show_toc_level": 2, "navbar_persistent": []}
 html_copy_source = False
 
 _DIRECTIVES = {
@@ -51,6 +52,8 @@ def _page(name: str, directive: str) -> str:
     lines = [".. py:currentmodule:: jaxsnn", "", f".. {directive}:: jaxsnn.{name}"]
     if directive == "autoclass":
         lines.append("   :members:")
+        fields = getattr(jaxsnn, name).__dict__.get("__dataclass_fields__", ())  # not as methods
+        lines.append(f"   :exclude-members: {', '.join(fields)}")
     return "\n".join([f"# {name}\n", "```{eval-rst}", *lines, "```\n"])
 
 
@@ -116,8 +119,22 @@ def _link_to_pages(app: Any, path: Path, parent: str, content: list[str]) -> Non
     content[0] = _LINK.sub(target, content[0])
 
 
+def _as_in_help(
+    app: Any, what: str, name: str, thing: Any, options: Any, signature: str, returns: str
+) -> tuple[str, str] | None:
+    """The signature that `help` shows, with the names of types and not what they stand for."""
+    if not hasattr(thing, "__signature__") and not hasattr(thing.__init__, "__signature__"):
+        return None
+    found = inspect.signature(thing)
+    parameters = list(found.parameters.values())[what == "method" :]  # without self
+    empty = inspect.Signature.empty
+    text = str(found.replace(parameters=parameters, return_annotation=empty))
+    return text, "" if what == "class" else str(found.return_annotation)
+
+
 def setup(app: Any) -> None:
     """What Sphinx calls."""
+    app.connect("autodoc-process-signature", _as_in_help)
     app.connect("include-read", _link_to_pages)
 
 
