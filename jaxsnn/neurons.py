@@ -124,6 +124,8 @@ def integrate_and_fire(
 def reset_to_zero(potential: Values, spikes: Values, threshold: Values) -> Array:
     """V ← 0 after a spike; what exceeded the threshold is lost (Diehl et al. 2015).
 
+    Also called the hard reset.
+
     Example:
         >>> import jax.numpy as jnp, jaxsnn
         >>> jaxsnn.reset_to_zero(jnp.array([1.25, 0.5]), jnp.array([1.0, 0.0]), 1.0).tolist()
@@ -136,6 +138,8 @@ def reset_to_zero(potential: Values, spikes: Values, threshold: Values) -> Array
 @typed
 def reset_by_subtraction(potential: Values, spikes: Values, threshold: Values) -> Array:
     """V ← V - θ after a spike; what exceeded the threshold is kept (Rueckauer et al. 2017).
+
+    Also called the soft reset.
 
     Example:
         >>> import jax.numpy as jnp, jaxsnn

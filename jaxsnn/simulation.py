@@ -71,7 +71,8 @@ class Simulation:
             outputs, the logits.
         first_spike_prediction: class of the first output spike `[B]`, -1 if there was none.
         first_spike_time: its time in seconds `[B]`, at the end of its step; nan if there was none.
-        spike_counts: for each layer the number of spikes of each neuron `[B, ...]`.
+        spike_counts: for each layer the number of spikes of each neuron `[B, ...]`; divided by the
+            duration they are the firing rates in hertz.
         input_spike_counts: for each input the number of steps in which it was not zero `[B, ...]`.
         synaptic_operations: effective synaptic operations of each sample `[B]`.
         times: time in seconds at the end of every step `[T]`.
@@ -205,7 +206,8 @@ def simulate(
         images: images `[B, ...]` with pixels in [0, 1]; for `constant` any finite numbers.
         key: a JAX key or an integer seed from 0 to 2**32 - 1. The spikes of a sample depend on
             (key, sample, step) alone, not on its place in a batch.
-        duration: simulated time in seconds, a multiple of dt: 0.02, not 20, is 20 ms.
+        duration: simulated time in seconds, a multiple of dt: 0.02, not 20, is 20 ms. The number of
+            steps is duration / dt.
         dt: duration of a step in seconds.
         max_rate: rate in hertz of a pixel of value 1; at most 1/dt. Where JAX traces it, or
             thresholds or amplitudes, its range cannot be checked: out of range, all counts are nan
@@ -223,10 +225,10 @@ def simulate(
         read: how a class is read from the output layer: `readout.spike_count`,
             `readout.first_spike`, `readout.membrane_potential`, `readout.score` or a function of
             yours; by default spike counts, or for a last layer without a ReLU the scores.
-        record: function of a `Step` whose value is kept for every step, for example
-            `lambda step: step.spikes[0]`. Its leaves have the samples first. It is part of the
-            compiled program: define it once, since every new function compiles a new program (the
-            latest 16 are kept).
+        record: the monitor: a function of a `Step` whose value is kept for every step, for example
+            `lambda step: step.spikes[0]` or, for membrane potentials, `step.potentials[0]`. Its
+            leaves have the samples first. It is part of the compiled program: define it once, since
+            every new function compiles a new program (the latest 16 are kept).
         stop: when a sample is decided: `stopping.first_spike`, `stopping.margin(spikes)`,
             `stopping.margin_over_time(spikes, every)` or a function of yours. Decided samples
             leave the batch: their predictions and counts stay as they are, and no more work is
