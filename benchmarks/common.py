@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from importlib.metadata import version
 from math import ceil
 from pathlib import Path
 from statistics import median
@@ -131,10 +130,9 @@ def captured(engine: type[Engine], network: Executable, images: Any, steps: int)
 
 
 def new_results(**settings: Any) -> dict[str, Any]:
-    """Results of nothing yet: the machine, its load and versions, and the settings."""
-    packages = {name: version(name) for name in ("jaxlib", "numpy", "numba")}
+    """Results of nothing yet: the machine, its versions and load, and the settings."""
     load = {"load at the start": os.getloadavg()}
-    return {"machine": machine() | packages | load, "settings": settings}
+    return {"machine": machine() | load, "settings": settings}
 
 
 def save(results: dict[str, Any], output: Path) -> None:

@@ -1,22 +1,44 @@
 """From a trained ReLU network to a spiking one, in JAX.
 
-A trained model goes through five stages, and each can be used alone:
+A model, some images of its training set, and the rest follows:
+
+    >>> import jax, jax.numpy as jnp, jaxsnn
+    >>> images, labels = jax.random.uniform(jax.random.key(0), (8, 6)), jnp.zeros(8, int)
+    >>> weights = jax.random.normal(jax.random.key(1), (6, 3))
+    >>> model = lambda x: jax.nn.relu(x @ weights)  # or a model in Flax NNX or Linen
+
+    >>> snn = jaxsnn.convert(model, images)
+    >>> run = jaxsnn.simulate(snn, images, key=0, duration=0.032)
+    >>> run.accuracy(labels).shape  # after every step
+    (32,)
+    >>> report = jaxsnn.report(snn, images, labels=labels)  # layer by layer, with advice
+
+`convert` does three stages with settings that suit most models, and each can be used alone:
 
     model                    --read_network-->         Network
-    Network, images          --data_based_scales-->    one scale factor for each layer
+    Network, images          --percentile_scales-->    one scale factor for each layer
     Network, scale factors   --balance_thresholds-->   SpikingNetwork
+    SpikingNetwork           --quantize-->             FixedPointNetwork, if you like
     SpikingNetwork, images   --simulate-->             Simulation
-    Simulation, labels       --accuracy, plotting-->   accuracy, latency, operations; figures
+    Simulation, labels       --accuracy, report-->     accuracy, latency, operations; figures
 
-`convert` goes from the model to the SpikingNetwork with settings that suit most models, `report`
-compares the two layer by layer, and `sweep` takes a network, images, labels and a grid of settings
-through the last three at once.
+What else there is:
+
+    other scale factors      data_based_scales, model_based_scales, locally_balanced_scales, ...
+    accuracy in a few steps  calibrate, merge_poolings, ceiling_scales
+    grids of settings        Grid, sweep, best, save_sweep, load_sweep
+    input, reset, readout    encoding, neurons, readout, stopping
+    figures and costs        plotting, metrics
+    data, networks, training load_dataset, networks, training
+    how it is computed       engines
+    for an issue             versions
 """
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from jaxsnn import engines, metrics, network, neurons, readout, stopping
+from jaxsnn import encoding, engines, metrics, network, neurons, readout, stopping
 from jaxsnn.conversion.balancing import SpikingNetwork, balance_thresholds, normalize_weights
 from jaxsnn.conversion.convert import convert
 from jaxsnn.conversion.fixed_point import FixedPoint, FixedPointNetwork, quantize
@@ -51,7 +73,10 @@ if TYPE_CHECKING:
     from jaxsnn.interchange.nir_export import to_nir
     from jaxsnn.interchange.nir_import import from_nir
     from jaxsnn.paper.datasets import Dataset, DatasetError, load_dataset
+    from jaxsnn.support.machine import versions
     from jaxsnn.sweeps import Grid, best, load_sweep, save_sweep, sweep
+
+    __version__: str
 
 # What a conversion and its simulation do without.
 _LOADED_LATER = {
@@ -75,10 +100,13 @@ _LOADED_LATER = {
     "load_dataset": ("jaxsnn.paper.datasets", "load_dataset"),
     "from_nir": ("jaxsnn.interchange.nir_import", "from_nir"),
     "to_nir": ("jaxsnn.interchange.nir_export", "to_nir"),
+    "versions": ("jaxsnn.support.machine", "versions"),
 }
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("jaxsnn-conversion")
     if name not in _LOADED_LATER:
         raise AttributeError(f"module 'jaxsnn' has no attribute {name!r}")
     module, attribute = _LOADED_LATER[name]
@@ -89,7 +117,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LOADED_LATER})
+    return [*__all__, "__version__"]
 
 
 __all__ = [
@@ -113,6 +141,7 @@ __all__ = [
     "correct_biases",
     "data_based_scales",
     "data_based_scales_of_authors_code",
+    "encoding",
     "engines",
     "fast_sigmoid",
     "from_events",
@@ -150,4 +179,5 @@ __all__ = [
     "to_events",
     "to_nir",
     "training",
+    "versions",
 ]

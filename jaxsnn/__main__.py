@@ -14,7 +14,7 @@ from jaxsnn.paper.sweep_command import plot_sweep, sweep_network
 from jaxsnn.support.errors import UsageError
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m jaxsnn") -> None:
     """Run a command; errors of arguments, data and files are printed without a traceback."""
     commands = {
         "reproduce": reproduce,
@@ -24,10 +24,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     try:
         tyro.extras.subcommand_cli_from_dict(
-            commands, prog="python -m jaxsnn", args=arguments, description=__doc__
+            commands, prog=prog, args=arguments, description=__doc__
         )
     except (DatasetError, UsageError, OSError) as error:
         sys.exit(f"jaxsnn: {error}")
+
+
+def script() -> None:
+    """What the installed script `jaxsnn-convert` calls."""
+    main(prog="jaxsnn-convert")
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ class Report:
                         its channels
     largest_activation  in the ReLU network
     correlation         of activations with rates · λ, over all neurons and images
-    error               |rates · λ - activations| / |activations|, of the Euclidean norms
+    error               `|rates · λ - activations| / |activations|`, of the Euclidean norms
     above_scale         share of the activations that exceed λ, and are clipped
     saturated           share of neurons and images with a spike in every step
     silent              share of the neurons that never spike, of those that some image activates
@@ -57,8 +57,8 @@ class Report:
 
     Attributes:
         table: a row for each layer, counted from 1.
-        images: N.
-        steps: T.
+        images: how many there were, N.
+        steps: how many were simulated, T.
         agreement: share of the images with the same class in both networks.
         relu_accuracy: accuracy of the ReLU network; None without labels.
         accuracy: accuracy of the spiking network after T steps; None without labels.

@@ -124,6 +124,8 @@ def integrate_and_fire(
 def reset_to_zero(potential: Values, spikes: Values, threshold: Values) -> Array:
     """V ← 0 after a spike; what exceeded the threshold is lost (Diehl et al. 2015).
 
+    Also called the hard reset.
+
     Example:
         >>> import jax.numpy as jnp, jaxsnn
         >>> jaxsnn.reset_to_zero(jnp.array([1.25, 0.5]), jnp.array([1.0, 0.0]), 1.0).tolist()
@@ -136,6 +138,8 @@ def reset_to_zero(potential: Values, spikes: Values, threshold: Values) -> Array
 @typed
 def reset_by_subtraction(potential: Values, spikes: Values, threshold: Values) -> Array:
     """V ← V - θ after a spike; what exceeded the threshold is kept (Rueckauer et al. 2017).
+
+    Also called the soft reset.
 
     Example:
         >>> import jax.numpy as jnp, jaxsnn
@@ -150,7 +154,7 @@ def reset_by_subtraction(potential: Values, spikes: Values, threshold: Values) -
 
 @typed
 def boxcar(width: Real = 1.0) -> Callable[[Array], Array]:
-    """Surrogate derivative 1 for |x| < width/2, else 0, with x = V/θ - 1: the default.
+    """Surrogate derivative 1 for `|x|` < width/2, else 0, with x = V/θ - 1: the default.
 
     Of those that were tried with the resets as they are (`benchmarks/surrogates.py`), its gradients
     agree best with what a change of thresholds, scale factors, initial potentials, weights and
@@ -183,7 +187,7 @@ def _boxcar(width: float) -> Callable[[Array], Array]:
 
 @typed
 def fast_sigmoid(slope: Real = 10.0) -> Callable[[Array], Array]:
-    """Surrogate derivative 1 / (1 + slope·|x|)², with x = V/θ - 1.
+    """Surrogate derivative `1 / (1 + slope·|x|)²`, with x = V/θ - 1.
 
     Source: Zenke and Ganguli 2018, "SuperSpike".
 
@@ -244,20 +248,20 @@ def step_function(surrogate: Callable[[Array], Array]) -> Spike:
 @lru_cache
 def _step_function(surrogate: Callable[[Array], Array]) -> Spike:
     @jax.custom_jvp
-    def spike(potential: Array, threshold: Array) -> Array:
+    def heaviside(potential: Array, threshold: Array) -> Array:
         return (potential >= threshold).astype(potential.dtype)
 
-    spike.is_step = True  # type: ignore[attr-defined]
+    heaviside.is_step = True  # type: ignore[attr-defined]
 
-    @spike.defjvp
+    @heaviside.defjvp
     def _(primals, tangents):
         potential, threshold = primals
         d_potential, d_threshold = tangents
         ratio = potential / threshold
         dx = (d_potential - ratio * d_threshold) / threshold
-        return spike(potential, threshold), surrogate(ratio - 1) * dx
+        return heaviside(potential, threshold), surrogate(ratio - 1) * dx
 
-    return spike
+    return heaviside
 
 
 def is_step(spike: Spike) -> bool:
@@ -271,14 +275,14 @@ def is_step(spike: Spike) -> bool:
     return getattr(spike, "is_step", False)
 
 
-heaviside = _step_function(_boxcar(1.0))
+heaviside: Spike = _step_function(_boxcar(1.0))
 
 
 # -- The activation that neurons compute exactly in a few steps ------------------------------------
 
 
 @typed
-def clip_floor(x: Values, threshold: Numbers | nnx.Variable, levels: Count = 4) -> Array:
+def clip_floor(x: Values, threshold: Numbers | nnx.Variable[Any], levels: Count = 4) -> Array:
     """A ReLU with a ceiling λ, rounded to multiples of λ/L: to train networks for a few steps.
 
         y = λ/L · floor(clip(x·L/λ + 1/2, 0, L))

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.dtypes import canonicalize_dtype
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from jaxsnn import encoding, metrics, neurons, readout, stopping
 from jaxsnn.conversion.balancing import SpikingNetwork
@@ -72,7 +72,8 @@ class Simulation:
             max_rate·dt, those of a last layer without a ReLU approach its outputs, the logits.
         first_spike_prediction: class of the first output spike `[B]`, -1 if there was none.
         first_spike_time: its time in seconds `[B]`, at the end of its step; nan if there was none.
-        spike_counts: for each layer the number of spikes of each neuron `[B, ...]`.
+        spike_counts: for each layer the number of spikes of each neuron `[B, ...]`; divided by the
+            duration they are the firing rates in hertz.
         input_spike_counts: for each input the number of steps in which it was not zero `[B, ...]`.
         synaptic_operations: effective synaptic operations of each sample `[B]`.
         times: time in seconds at the end of every step `[T]`.
@@ -104,7 +105,7 @@ class Simulation:
     synaptic_operations: AnyArray
     times: AnyArray
     exit_time: AnyArray
-    records: PyTree
+    records: Any
     state: State
     scale_factors: list[AnyArray]
     spiking: bool = static_field(default=True)
@@ -182,7 +183,7 @@ def simulate(
     refractory_period: Real = 0.0,
     initial_potential: Numbers | None = None,
     read: readout.Readout | None = None,
-    record: Callable[[Step], PyTree] | None = None,
+    record: Callable[[Step], Any] | None = None,
     stop: stopping.Stop | None = None,
     arithmetic: FixedPoint | None = None,
     engine: EngineChoice = "auto",
@@ -206,7 +207,8 @@ def simulate(
         images: images `[B, ...]` with pixels in [0, 1]; for `constant` any finite numbers.
         key: a JAX key or an integer seed from 0 to 2**32 - 1. The spikes of a sample depend on
             (key, sample, step) alone, not on its place in a batch.
-        duration: simulated time in seconds, a multiple of dt: 0.02, not 20, is 20 ms.
+        duration: simulated time in seconds, a multiple of dt: 0.02, not 20, is 20 ms. The number of
+            steps is duration / dt.
         dt: duration of a step in seconds.
         max_rate: rate in hertz of a pixel of value 1; at most 1/dt. Where JAX traces it, or
             thresholds or amplitudes, its range cannot be checked: out of range, all counts are nan
@@ -225,10 +227,11 @@ def simulate(
             `readout.first_spike`, `readout.membrane_potential`, `readout.score`,
             `readout.delayed(steps)` or a function of yours; by default spike counts, or for a last
             layer without a ReLU the scores.
-        record: function of a `Step` whose value is kept for every step, for example
-            `lambda step: step.spikes[0]`. Its leaves have the samples first. It is part of the
-            compiled program, of which the latest 16 are kept; functions of the same code, which see
-            the same numbers, strings and functions, share theirs.
+        record: the monitor: a function of a `Step` whose value is kept for every step, for example
+            `lambda step: step.spikes[0]` or, for membrane potentials, `step.potentials[0]`. Its
+            leaves have the samples first. It is part of the compiled program, of which the latest
+            16 are kept; functions of the same code, which see the same numbers, strings and
+            functions, share theirs.
         stop: when a sample is decided: `stopping.first_spike`, `stopping.margin(spikes)`,
             `stopping.margin_over_time(spikes, every)` or a function of yours. Decided samples
             leave the batch: their predictions and counts stay as they are, and no more work is
@@ -463,7 +466,7 @@ def split(samples: int, batch_size: int) -> list[np.ndarray]:
 def _joined(runs: Sequence[Simulation], size: int) -> Simulation:
     """The runs of all batches as one, without the repeated samples at the end."""
 
-    def field_of_all(name: str) -> PyTree:
+    def field_of_all(name: str) -> Any:
         values = [getattr(run, name) for run in runs]
         if name in ("times", "scale_factors", "spiking"):
             return values[0]

@@ -60,6 +60,13 @@ def test_every_public_function_is_typed(name):
     assert signature.return_annotation is not inspect.Signature.empty, name
 
 
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_help_shows_no_addresses(name):
+    thing = FUNCTIONS[name]
+    if not (inspect.isclass(thing) and issubclass(thing, Exception)):
+        assert " at 0x" not in str(inspect.signature(thing)), name
+
+
 def test_import_is_quick_and_draws_nothing_in():
     """Matplotlib, pandas and TensorFlow Datasets are imported when they are needed."""
     code = "import sys, jaxsnn; print([m for m in sys.modules if '.' not in m])"

@@ -32,9 +32,10 @@ from jaxsnn.support.arrays import (
     numbers_of,
     static_field,
 )
-from jaxsnn.support.typed import Entries, Numbers, typed
+from jaxsnn.support.typed import Entries, Numbers, readable, typed
 
 
+@readable
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False, repr=False)
 class SpikingNetwork(Executable):
@@ -69,7 +70,7 @@ class SpikingNetwork(Executable):
     reset: neurons.Reset = static_field(default=neurons.reset_to_zero)
     encode: encoding.Encoding = static_field(default=encoding.poisson)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         entries = self.amplitudes
         if (
             isinstance(self.network, Network)

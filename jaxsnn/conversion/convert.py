@@ -46,8 +46,9 @@ def convert(
         images: calibration images `[N, ...]`, such as a few hundred of the training set.
         output: as for `read_network`: which array to read of a model that returns several.
         steps: how many steps the network is to run, each with a full rate; by default many.
-        percentile: of the activations, in percent, by default 99.9; 100, the largest, lets rates
-            and scores approach those of the model without an error that stays.
+        percentile: of the activations, in percent, what others call mode="99.9%", and by default
+            that; 100, the largest, lets rates and scores approach those of the model without an
+            error that stays.
         per: "channel" or "layer": what has a scale factor of its own.
         initial_potential: as a fraction of the threshold.
         reset: `reset_by_subtraction`, `reset_to_zero` or a function of yours.

@@ -41,7 +41,7 @@ from jaxsnn.support.arrays import (
     is_known,
     static_field,
 )
-from jaxsnn.support.typed import Count, Entries, Numbers, Real, typed
+from jaxsnn.support.typed import Count, Entries, Numbers, Real, readable, typed
 
 
 @typed
@@ -77,7 +77,7 @@ class FixedPoint:
     steps: Count = 1000
     largest_input: Real = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         bits = np.ravel(self.bits).tolist()
         if not bits or not set(bits) <= set(INTEGERS):
             raise ValueError(f"bits={self.bits}; weights have 8 or 16 bits.")
@@ -147,6 +147,7 @@ def quantize(
     return FixedPoint(bits, per, steps, largest_input)(network)
 
 
+@readable
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False, repr=False)
 class FixedPointNetwork(Executable):

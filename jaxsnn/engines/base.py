@@ -22,7 +22,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.dtypes import canonicalize_dtype
 from jax.typing import ArrayLike
-from jaxtyping import PyTree
 
 from jaxsnn import encoding, neurons, readout, stopping
 from jaxsnn.conversion.executable import Executable
@@ -166,7 +165,7 @@ class Behaviour(NamedTuple):
     reset: neurons.Reset
     spike: neurons.Spike
     read: readout.Readout
-    record: Callable[[Step], PyTree] | None = None
+    record: Callable[[Step], Any] | None = None
 
 
 class Run(NamedTuple):
@@ -245,7 +244,7 @@ class Trajectory(NamedTuple):
 
     state: State
     predictions: AnyArray
-    records: PyTree = None
+    records: Any = None
     spikes: AnyArray | None = None
     operations: AnyArray | None = None
     scores: AnyArray | None = None

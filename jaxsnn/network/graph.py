@@ -153,7 +153,7 @@ class Layer:
     activation: Activation = static_field(default=relu)
     name: str = static_field(default=Name(""))
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not any(isinstance(part, Connection) for part in self.connections):
             operations = cast(tuple[Operation, ...], tuple(self.connections))
             object.__setattr__(self, "connections", (Connection(operations),))
@@ -273,7 +273,7 @@ class Network:
     layers: tuple[Layer, ...]
     input_shape: Shape = static_field()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         # While JAX transforms a network, its fields may be anything.
         if isinstance(self.layers, tuple) and all(isinstance(part, Layer) for part in self.layers):
             layers = tuple(_placed(layer, index) for index, layer in enumerate(self.layers))

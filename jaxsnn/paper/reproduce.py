@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
-import platform
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import jax
 import numpy as np
 import pandas as pd
 
@@ -27,6 +23,7 @@ from jaxsnn.reading import read_network
 from jaxsnn.simulation import Simulation, simulate
 from jaxsnn.support.errors import UsageError, explained
 from jaxsnn.support.files import replacing
+from jaxsnn.support.machine import versions
 from jaxsnn.sweeps.store import made_folder, save_figure
 
 _DT = 1e-3
@@ -160,31 +157,14 @@ def as_markdown(table: pd.DataFrame) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on: date, processor, devices, versions.
+    """What figures were measured on: the date, and what `jaxsnn.versions` says.
 
     Example:
         >>> from jaxsnn.paper.reproduce import machine
-        >>> sorted(machine())
-        ['cores', 'date', 'devices', 'flax', 'jax', 'jaxsnn', 'processor', 'python']
+        >>> {"date", "processor", "jaxsnn"} <= set(machine())
+        True
     """
-    packages = {"jaxsnn": "jaxsnn-conversion", "jax": "jax", "flax": "flax"}
-    return {
-        "date": datetime.date.today().isoformat(),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "devices": [str(device.device_kind) for device in jax.devices()],
-        "python": platform.python_version(),
-        **{name: version(package) for name, package in packages.items()},
-    }
-
-
-def _processor() -> str:
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        for line in information.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return {"date": datetime.date.today().isoformat(), **versions()}
 
 
 def check_numbers(images: int, seed: int) -> None:

@@ -62,7 +62,7 @@ def accuracy(
     Args:
         model: a Flax NNX module, taken in its evaluation form whatever its mode, or any function
             from images `[B, ...]` to scores `[B, classes]`.
-        dataset: what has `.images` and `.labels`.
+        dataset: images and labels, such as a `Dataset`.
         batch_size: images per call.
 
     Raises:

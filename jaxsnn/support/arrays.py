@@ -24,7 +24,7 @@ else:
     AnyArray = Any
 
 
-def static_field(default: Any = MISSING):
+def static_field(default: Any = MISSING) -> Any:
     """A field that belongs to the structure of the pytree and not to its leaves."""
     return field(default=default, metadata={"static": True})
 

@@ -26,6 +26,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 F = TypeVar("F", bound=Callable[..., Any])
+C = TypeVar("C", bound=type)
 
 # What makes an object of a class that users do not construct themselves.
 _MADE_BY = {
@@ -136,6 +137,9 @@ class _Loaded(type):
         found = getattr(sys.modules.get(cls.module), cls.path, None)
         return found is not None and isinstance(value, found)
 
+    def __getitem__(cls, parameters: object) -> _Loaded:
+        return cls  # what it is parametrized by is not checked
+
 
 def _loaded(module: str, path: str) -> Any:
     return _Loaded(f"{module.split('.')[0]}.{path}", (), {"module": module, "path": path})
@@ -190,7 +194,65 @@ def typed(function: F) -> F:
         check(*args, **kwargs)
         return function(*args, **kwargs)
 
+    checked.__signature__ = _readable(inspect.signature(function))  # type: ignore[attr-defined]
     return cast(F, checked)
+
+
+class _Named:
+    """A function that is a default value: `help` shows its name in the place of its address."""
+
+    def __init__(self, function: Callable[..., Any]):
+        self.function = function
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return self.function.__name__
+
+
+class _Unquoted(str):
+    """An annotation: `help` shows it without quotes."""
+
+    __repr__ = str.__str__
+
+
+def readable(cls: C) -> C:
+    """A dataclass whose `help` shows the functions that are defaults by their names.
+
+    Example:
+        >>> import dataclasses, inspect
+        >>> from jaxsnn.support.typed import readable
+        >>> @readable
+        ... @dataclasses.dataclass
+        ... class Settings:
+        ...     compare: Callable = max
+        >>> inspect.signature(Settings)
+        <Signature (compare: Callable = max) -> None>
+    """
+    cls.__signature__ = _readable(inspect.signature(cls))  # type: ignore[attr-defined]
+    return cls
+
+
+def _readable(signature: inspect.Signature) -> inspect.Signature:
+    """The signature that `help` shows."""
+
+    def shown(parameter: inspect.Parameter) -> inspect.Parameter:
+        default = parameter.default
+        named = callable(default) and not isinstance(default, type)
+        return parameter.replace(
+            annotation=_unquoted(parameter.annotation),
+            default=_Named(default) if named else default,
+        )
+
+    return signature.replace(
+        parameters=list(map(shown, signature.parameters.values())),
+        return_annotation=_unquoted(signature.return_annotation),
+    )
+
+
+def _unquoted(annotation: Any) -> Any:
+    return _Unquoted(annotation) if isinstance(annotation, str) else annotation
 
 
 def _importing() -> bool:

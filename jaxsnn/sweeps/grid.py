@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 from jaxsnn import neurons
 from jaxsnn.engines.checks import checked_times, in_steps
 from jaxsnn.neurons import Reset
+from jaxsnn.support.typed import readable
 
 # The axes of a grid in the order in which they are simulated: what varies outside comes first, and
 # those after the rate make up the points of one seed and rate.
@@ -41,6 +42,7 @@ class Axis(NamedTuple):
     single: bool
 
 
+@readable
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Grid:
     """All combinations of these settings; what is given as one value is the same in all.
@@ -92,7 +94,7 @@ step: take max_rate <= 1000 or dt <= 0.0005.
     duration: ArrayLike | Sequence[float] = 0.5
     axes: dict[str, Axis] = field(init=False, repr=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         several = _is_list(self.threshold) or np.ndim(self.threshold) > 0
         axes = [
             _named_axis("scales", self.scales, several=_are_rules(self.scales)),

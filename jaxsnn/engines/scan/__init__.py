@@ -13,12 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from math import prod
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from jaxsnn import metrics, stopping
 from jaxsnn.conversion.executable import gives_probabilities
@@ -90,7 +90,7 @@ class Scan(Engine):
     remat: bool = False
     name = "scan"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, size in (("batch_size", self.batch_size), ("chunk", self.chunk)):
             if size is not None and size < 1:
                 raise ValueError(f"{name}={size}; it must be at least 1.")
@@ -124,7 +124,7 @@ class Scan(Engine):
             found = found._replace(records=_silent_after_exits(found, run.steps))
         return _with_sample_counts(found) if run.per_step else found
 
-    simulate_points = staticmethod(simulate_points)
+    simulate_points: ClassVar[Any] = staticmethod(simulate_points)
 
 
 def _spoiled_if_invalid(run: Run, state: State) -> State:
@@ -331,7 +331,7 @@ def _put_at(steps: slice, places: np.ndarray) -> Callable[[np.ndarray, Array], N
     return write
 
 
-def _silent_after_exits(found: Trajectory, steps: int) -> PyTree:
+def _silent_after_exits(found: Trajectory, steps: int) -> Any:
     """Records [T, B, ...] with nothing of a sample after the step that decided it."""
     state = found.state
     done = state.step - steps + jnp.arange(steps, dtype=jnp.int32)

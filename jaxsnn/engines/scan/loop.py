@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from jaxsnn import encoding, neurons, readout
 from jaxsnn.conversion.rounding import NUMBER_BITS
@@ -51,7 +51,7 @@ class Chunk(NamedTuple):
 
 
 # What is kept of a chunk, with leaves [K, ...].
-Observer = Callable[[Chunk], PyTree]
+Observer = Callable[[Chunk], Any]
 
 
 def nothing(chunk: Chunk) -> None:
@@ -59,12 +59,12 @@ def nothing(chunk: Chunk) -> None:
     del chunk
 
 
-def recorder(record: Callable[[Step], PyTree] | None) -> Observer:
+def recorder(record: Callable[[Step], Any] | None) -> Observer:
     """The observer that keeps what a function of a `Step` returns."""
     if record is None:
         return nothing
 
-    def observe(chunk: Chunk) -> PyTree:
+    def observe(chunk: Chunk) -> Any:
         fields = chunk.inputs, chunk.spikes, chunk.potentials, chunk.predictions
         return jax.vmap(lambda *of_step: record(Step(*of_step)))(*fields)
 
@@ -113,7 +113,7 @@ class Kept(NamedTuple):
 
     predictions: Array
     scores: Array
-    observed: PyTree
+    observed: Any
 
 
 def scan_steps(
@@ -174,7 +174,7 @@ def scan_steps(
     return state, joined(outputs)
 
 
-def joined(outputs: Sequence[PyTree]) -> PyTree:
+def joined(outputs: Sequence[Any]) -> Any:
     """What was kept of consecutive steps, with leaves [T, ...], as one."""
     if len(outputs) == 1:
         return outputs[0]

@@ -57,7 +57,7 @@ class Dataset:
     images: _Images
     labels: _Labels
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_plain("images", self.images)
         _check_plain("labels", self.labels)
         _check_images(self.images)
