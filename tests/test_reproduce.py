@@ -25,7 +25,7 @@ def reproduction(tmp_path_factory, short_commands):
 def test_table(reproduction):
     results, _ = reproduction
     table = pd.read_csv(results / "table.csv")
-    assert table["conversion"].tolist() == ["unnormalised", "model-based", "data-based"]
+    assert table["conversion"].tolist() == ["unnormalised", "model-based", "data-based", "convert"]
     assert {"6 ms", "10 ms", "20 ms", "40 ms", "100 ms"} <= set(table.columns)
     assert "500 ms" not in table.columns
     data_based = table.iloc[2]
@@ -33,6 +33,7 @@ def test_table(reproduction):
     assert data_based["100 ms"] > 0.9
     assert 0 < data_based["first spike"] <= 1
     assert 1 <= data_based["median latency (ms)"] <= 100
+    assert table.iloc[3]["6 ms"] > 0.9  # the settings of today are early
 
 
 def test_results_say_where_they_come_from(reproduction):
