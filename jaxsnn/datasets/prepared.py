@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from jaxsnn.paper.datasets.catalogue import OFFICIAL
-from jaxsnn.paper.datasets.dataset import DatasetError
-from jaxsnn.paper.datasets.official import Parts
-from jaxsnn.paper.datasets.pngs import decode_pngs
+from jaxsnn.datasets.catalogue import OFFICIAL
+from jaxsnn.datasets.dataset import DatasetError
+from jaxsnn.datasets.official import Parts
+from jaxsnn.datasets.pngs import decode_pngs
 from jaxsnn.support.warn import warn
 
 

@@ -18,11 +18,11 @@ import os
 
 import numpy as np
 
-from jaxsnn.paper.datasets.catalogue import OFFICIAL
-from jaxsnn.paper.datasets.dataset import Dataset, DatasetError
-from jaxsnn.paper.datasets.official import Parts
-from jaxsnn.paper.datasets.prepared import is_prepared, open_builder, prepare, read_prepared
-from jaxsnn.paper.datasets.sources import ARCHIVES_VARIABLE, existing_folder, fetch
+from jaxsnn.datasets.catalogue import OFFICIAL
+from jaxsnn.datasets.dataset import Dataset, DatasetError
+from jaxsnn.datasets.official import Parts
+from jaxsnn.datasets.prepared import is_prepared, open_builder, prepare, read_prepared
+from jaxsnn.datasets.sources import ARCHIVES_VARIABLE, existing_folder, fetch
 from jaxsnn.support.typed import typed
 
 __all__ = ["Dataset", "DatasetError", "load_dataset"]
