@@ -67,12 +67,12 @@ from jaxsnn.simulation import Simulation, simulate
 if TYPE_CHECKING:
     from jaxsnn import networks, plotting, sweeps, training
     from jaxsnn.calibration import calibrate, correct_biases, scales_for
+    from jaxsnn.datasets import Dataset, DatasetError, load_dataset
     from jaxsnn.diagnosis import Report, report
     from jaxsnn.interchange.events import from_events, to_events
     from jaxsnn.interchange.files import load, save
     from jaxsnn.interchange.nir_export import to_nir
     from jaxsnn.interchange.nir_import import from_nir
-    from jaxsnn.paper.datasets import Dataset, DatasetError, load_dataset
     from jaxsnn.support.machine import versions
     from jaxsnn.sweeps import Grid, best, load_sweep, save_sweep, sweep
 
@@ -95,9 +95,9 @@ _LOADED_LATER = {
     **{name: ("jaxsnn.interchange.events", name) for name in ("from_events", "to_events")},
     "networks": ("jaxsnn.networks", None),
     "training": ("jaxsnn.training", None),
-    "Dataset": ("jaxsnn.paper.datasets", "Dataset"),
-    "DatasetError": ("jaxsnn.paper.datasets", "DatasetError"),
-    "load_dataset": ("jaxsnn.paper.datasets", "load_dataset"),
+    "Dataset": ("jaxsnn.datasets", "Dataset"),
+    "DatasetError": ("jaxsnn.datasets", "DatasetError"),
+    "load_dataset": ("jaxsnn.datasets", "load_dataset"),
     "from_nir": ("jaxsnn.interchange.nir_import", "from_nir"),
     "to_nir": ("jaxsnn.interchange.nir_export", "to_nir"),
     "versions": ("jaxsnn.support.machine", "versions"),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import tyro
 
-from jaxsnn.paper.datasets import DatasetError
+from jaxsnn.datasets import DatasetError
 from jaxsnn.paper.few_steps import few_steps
 from jaxsnn.paper.reproduce import reproduce
 from jaxsnn.paper.sweep_command import plot_sweep, sweep_network

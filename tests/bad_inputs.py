@@ -1337,11 +1337,44 @@ def add_data(corpus: Corpus, w: World) -> None:
     each(
         "load_dataset", "name", jaxsnn.load_dataset,
         {
-            "None": None, "a number": 1, "cifar100": "cifar100", "MNIST": "MNIST", "empty": "",
+            "None": None, "a number": 1, "cifar1000": "cifar1000", "MNIST": "MNIST", "empty": "",
             "a list": ["mnist"], "a dict": {}, "a path": Path("mnist"), "bytes": b"mnist",
             "a bool": True, "a function": len, "a set": {"mnist"}, "a typo": "fashion-mnist",
         },
         words="name|data set|dataset",
+    )
+    each(
+        "Dataset.from_arrays", "images", lambda v: jaxsnn.Dataset.from_arrays(v, labels),
+        {k: v for k, v in ours.items() if k not in ("8-bit pixels", "64-bit integers")}
+        | {
+            "None": None, "a string": "abc", "a function": len,
+            "integers beyond 255": np.full(np.shape(w.photos), 256),
+            "negative integers": np.full(np.shape(w.photos), -1),
+        },
+        words=IMAGES,
+    )
+    each(
+        "Dataset.from_arrays", "labels", lambda v: jaxsnn.Dataset.from_arrays(w.photos, v),
+        bad_labels(2), words="label", omit=("out of range", "huge", "none"),
+    )
+    each(
+        "Dataset.from_folder", "path", jaxsnn.Dataset.from_folder,
+        {
+            "None": None, "a number": 1, "no folder": "no/such/folder",
+            "empty": w.folder / "a-folder",
+            "a file": w.folder / "a-file", "a list": ["a"], "a function": len,
+        },
+        words="path|folder",
+    )
+    each(
+        "Dataset.from_folder", "size", lambda v: jaxsnn.Dataset.from_folder(w.folder, size=v),
+        {"a number": 3, "three": (1, 2, 3), "zero": (0, 3), "floats": (1.5, 2.0), "text": "3x3"},
+        words="size",
+    )
+    each(
+        "load_dataset", "splits", lambda v: jaxsnn.load_dataset(w.folder, splits=v),
+        {"a string": "train", "one": ("train",), "none there": ("a", "b"), "numbers": (1, 2)},
+        words="splits",
     )
     each(
         "load_dataset", "archives", lambda v: jaxsnn.load_dataset("mnist", archives=v),

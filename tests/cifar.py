@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from jaxsnn.paper.datasets.catalogue import OFFICIAL
+from jaxsnn.datasets.catalogue import OFFICIAL
 
 TAR = "cifar-10-binary.tar.gz"
 BATCHES = [f"data_batch_{number}.bin" for number in range(1, 6)]

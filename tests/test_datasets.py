@@ -25,11 +25,11 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from jaxsnn.paper import datasets
-from jaxsnn.paper.datasets import Dataset, DatasetError, load_dataset
-from jaxsnn.paper.datasets import archives as formats
-from jaxsnn.paper.datasets.catalogue import OFFICIAL
-from jaxsnn.paper.datasets.pngs import decode_pngs
+from jaxsnn import datasets
+from jaxsnn.datasets import Dataset, DatasetError, load_dataset
+from jaxsnn.datasets import archives as formats
+from jaxsnn.datasets.catalogue import OFFICIAL
+from jaxsnn.datasets.pngs import decode_pngs
 
 from cifar import TAR, change, cifar_files, small_cifar, trust, write_tar
 
@@ -270,7 +270,7 @@ def test_unknown_name():
 
 
 def test_importing_does_not_import_tfds():
-    code = "import sys, jaxsnn.paper.datasets; sys.exit('tensorflow_datasets' in sys.modules)"
+    code = "import sys, jaxsnn.datasets; sys.exit('tensorflow_datasets' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -338,8 +338,8 @@ def test_archive_of_4_gib_takes_the_memory_of_the_official_one(tmp_path):
     code = f"""
 import resource
 from pathlib import Path
-from jaxsnn.paper.datasets import DatasetError, archives
-from jaxsnn.paper.datasets.catalogue import OFFICIAL
+from jaxsnn.datasets import DatasetError, archives
+from jaxsnn.datasets.catalogue import OFFICIAL
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30), -1))
 try:
@@ -543,7 +543,7 @@ def test_nothing_of_another_wheel_is_looked_at(monkeypatch, make):
 
 def opened_by_datasets(real, *arguments, **options):
     caller = sys._getframe(1).f_globals["__name__"]
-    assert not caller.startswith("jaxsnn.paper.datasets"), "read before its digest was checked"
+    assert not caller.startswith("jaxsnn.datasets"), "read before its digest was checked"
     return real(*arguments, **options)
 
 
@@ -635,7 +635,7 @@ def test_packages_that_cannot_be_imported_are_named(small, data_dir, missing):
     code = f"""
 import sys
 sys.modules[{missing!r}] = None
-from jaxsnn.paper.datasets import DatasetError, load_dataset
+from jaxsnn.datasets import DatasetError, load_dataset
 try:
     load_dataset("mnist", data_dir={str(data_dir)!r})
 except DatasetError as error:

@@ -1,4 +1,4 @@
-"""The experiment of Diehl et al. 2015 and one on CIFAR-10: networks, data, training, commands."""
+"""The experiment of Diehl et al. 2015 and one on CIFAR-10: networks, training, commands."""
 
 from typing import Literal
 

@@ -16,10 +16,10 @@ from jaxsnn.calibration import calibrate
 from jaxsnn.conversion.balancing import SpikingNetwork, balance_thresholds
 from jaxsnn.conversion.convert import convert
 from jaxsnn.conversion.scaling import data_based_scales
+from jaxsnn.datasets import Dataset, load_dataset
 from jaxsnn.encoding import constant
 from jaxsnn.network import Network, merge_poolings
 from jaxsnn.neurons import reset_by_subtraction
-from jaxsnn.paper.datasets import Dataset, load_dataset
 from jaxsnn.paper.experiments import EXPERIMENTS
 from jaxsnn.paper.figures import draw_costs
 from jaxsnn.paper.pretrained import trained_network

@@ -15,8 +15,8 @@ import pandas as pd
 from jaxsnn import plotting
 from jaxsnn.conversion.balancing import SpikingNetwork
 from jaxsnn.conversion.fixed_point import FixedPoint
+from jaxsnn.datasets import Dataset, load_dataset
 from jaxsnn.paper import EngineName, training
-from jaxsnn.paper.datasets import Dataset, load_dataset
 from jaxsnn.paper.experiments import EXPERIMENTS, Experiment
 from jaxsnn.paper.pretrained import kept_in, trained_model
 from jaxsnn.reading import read_network

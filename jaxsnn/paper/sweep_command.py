@@ -11,8 +11,8 @@ import tyro
 from jaxsnn import neurons
 from jaxsnn.conversion import scaling
 from jaxsnn.conversion.fixed_point import FixedPoint
+from jaxsnn.datasets import load_dataset
 from jaxsnn.paper import EngineName
-from jaxsnn.paper.datasets import load_dataset
 from jaxsnn.paper.pretrained import kept_in, trained_network
 from jaxsnn.support.errors import UsageError
 from jaxsnn.sweeps import Grid, best, load_sweep, plotting, sweep

