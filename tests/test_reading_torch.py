@@ -1,4 +1,4 @@
-"""Modules of PyTorch are read as they are, channels first, where torch and torchax are installed."""
+"""Modules of PyTorch are read as they are, channels first, where torchax is installed."""
 
 import jax.numpy as jnp
 import numpy as np
