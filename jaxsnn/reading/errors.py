@@ -40,7 +40,9 @@ def explained(primitive: str, error: ReadingError, origin: Origin) -> ReadingErr
     return ReadingError(f"{unsupported}{primitive}{within} at {line}: {error}")
 
 
-NOT_A_RELU = "train the model with ReLUs (nnx.relu, jax.nn.relu, torch.nn.ReLU or jnp.maximum(x, 0)) instead."
+NOT_A_RELU = (
+    "train the model with ReLUs (nnx.relu, jax.nn.relu, nn.ReLU or jnp.maximum(x, 0)) instead."
+)
 TWO_SIGNALS = (
     "the product of two values that depend on the images is not linear; train the model without "
     "it, also without gates, attention, and squeeze-and-excite blocks."
