@@ -29,17 +29,17 @@ PACKAGES = ("torch", "torchax", "spikingjelly")
 def cnn() -> nn.Sequential:
     """A small network with batch norm and max pooling."""
     return nn.Sequential(
-        nn.Conv2d(1, 8, 5),
+        nn.Conv2d(1, 8, 5, padding=2),
         nn.BatchNorm2d(8),
         nn.ReLU(),
         nn.MaxPool2d(2),
-        nn.Conv2d(8, 16, 5),
+        nn.Conv2d(8, 16, 5, padding=2),
         nn.BatchNorm2d(16),
         nn.ReLU(),
         nn.MaxPool2d(2),
         nn.Flatten(),
         nn.Dropout(0.2),
-        nn.Linear(256, 64),
+        nn.LazyLinear(64),
         nn.ReLU(),
         nn.Linear(64, 10),
     )
@@ -49,6 +49,7 @@ def trained(images: Tensor, labels: Tensor, epochs: int) -> nn.Sequential:
     """The network after so many epochs of cross-entropy, in evaluation mode."""
     torch.manual_seed(0)
     module = cnn()
+    module(images[:1])  # sizes its first dense layer
     optimizer = torch.optim.Adam(module.parameters(), 2e-3)
     for _ in range(epochs):
         for chosen in torch.randperm(len(images)).split(64):
