@@ -33,13 +33,16 @@ def explained(primitive: str, error: ReadingError, origin: Origin) -> ReadingErr
     if module in ("LayerNorm", "RMSNorm", "GroupNorm", "InstanceNorm"):
         return ReadingError(f"{module} at {line}: {_NORM}")
     unsupported = "unsupported operation " if isinstance(error, UnsupportedError) else ""
-    error = ReadingError(_REMEDIES_OF_FUNCTIONS.get(origin.function, error))
+    named = _REMEDIES_OF_FUNCTIONS.get(module.lower(), error)  # as in torch.nn.Softmax
+    error = ReadingError(_REMEDIES_OF_FUNCTIONS.get(origin.function, named))
     within = module or origin.function
     within = f" in {within}" if within not in ("", primitive) else ""
     return ReadingError(f"{unsupported}{primitive}{within} at {line}: {error}")
 
 
-NOT_A_RELU = "train the model with ReLUs (nnx.relu, jax.nn.relu or jnp.maximum(x, 0)) instead."
+NOT_A_RELU = (
+    "train the model with ReLUs (nnx.relu, jax.nn.relu, nn.ReLU or jnp.maximum(x, 0)) instead."
+)
 TWO_SIGNALS = (
     "the product of two values that depend on the images is not linear; train the model without "
     "it, also without gates, attention, and squeeze-and-excite blocks."
@@ -84,7 +87,7 @@ _REMEDIES = {
 }
 _REMEDIES_OF_FUNCTIONS = {
     **dict.fromkeys(
-        ("softmax", "log_softmax", "logsumexp"),
+        ("softmax", "log_softmax", "logsoftmax", "logsumexp"),
         "it cannot be read. If it is the last operation, let the model return the logits before "
         "it, of which the largest is the same; elsewhere, as in attention, train without it.",
     ),

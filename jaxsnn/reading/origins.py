@@ -16,19 +16,23 @@ from jax.extend.core import Jaxpr, JaxprEqn
 from jaxsnn import neurons
 from jaxsnn.support import typed
 
+_PACKAGES = ("jax", "jaxlib", "flax", "torch", "torchax", "torchvision")
+_PACKAGES += ("numpy", "jaxtyping", "beartype")
 # Folders and files that the user did not write. The packages are found, not imported.
 _LIBRARIES = (
     *(
         str(Path(spec.origin).parent) + os.sep
-        for package in ("jax", "jaxlib", "flax", "numpy", "jaxtyping", "beartype")
+        for package in _PACKAGES
         if (spec := find_spec(package)) and spec.origin
     ),
     str(Path(__file__).parent) + os.sep,
     str(neurons.__file__),
     str(typed.__file__),
 )
-# A frame of the call of a module of Flax. Containers are left out: their parts matter.
-_FLAX_MODULE = re.compile(r"[/\\]flax[/\\].*\((?!Sequential|Module)(\w+)\.__call__\)$")
+# A frame of the call of a module of Flax or PyTorch. Containers are left out: their parts matter.
+_MODULE = re.compile(
+    r"[/\\](?:flax|torch)[/\\].*\((?!Sequential|Module)_?(\w+)\.(?:__call__|forward)\)$"
+)
 
 
 class Origin(NamedTuple):
@@ -36,8 +40,8 @@ class Origin(NamedTuple):
 
     Attributes:
         line: file, line and function of the user's code.
-        module: the Flax module that contains it, or "".
-        function: the function of JAX or Flax that contains it, or "".
+        module: the module of Flax or PyTorch that contains it, or "".
+        function: the function of a library that contains it, or "".
         path: where in the model the weights are that it reads, such as "blocks.0.conv", or "".
     """
 
@@ -76,7 +80,7 @@ def origin_of(equation: JaxprEqn) -> Origin:
     frames = ["an unknown line", *(frame.strip() for frame in frames)]  # the innermost is the last
     own = [n for n, frame in enumerate(frames) if n and not frame.startswith(_LIBRARIES)]
     calls = frames[own[-1] + 1 if own else 1 :]
-    modules = [found[1] for frame in calls if (found := _FLAX_MODULE.search(frame))]
+    modules = [found[1] for frame in calls if (found := _MODULE.search(frame))]
     line, module = frames[own[-1]] if own else frames[-1], modules[0] if modules else ""
     return Origin(line, module, _called(equation))
 

@@ -26,9 +26,10 @@ def read_network(model: Model, example: Images, *, output: int | str | None = No
     """Read the linear operations between the ReLUs of a model, with their weights.
 
     Args:
-        model: a Flax NNX module, a bound Linen module (`module.bind(variables)`) or any JAX
-            function from a batch of images `[B, ...]` to the outputs `[B, ...]`. NNX modules are
-            read in evaluation mode, without dropout; the model itself is not changed.
+        model: a Flax NNX module, a bound Linen module (`module.bind(variables)`), a module of
+            PyTorch (by torchax), or any JAX function from a batch of images `[B, ...]` to the
+            outputs `[B, ...]`. Modules of NNX and PyTorch are read in evaluation mode, without
+            dropout; the model itself is not changed.
         example: a batch of images, of any size; only its shape matters.
         output: which array to read of a model that returns several: its first index or key, such
             as 0 or "logits", or its path as in `jax.tree_util.keystr`, such as "['aux'][0]".
@@ -47,6 +48,7 @@ def read_network(model: Model, example: Images, *, output: int | str | None = No
         ReadingError: the model has an operation that is not linear (the message names it, its line
             in your source and the remedy), no ReLU, several outputs of which none is chosen, or
             weights that are not finite.
+        ImportError: a module of PyTorch, and torchax is missing or too old.
         ValueError: the example is not a batch of images.
 
     Example:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from typing import Annotated, Any
 
 import jax
@@ -17,7 +18,8 @@ from jaxsnn.reading.errors import ReadingError
 from jaxsnn.reading.origins import Names, line_of_error
 
 Model = Annotated[
-    Callable[[Any], Any], "a Flax module or a function from images [B, ...] to outputs [B, ...]"
+    Callable[[Any], Any],
+    "a module of Flax or PyTorch, or a function from images [B, ...] to outputs [B, ...]",
 ]
 
 # More than one image, so that a model that flattens the batch away is noticed, and a number that is
@@ -36,10 +38,12 @@ def evaluation_form(model: Callable[[Any], Any]) -> tuple[Callable[[Any], Any], 
         raise TypeError(f"{name} is a class: give read_network an instance of it, {name}(...).")
     if not callable(model):
         raise TypeError(f"a {name} is no model: give a module or a function of a batch of images.")
-    if _is_of_flax(model, "nnx.Module"):
+    if _is_of(model, "flax.nnx.Module"):
         return _evaluation_form_of_nnx(model)
+    if _is_of(model, "torch.nn.Module"):
+        return _evaluation_form_of_torch(model)
     owner: Any = getattr(model, "__self__", model)
-    if not _is_of_flax(owner, "linen.Module"):
+    if not _is_of(owner, "flax.linen.Module"):
         return model, Names()
     if owner.scope is None:
         raise TypeError(
@@ -63,6 +67,19 @@ def _evaluation_form_of_nnx(model: Any) -> tuple[Callable[[Any], Any], Names]:
     return forward, Names(_paths([nnx.to_pure_dict(state)]))
 
 
+def _evaluation_form_of_torch(module: Any) -> tuple[Callable[[Any], Any], Names]:
+    try:
+        from torchax import extract_jax
+    except (ImportError, AttributeError) as error:  # an older one misses what PyTorch 2.13 removed
+        raise ImportError(
+            "a module of PyTorch is read by torchax, which is missing or older than your PyTorch: "
+            'pip install "jaxsnn-conversion[torch]".'
+        ) from error
+    weights, function = extract_jax(deepcopy(module).cpu().eval())
+    names = Names((name.rpartition(".")[0], value) for name, value in weights.items())
+    return lambda images: function(weights, (images,)), names
+
+
 def _paths(trees: list[Any]) -> Iterator[tuple[str, Any]]:
     """The weights of a model, each with the path of the layer that it belongs to."""
     for tree in trees:
@@ -70,13 +87,13 @@ def _paths(trees: list[Any]) -> Iterator[tuple[str, Any]]:
             yield ".".join(str(getattr(key, "key", key)) for key in path[:-1]), weights
 
 
-def _is_of_flax(value: object, *classes: str) -> bool:
-    """Whether a value is an instance of one of these classes of Flax.
+def _is_of(value: object, *classes: str) -> bool:
+    """Whether a value is an instance of one of these classes.
 
-    Flax is slow to import, and is imported already where there is such a value.
+    Their packages are slow to import, and are imported already where there is such a value.
     """
     paths = (name.rpartition(".") for name in classes)
-    found = (getattr(sys.modules.get(f"flax.{path}"), name, None) for path, _, name in paths)
+    found = (getattr(sys.modules.get(path), name, None) for path, _, name in paths)
     return isinstance(value, tuple(kind for kind in found if isinstance(kind, type)))
 
 
@@ -88,7 +105,7 @@ def trace(
     try:
         closed, outputs = jax.make_jaxpr(model, return_shape=True)(batch)
     except Exception as error:
-        if _is_of_flax(error, "errors.TraceContextError"):
+        if _is_of(error, "flax.errors.TraceContextError"):
             raise ReadingError(
                 "the function changes an NNX model, as dropout and batch norm in training mode do: "
                 "call model.eval() first, or give read_network the model itself."
@@ -134,11 +151,13 @@ _EVALUATION = {"train": False, "training": False, "is_training": False, "determi
 
 def _remedy(error: Exception) -> str:
     """What to do about an exception that the model raised."""
-    if _is_of_flax(error, "errors.ModifyScopeVariableError", "errors.InvalidRngError"):
+    if _is_of(error, "flax.errors.ModifyScopeVariableError", "flax.errors.InvalidRngError"):
         return (
             "it is in training mode; read it in evaluation mode, with the argument that your model "
             "has for this, such as read_network(lambda x: model(x, train=False), example)."
         )
+    if _is_of(error, "torchax.tensor.OperatorNotFound"):
+        return "torchax, which reads PyTorch, does not know this operation; use another."
     missing = re.search(r"missing .*argument.*?: .*?'(\w+)'", str(error))
     if isinstance(error, TypeError) and missing:
         call = "model(parameters, x)"
