@@ -1,4 +1,4 @@
-"""The command line: `python -m jaxsnn reproduce`, `few-steps`, `sweep` and `plot`."""
+"""The command line: `python -m jaxsnn convert`, `reproduce`, `few-steps`, `sweep`, `plot`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import tyro
 
+from jaxsnn.convert_command import convert_model
 from jaxsnn.datasets import DatasetError
 from jaxsnn.paper.few_steps import few_steps
 from jaxsnn.paper.reproduce import reproduce
@@ -17,6 +18,7 @@ from jaxsnn.support.errors import UsageError
 def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m jaxsnn") -> None:
     """Run a command; errors of arguments, data and files are printed without a traceback."""
     commands = {
+        "convert": convert_model,
         "reproduce": reproduce,
         "few-steps": few_steps,
         "sweep": sweep_network,

@@ -2574,6 +2574,18 @@ def add_command_lines(corpus: Corpus, w: World) -> None:
             "python -m jaxsnn plot", _label(w, line) or "no file",
             _command(w, ["plot", *line.split()]), words,
         )
+    convert = {
+        "": "model|required", "train.py": "train:", "a:b": "module", "os:none": "none",
+        "os:path": "model", "os:listdir": "model|listdir", "os.path:join": "argument",
+        "os:getcwd --weights none": "weights", "os:getcwd --steps 0": "steps",
+        "os:getcwd --bits 4": "bits", "os:getcwd --percentile 0": "percentile",
+        f"os:getcwd --output {folder}/a-file": "a-file",
+    }
+    for line, words in convert.items():
+        corpus.one(
+            "python -m jaxsnn convert", _label(w, line) or "no model",
+            _command(w, ["convert", *line.split(), "--data", str(folder / "none")]), words,
+        )
     for line, words in {
         "": "reproduce", "train": "train", "--bits 8": "bits|command|argument",
         "sweep sweep": "sweep", "SWEEP": "SWEEP",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
@@ -123,6 +124,27 @@ step: take max_rate <= 1000 or dt <= 0.0005.
     def values(self, name: str) -> list[Any]:
         """The values of an axis."""
         return self.axes[name].values
+
+    def part(self, places: Mapping[str, Sequence[int]], single: Collection[str] = ()) -> Grid:
+        """Some of the points: those with the values at these places of each axis.
+
+        Args:
+            places: of the values, for each axis.
+            single: axes that are no dimension of its result, beside those that are none now.
+        """
+        axes = {}
+        for name, axis in self.axes.items():
+            labels, values = (
+                [them[n] for n in places[name]] for them in (axis.labels, axis.values)
+            )
+            axes[name] = Axis(name, labels, values, single=axis.single or name in single)
+        return self.with_axes(axes)
+
+    def with_axes(self, axes: Mapping[str, Axis]) -> Grid:
+        """The grid with other axes, of values that were checked."""
+        changed = copy(self)
+        object.__setattr__(changed, "axes", dict(axes))
+        return changed
 
     @property
     def durations(self) -> list[float]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -27,6 +28,7 @@ from jaxsnn.support.progress import progress_bar, skip
 from jaxsnn.support.typed import Count, Images, Numbers, typed
 from jaxsnn.sweeps.dataset import counts_of, fan_outs, no_counts, to_dataset
 from jaxsnn.sweeps.grid import Grid
+from jaxsnn.sweeps.growth import finished_part, grown
 from jaxsnn.sweeps.plan import (
     Block,
     Plan,
@@ -92,8 +94,10 @@ def sweep(
             simulates the points one after the other on the cores of a CPU.
         path: a netCDF file for the result, written when all is done. Until then finished pieces
             are kept in a folder beside it, `<path>.partial`. Called again, the sweep is resumed,
-            and when it is done it is read from the file. Of several sweeps to one path at the same
-            time all but the first raise ValueError.
+            and when it is done it is read from the file. Where the grid then has further values on
+            its axes, only what is new is simulated, and the file has both. (A further `dt` needs
+            durations given as a sequence, so that the times stay the same.) Of several sweeps to
+            one path at the same time all but the first raise ValueError.
         memory: bytes that a piece may take on each device, beside the weights; by default 16 MiB
             on CPUs, for their caches, and 1 GiB elsewhere.
         mesh: devices with the axes "points" and "images"; by default all devices of all hosts, as
@@ -142,7 +146,26 @@ def sweep(
     shared = jax.process_count() > 1 or (mesh is not None and mesh.size > 1)
     mesh = _default_mesh(len(job.images)) if mesh is None else _checked_mesh(mesh)
     from_first(lambda: check_path(path))
-    points, keys = make_points(job, calibration), job.keys()
+    points = make_points(job, calibration)
+    swept = partial(_swept, engine=engine, shared=shared, mesh=mesh, memory=memory, show=progress)
+    if path is not None and (finished := finished_part(path, job, points)) is not None:
+        return grown(finished, job, points, Path(path).expanduser().absolute(), swept)
+    return swept(job, points, path)
+
+
+def _swept(
+    job: SweepJob,
+    points: Points,
+    path: str | PathLike[str] | None,
+    *,
+    engine: EngineChoice,
+    shared: bool,
+    mesh: Mesh,
+    memory: int | None,
+    show: bool | None,
+) -> xr.Dataset:
+    """The result of a sweep, all of whose points are simulated, or were for a file."""
+    keys = job.keys()
     first = run_of_point(job, points, (0, 0, 0, 0, 0), slice(0, 1), keys)
     chosen = _chosen(engine, first, shared)
     if on_mesh := hasattr(chosen, "simulate_points"):
@@ -164,7 +187,7 @@ def sweep(
             if on_mesh
             else _counter_one_by_one(chosen, job, points, keys)
         )
-        counts = _count_all(job, plan, count, store, progress)
+        counts = _count_all(job, plan, count, store, show)
         data = _labelled(job, points, plan, counts, mesh)
         store.finish(data)
     return data

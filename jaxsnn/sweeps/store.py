@@ -6,7 +6,7 @@ import glob
 import json
 import pickle
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from io import BytesIO
 from os import PathLike
 from pathlib import Path
@@ -82,6 +82,11 @@ def save_sweep(data: xr.Dataset, path: str | PathLike[str]) -> None:
     file = Path(path).expanduser().absolute()
     with explained(file), replacing(file) as stream:
         write_with_checksum(stream, cast(bytes, data.to_netcdf(engine="h5netcdf")))
+
+
+def kept_when_full(path: Path) -> AbstractContextManager[None]:
+    """Errors of a file say that what was simulated is kept."""
+    return explained(path, kept=_KEPT)
 
 
 def from_first(function: Callable[[], Value]) -> Value:
@@ -205,7 +210,7 @@ class Store:
 
     def _on_first(self, function: Callable[[], None]) -> None:
         def explaining() -> None:
-            with explained(cast(Path, self.path), kept=_KEPT):
+            with kept_when_full(cast(Path, self.path)):
                 function()
 
         if self.path is not None:
@@ -218,7 +223,7 @@ class Store:
         path = cast(Path, self.path)
         if path.exists():
             data = load_sweep(path)
-            self._refuse_another(path, _identity_of(path, data))
+            self._refuse_another(path, identity_of(path, data))
             with suppress(OSError):  # another may be removing the blocks, or nobody may
                 self._clear()
             return data, None
@@ -327,7 +332,7 @@ class Store:
             )
 
 
-def _identity_of(path: Path, data: xr.Dataset) -> dict[str, str]:
+def identity_of(path: Path, data: xr.Dataset) -> dict[str, str]:
     """The identity that a result has in its attributes; empty if a sweep without a path made it."""
     try:
         return dict(json.loads(data.attrs.pop("identity", "{}")))
