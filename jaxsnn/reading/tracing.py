@@ -69,7 +69,7 @@ def _evaluation_form_of_nnx(model: Any) -> tuple[Callable[[Any], Any], Names]:
 
 def _evaluation_form_of_torch(module: Any) -> tuple[Callable[[Any], Any], Names]:
     try:
-        from torchax import extract_jax
+        from torchax import extract_jax  # pyright: ignore[reportMissingImports]
     except (ImportError, AttributeError) as error:  # an older one misses what PyTorch 2.13 removed
         raise ImportError(
             "a module of PyTorch is read by torchax, which is missing or older than your PyTorch: "
