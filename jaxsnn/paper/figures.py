@@ -33,6 +33,7 @@ def draw_raster(snn: SpikingNetwork, run: Simulation, images: Any, seed: int, dt
         duration=0.05,
         dt=dt,
         record=lambda step: [step.inputs, *step.spikes],
+        engine="scan",
     )
     spikes = [layer[:, 0] for layer in first.records]
     return plotting.plot_raster(spikes, dt=dt, image=images[0], names=["input", *_kinds(snn)])
