@@ -149,7 +149,8 @@ def _model(text: str, weights: Path | None) -> Any:
                 "that returns the model with these weights."
             )
         return found
-    parameters = list(inspect.signature(found).parameters.values())
+    variable = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+    parameters = [p for p in inspect.signature(found).parameters.values() if p.kind not in variable]
     required = [each for each in parameters if each.default is each.empty]
     if len(required) > 1 or (weights is not None and not parameters):
         wanted = "no argument, or images" if weights is None else "one, the path of the weights"

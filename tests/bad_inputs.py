@@ -2576,7 +2576,8 @@ def add_command_lines(corpus: Corpus, w: World) -> None:
         )
     convert = {
         "": "model|required", "train.py": "train:", "a:b": "module", "os:none": "none",
-        "os:path": "model", "os:listdir": "model|listdir", "os.path:join": "argument",
+        "os:path": "model|data", "os.path:join": "model|data", "os:popen": "model|data",
+        "os.path:relpath --weights none": "weights",
         "os:getcwd --weights none": "weights", "os:getcwd --steps 0": "steps",
         "os:getcwd --bits 4": "bits", "os:getcwd --percentile 0": "percentile",
         f"os:getcwd --output {folder}/a-file": "a-file",
