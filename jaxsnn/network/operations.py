@@ -363,7 +363,7 @@ class Select(Operation):
     def __call__(self, x: Array) -> Array:
         places = self.places.values
         flat = x.reshape(x.shape[0], -1)
-        if x.shape[1:] != self.shape or places.max(initial=-1) >= flat.shape[1]:
+        if flat.shape[1] != prod(self.shape) or places.max(initial=-1) >= flat.shape[1]:
             raise ValueError(
                 f"{self} has inputs of shape {x.shape[1:]}, but is for {self.shape}, with places "
                 f"up to {places.max(initial=-1)}."
