@@ -99,7 +99,7 @@ class Dataset:
             >>> float(dataset.images.max()), dataset.labels.tolist(), dataset.class_names
             (0.20000000298023224, [1, 0, 1], ('cat', 'dog'))
         """
-        classes = np.asarray(labels)
+        classes = labels if isinstance(labels, np.ndarray) else np.asarray(labels)
         _check_plain("images", images)
         _check_plain("labels", classes)
         names: tuple[str, ...] = ()
