@@ -88,5 +88,5 @@ def draw_costs(table: pd.DataFrame) -> Figure:
     for ax in axes:
         show_errors_as_accuracies(ax, errors, floor)
     lines, labels = axes[0].get_legend_handles_labels()
-    figure.legend(lines, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    figure.legend(lines, labels, loc="outside lower center", ncols=3 * len(names), frameon=False)
     return figure
