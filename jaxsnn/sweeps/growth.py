@@ -92,6 +92,8 @@ def _finished_part(path: Path, job: SweepJob, points: Points) -> Finished | None
     places = _places(job.grid, data)
     if places is None:
         return None
+    if any(_steps(job.grid.part(box)) != _steps(job.grid) for box in _new_boxes(job.grid, places)):
+        return None  # of one duration, each dt has another number of steps
     single = {name for name in places if data[name].ndim == 0}
     grid = job.grid.part(places, single)
     factors = [points.scale_factors[place] for place in places["scales"]]
@@ -112,6 +114,10 @@ def _places(grid: Grid, data: xr.Dataset) -> Places | None:
             return None
         places[name] = [axis.labels.index(label) for label in labels]
     return places if np.array_equal(data.time, grid.times) else None
+
+
+def _steps(grid: Grid) -> int:
+    return np.shape(grid.times)[-1]
 
 
 def _with_factors(grid: Grid, points: Points) -> Grid:
