@@ -25,7 +25,8 @@ A model, some images of its training set, and the rest follows:
 What else there is:
 
     other scale factors      data_based_scales, model_based_scales, locally_balanced_scales, ...
-    accuracy in a few steps  calibrate, merge_poolings, ceiling_scales
+    accuracy in a few steps  scales_for, correct_biases, calibrate, merge_poolings, ceiling_scales
+    files and other tools    save, load, to_nir, from_nir, to_events, from_events
     grids of settings        Grid, sweep, best, save_sweep, load_sweep
     input, reset, readout    encoding, neurons, readout, stopping
     figures and costs        plotting, metrics

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -56,20 +56,9 @@ def runs(
         yield new, run
 
 
-def scores_after(
-    snn: SpikingNetwork,
-    pixels: np.ndarray,
-    steps: int,
-    key: Key,
-    batch_size: int,
-    advance: Callable[[int], Any],
-) -> np.ndarray:
-    """The scores of all images after the last step `[N, classes]`."""
-    found = [
-        np.asarray(run.scores)[-1][: len(numbers)]
-        for numbers, run in runs(snn, pixels, steps, key, batch_size, advance)
-    ]
-    return np.concatenate(found)
+def last_scores(found: Iterable[tuple[np.ndarray, Simulation]]) -> np.ndarray:
+    """The scores of all images after the last step of their runs `[N, classes]`."""
+    return np.concatenate([np.asarray(run.scores)[-1][: len(numbers)] for numbers, run in found])
 
 
 def parameter_axes(network: Network, per: Per) -> Axes:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxsnn import encoding, neurons
-from jaxsnn.calibration.outputs import check_counts, relu_outputs, scores_after
+from jaxsnn.calibration.outputs import check_counts, last_scores, relu_outputs, runs
 from jaxsnn.conversion.balancing import balance_thresholds
 from jaxsnn.conversion.scaling import (
     Per,
@@ -101,7 +101,7 @@ def scales_for(
         progress, total=len(candidates) * len(pixels), desc="scales", unit="image"
     ) as bar:
         agreements = [
-            _agreement(scores_after(balanced(network, scales), *given, bar.update), targets)
+            _agreement(last_scores(runs(balanced(network, scales), *given, bar.update)), targets)
             for scales in candidates
         ]
     return candidates[int(np.argmax(agreements))]

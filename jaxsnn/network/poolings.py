@@ -48,7 +48,7 @@ def merge_poolings(network: Network) -> Network:
 
 
 def mergeable_poolings(network: Network) -> list[int]:
-    """The layers that `merge_poolings` takes away.
+    """The indices of the layers that `merge_poolings` removes.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxsnn

@@ -20,13 +20,15 @@ from jaxsnn.datasets import Dataset, load_dataset
 from jaxsnn.encoding import constant
 from jaxsnn.network import Network, merge_poolings
 from jaxsnn.neurons import reset_by_subtraction
+from jaxsnn.paper import training
 from jaxsnn.paper.experiments import EXPERIMENTS
 from jaxsnn.paper.figures import draw_costs
 from jaxsnn.paper.pretrained import trained_network
 from jaxsnn.paper.reproduce import check_numbers, machine
 from jaxsnn.simulation import simulate
 from jaxsnn.support.errors import UsageError, explained
-from jaxsnn.sweeps.store import made_folder, replacing, save_figure
+from jaxsnn.support.files import replacing
+from jaxsnn.sweeps.store import made_folder, save_figure
 
 _HELD_OUT = 2_000  # training images that networks do not see, for what comes after the training
 _SHOWN = (1, 2, 4, 8)  # steps
@@ -151,7 +153,7 @@ def few_steps(
                 print(f"{short}, {name}, seed {seed}", flush=True)
                 network, snn = made(method, short, steps, train, seed=seed, cache=cache)
                 given = {"network": EXPERIMENTS["mnist"].networks[short], "method": name}
-                given |= {"seed": seed, "ReLU": _relu_accuracy(network, test)}
+                given |= {"seed": seed, "ReLU": training.accuracy(network, test)}
                 results["rows"] += [
                     given | {"steps": shown} | measured(snn, test, shown) for shown in method.shown
                 ]
@@ -249,12 +251,6 @@ def _check(networks: tuple[str, ...], steps: int, seeds: tuple[int, ...], images
         raise UsageError(f"steps={steps}; there must be at least 1.")
     for seed in seeds:
         check_numbers(images, seed)
-
-
-def _relu_accuracy(network: Network, test: Dataset) -> float:
-    parts = np.array_split(test.images, max(1, len(test) // 500))
-    classes = np.concatenate([np.asarray(network(part)).argmax(-1) for part in parts])
-    return float(np.mean(classes == test.labels))
 
 
 def _write(output: Path, results: dict[str, Any]) -> None:

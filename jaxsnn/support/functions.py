@@ -60,7 +60,7 @@ def by_content(function: Any) -> Any:
 
 
 def _seen(function: FunctionType) -> Iterator[tuple[str, Any]]:
-    """What a function sees beside its arguments, by name."""
+    """The names and values that a function refers to, other than its arguments."""
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):
         try:
             yield name, cell.cell_contents
