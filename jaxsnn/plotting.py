@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.collections import QuadMesh
     from matplotlib.figure import Figure
 
-Curve = tuple[np.ndarray, np.ndarray]  # times in seconds, accuracies
+Curve = tuple[np.ndarray, np.ndarray]  # times in seconds [T], accuracies [seeds, T]
 Curves = Annotated[
     Mapping[str, Any], "variant → accuracies, such as {'data-based': run.accuracy(labels)}"
 ]
@@ -47,11 +47,12 @@ def plot_accuracy(
 
     Both axes are logarithmic, the accuracy's in its distance from 100 %: the first milliseconds
     and the last tenths of a percent, of 500 ms and 100 %, are then both seen. An accuracy of 100 %
-    has no place on such an axis and is drawn above all others, at the upper edge.
+    has no place on such an axis and is drawn above all others, at the upper edge. Of several seeds
+    the line is the mean, in a band from the lowest to the highest.
 
     Args:
-        curves: variant → accuracies `[T]` (as from `Simulation.accuracy`), or for several panels
-            network → variant → accuracies. A curve may end early.
+        curves: variant → accuracies `[T]` (as from `Simulation.accuracy`), or `[seeds, T]`; for
+            several panels network → variant → accuracies. A curve may end early.
         times: time in seconds of each accuracy `[T]` (`Simulation.times`), or network → times.
         relu_accuracy: accuracy of the ReLU network, or network → accuracy; a dashed line.
         figure: where to draw; by default a new figure.
@@ -78,16 +79,21 @@ def plot_accuracy(
     figure = figure or new_figure(10.0 if len(data) > 1 else 7.0, 3.8)
     axes = figure.subplots(1, len(data), squeeze=False, sharex=True, sharey=True)[0]
     colors: dict[str, str] = {}  # a variant has one colour in all panels
-    fractions = [accuracy for variants in data.values() for _, accuracy in variants.values()]
+    curves_of_all = [curve for variants in data.values() for curve in variants.values()]
+    fractions = [accuracies.ravel() for _, accuracies in curves_of_all]
     errors = 1 - np.concatenate([*fractions, *([value] for value in references.values())])
     floor = min(errors[errors > 0], default=0.01) / 2  # what stands for 0, which has no logarithm
     for ax, (network, variants) in zip(axes, data.items(), strict=True):
-        for variant, (seconds, accuracy) in variants.items():
+        for variant, (seconds, accuracies) in variants.items():
             color = colors.setdefault(variant, COLORS[len(colors) % len(COLORS)])
-            error = np.maximum(1 - accuracy, floor)
+            times_ms, error = seconds * 1e3, np.maximum(1 - accuracies, floor)
             style = {"color": color, "lw": 1.5, "drawstyle": "steps-post"}
             # Not clipped: a network that stays silent lies on the axis, and must be seen there.
-            ax.plot(seconds * 1e3, error, label=variant, clip_on=False, zorder=3, **style)
+            mean = np.maximum(1 - accuracies.mean(0), floor)
+            ax.plot(times_ms, mean, label=variant, clip_on=False, zorder=3, **style)
+            if len(accuracies) > 1:
+                band = {"color": color, "alpha": 0.2, "lw": 0, "step": "post"}
+                ax.fill_between(times_ms, error.min(0), error.max(0), **band)
         if network in references:
             style = {"color": DARK, "ls": (0, (4, 2)), "lw": 1.2}
             ax.axhline(max(1 - references[network], floor), label="ReLU network", **style)
@@ -121,8 +127,8 @@ def plot_raster(
 ) -> Figure:
     """Draw the spikes of one sample on their way through the layers.
 
-    One panel for each layer, the input on top. In the output layer the neuron with the most spikes
-    has its own colour, and a ring marks the first spike.
+    One panel for each layer, the input on top; those of many layers are lower. In the output layer
+    the neuron with the most spikes has its own colour, and a ring marks the first spike.
 
     Args:
         spikes: for the input and for each layer the spikes of one sample `[T, ...]`, as from
@@ -157,28 +163,33 @@ def plot_raster(
         raise ValueError(f"max_neurons={max_neurons}; it must be at least 1.")
     names = _checked_names(names, ["input", *_layer_names(len(layers) - 1)])
     pixels = None if image is None else _checked_pixels(image)
-    figure = figure or new_figure(9.0, 0.9 + 1.05 * len(layers))
+    hidden = np.clip(10.0 / len(layers), 0.3, 1.0)  # height of a panel, beside 1 of the input
+    heights = [1.0, *[hidden] * (len(layers) - 2), 1.5]
+    figure = figure or new_figure(9.0, 1.0 + 1.05 * sum(heights))
     grid = figure.subplots(
         len(layers),
         2,
         squeeze=False,
         sharex="col",
-        gridspec_kw={"width_ratios": [1, 6], "height_ratios": [*[1] * (len(layers) - 1), 1.5]},
+        gridspec_kw={"width_ratios": [1, 6], "height_ratios": heights},
     )
-    for (side, ax), layer, name in zip(grid, layers, names, strict=True):
-        noun = "pixel" if ax is grid[0, 1] else "neuron"
+    for (side, ax), layer, name, height in zip(grid, layers, names, heights, strict=True):
+        noun, low = "pixel" if ax is grid[0, 1] else "neuron", height < 0.8
         if ax is grid[-1, 1]:
             shown = _draw_output(ax, layer, dt)
         else:
             shown = _draw_spikes(ax, layer, dt, max_neurons)
-            ax.set_ylabel(noun)
-        label = f"{name}\n{layer.shape[1]} {noun}s"
+            ax.set_ylabel("" if low else noun)
+        number = f"{layer.shape[1]} {noun}s"
         if shown < layer.shape[1]:
-            label += f",\n{shown} shown"
+            number = f"{shown} of {number}" if low else f"{number},\n{shown} shown"
+        label = f"{name}\n{number}"
         if pixels is not None and ax is grid[0, 1]:
             _draw_image(side, pixels, label)
         else:
-            side.text(1, 0.5, label, ha="right", va="center", fontsize=9)
+            side.text(1, 0.5, label, ha="right", va="center", fontsize=SMALL - 1 if low else 9)
+        if low:  # no room for the numbers of its neurons
+            ax.set_yticks([])
         side.axis("off")
         ax.tick_params(labelsize=SMALL)
         ax.spines[["top", "right"]].set_visible(False)
@@ -351,10 +362,10 @@ def _checked_curve(name: str, accuracies: Any, times: Any) -> Curve:
     seconds = real_numbers(f"curve {name}: times", times).astype(float)
     if not found.size:
         raise ValueError(f"curve {name} has nothing to draw: it has no accuracies.")
-    if found.ndim != 1 or seconds.ndim != 1 or len(found) > len(seconds):
+    if found.ndim not in (1, 2) or seconds.ndim != 1 or found.shape[-1] > len(seconds):
         raise ValueError(
             f"curve {name}: accuracies of shape {found.shape} and times of shape {seconds.shape}; "
-            "there must be one time for each accuracy."
+            "there must be one time for each accuracy, which are [T], or [seeds, T]."
         )
     if seconds[0] <= 0 or not np.all(np.diff(seconds) > 0):
         raise ValueError(
@@ -362,7 +373,7 @@ def _checked_curve(name: str, accuracies: Any, times: Any) -> Curve:
             "must rise from above 0, since the axis is logarithmic. Count them from the end of the "
             "first step, as Simulation.times does."
         )
-    return seconds[: len(found)], found
+    return seconds[: found.shape[-1]], np.atleast_2d(found)
 
 
 def _checked_spikes(spikes: Sequence[Any]) -> list[np.ndarray]:

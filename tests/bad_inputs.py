@@ -1373,6 +1373,11 @@ def add_data(corpus: Corpus, w: World) -> None:
         words="size",
     )
     each(
+        "Dataset.from_folder", "file", lambda v: jaxsnn.Dataset.from_folder(w.folder, file=v),
+        {"a number": 3, "in no folder": "no/such/folder/a.npy", "a list": ["a"]},
+        words="file|images",
+    )
+    each(
         "load_dataset", "splits", lambda v: jaxsnn.load_dataset(w.folder, splits=v),
         {"a string": "train", "one": ("train",), "none there": ("a", "b"), "numbers": (1, 2)},
         words="splits",
@@ -2354,7 +2359,7 @@ def add_plots(corpus: Corpus, w: World) -> None:
             "percent": {"a": [10.0, 50.0, 90.0]}, "nan": {"a": [np.nan] * 3}, "a number": 0.5,
             "a curve of None": {"a": None}, "a curve of a number": {"a": 0.5},
             "too long": {"a": [0.5] * 9}, "strings": {"a": ["b", "c", "d"]},
-            "two axes": {"a": np.ones((3, 2))}, "mixed": {"a": curve, "b": {"c": curve}},
+            "three axes": {"a": np.ones((3, 2, 1))}, "mixed": {"a": curve, "b": {"c": curve}},
             "a function": len, "complex": {"a": [1j] * 3}, "a curve of a string": {"a": "abc"},
             "negative": {"a": [-0.1] * 3}, "an empty panel": {"a": {}}, "a set": {1},
             "a dataset": w.data, "a named run": {"a": w.run},

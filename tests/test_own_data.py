@@ -3,10 +3,12 @@
 import logging
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
+import jaxsnn
 from jaxsnn.datasets import Dataset, DatasetError, load_dataset, stacking
 
 PIXELS = np.random.default_rng(3).integers(0, 256, (12, 6, 8, 3), np.uint8)
@@ -141,8 +143,25 @@ def test_memory_is_told_and_limited(folder, monkeypatch, caplog):
     little = SimpleNamespace(available=6 * 6 * 8 * 3 * 4 - 1)
     monkeypatch.setattr(stacking.psutil, "virtual_memory", lambda: little)
     monkeypatch.setattr("jaxsnn.datasets.folders._pixels", None)
-    with pytest.raises(DatasetError, match=r"6 images of 6x8x3 take .* are free.*per_class=100"):
+    with pytest.raises(DatasetError, match=r"6x8x3 take .* of memory are free.*per_class=.*file="):
         Dataset.from_folder(folder / "train")
+    with pytest.raises(DatasetError, match=r"no folder .*absent for the file"):
+        Dataset.from_folder(folder / "train", file=folder / "absent" / "images.npy")
+    monkeypatch.setattr(stacking.shutil, "disk_usage", lambda path: SimpleNamespace(free=100))
+    with pytest.raises(DatasetError, match="of the disk are free"):
+        Dataset.from_folder(folder / "train", file=folder / "images.npy")
+
+
+def test_images_in_a_file(folder):
+    expected = Dataset.from_folder(folder / "train")
+    dataset = Dataset.from_folder(folder / "train", file=folder / "images.npy")
+    assert isinstance(dataset.images, np.memmap)
+    np.testing.assert_array_equal(dataset.images, expected.images)
+    assert dataset.labels.tolist() == expected.labels.tolist()
+    assert sorted(path.name for path in folder.iterdir()) == ["images.npy", "test", "train"]
+    network = jaxsnn.read_network(lambda x: jax.nn.relu(x[..., :1]), dataset.images[:1])
+    scales = [jaxsnn.data_based_scales(network, data.images) for data in (dataset, expected)]
+    assert scales[0] == scales[1]
 
 
 # --- TFDS ---------------------------------------------------------------------------------------

@@ -106,6 +106,15 @@ def test_accuracy_of_a_narrow_range_still_has_ticks():
     assert sum(high <= tick <= low for tick in ax.get_yticks()) >= 3
 
 
+def test_accuracy_of_several_seeds_is_a_mean_in_a_band():
+    seeds = np.array([[0.5, 0.9], [0.7, 0.92], [0.6, 0.97]])
+    (ax,) = plotting.plot_accuracy({"a": seeds, "b": seeds[0]}, TIMES[:2]).axes
+    np.testing.assert_allclose(lines(ax)["a"].get_ydata(), [0.4, 0.07])
+    (band,) = ax.collections
+    corners = band.get_paths()[0].vertices
+    np.testing.assert_allclose(sorted(set(corners[:, 1].round(9))), [0.03, 0.1, 0.3, 0.5])
+
+
 def test_accuracy_from_json():
     table = json.loads('{"curves": {"a": [0.5, 1]}, "times": [0.001, 0.002]}')
     read = plotting.plot_accuracy(**table, relu_accuracy=1)
@@ -121,7 +130,7 @@ def test_accuracy_from_json():
         ({"net": {}}, TIMES, None, "nothing to draw"),
         ({"net": {"a": [0.5]}, "b": [0.5]}, TIMES, None, "mixes networks and variants"),
         ({"a": [0.5, 0.6]}, [0.001], None, r"a: accuracies of shape \(2,\) and times of shape"),
-        ({"a": [[0.5]]}, [0.001], None, r"a: accuracies of shape \(1, 1\) and times of shape"),
+        ({"a": [[[0.5]]]}, [0.001], None, r"a: accuracies of shape \(1, 1, 1\) and times of shape"),
         ({"a": []}, TIMES, None, "nothing to draw"),
         ({"a": [50.0]}, TIMES, None, "a: an accuracy of 50; .* Divide percentages"),
         ({"a": [np.nan]}, TIMES, None, "curve a: accuracies must be finite numbers; 1 of 1"),
@@ -174,6 +183,15 @@ def test_raster_shows_an_even_subset_of_a_large_layer_and_says_so(spikes):
     assert "layer 1\n500 neurons,\n6 shown" in labels
     assert "input\n6 pixels" in labels
     assert "output\n10 neurons" in labels  # whole, though it has more than 6
+
+
+def test_raster_of_a_deep_network_has_low_panels(spikes):
+    deep = [spikes[0], *[spikes[1]] * 30, spikes[2]]
+    figure = plotting.plot_raster(deep, max_neurons=6)
+    assert figure.get_size_inches()[1] < 14
+    labels = text_of(figure)
+    assert {f"layer {n}\n6 of 500 neurons" for n in range(1, 31)} <= set(labels)
+    assert "input\n6 pixels" in labels
 
 
 def test_raster_marks_the_predicted_class_and_the_first_spike(spikes):

@@ -120,6 +120,7 @@ class Dataset:
         channels: Literal[1, 3] | None = None,
         per_class: Count | None = None,
         class_names: Sequence[str] | None = None,
+        file: str | os.PathLike[str] | None = None,
         progress: bool | None = None,
     ) -> Dataset:
         """Reads a folder with a folder of images for each class, as Keras and torchvision do.
@@ -127,7 +128,8 @@ class Dataset:
         Classes are numbered in the sorted order of their folders' names. The images are shuffled,
         in the same way every time, so that the first hundreds have all classes. An image takes 4
         bytes for each pixel and channel; what does not fit into the free memory is refused before
-        any image is read.
+        any image is read. For more, name a `file`: scale factors read it in batches, and
+        simulations what you give them, such as `dataset.images[:1000]`.
 
         Args:
             path: the folder. Files in it, hidden files, and files that are no images are passed
@@ -138,6 +140,9 @@ class Dataset:
                 grey. Transparency is dropped.
             per_class: read so many images of each class at most, the first by name.
             class_names: the folders to read, in the order of their classes; by default all.
+            file: where to keep the images, as an array of NumPy that is mapped into memory and not
+                read as a whole, such as "images.npy"; an older file is replaced. By default they
+                are in memory.
             progress: whether to show a bar; by default where there is more than a second of work.
 
         Returns:
@@ -164,7 +169,8 @@ class Dataset:
         from jaxsnn.datasets.folders import read_folder
 
         how: dict[str, Any] = {"channels": channels, "per_class": per_class}
-        return read_folder(path, size=size, class_names=class_names, progress=progress, **how)
+        how |= {"file": file, "progress": progress}
+        return read_folder(path, size=size, class_names=class_names, **how)
 
     def __len__(self) -> int:
         return len(self.labels)

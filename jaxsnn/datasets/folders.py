@@ -32,6 +32,7 @@ def read_folder(
     channels: int | None = None,
     per_class: int | None = None,
     class_names: Sequence[str] | None = None,
+    file: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
 ) -> Dataset:
     """What `Dataset.from_folder` does."""
@@ -55,7 +56,8 @@ def read_folder(
         shape=(height, width, channels),
         class_names=names,
         title=f"reading {folder}",
-        remedy=_LESS,
+        remedy=_LESS if file else f'{_LESS[:-1]}, or keep them in a file, `file="images.npy"`.',
+        file=file,
         progress=progress,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import MISSING, field
 from functools import wraps
+from math import prod
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import jax
@@ -16,6 +17,7 @@ from jaxtyping import Array
 
 Shape = tuple[int, ...]
 F = TypeVar("F", bound=Callable[..., Any])
+_LARGEST_PART = 1 << 24  # numbers that are compared at a time
 if TYPE_CHECKING:
     AnyArray = Array
 else:
@@ -143,7 +145,10 @@ def all_true(condition: Callable[[Any], Any], value: ArrayLike) -> bool:
     """Whether a condition holds everywhere; a tracer passes, since nothing is known of it."""
     if not is_known(value):
         return True
-    if is_on_host(value):  # without a program for each shape
-        return bool(np.all(condition(np.asarray(value))))
+    if is_on_host(value):  # without a program for each shape, and in parts: it may be a mapped file
+        array = np.asarray(value)
+        rows = max(1, _LARGEST_PART // max(1, prod(array.shape[1:])))
+        parts = [array[n : n + rows] for n in range(0, len(array), rows)] if array.ndim else [array]
+        return all(np.all(condition(part)) for part in parts)
     with jax.ensure_compile_time_eval():  # under jit, operations on known arrays are traced too
         return bool(jnp.all(condition(value)))
