@@ -6,6 +6,7 @@ The pages of the API are written here, one for each name in `jaxsnn.__all__`.
 import inspect
 import os
 import re
+from importlib.metadata import metadata
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,16 @@ python_use_unqualified_type_names = True
 
 html_theme = "sphinx_book_theme"
 html_title = f"jaxsnn {version}"
-html_theme_options = {"show_navbar_depth": 1, "show_toc_level": 2, "navbar_persistent": []}
+html_theme_options: dict[str, Any] = {"show_navbar_depth": 1, "show_toc_level": 2, "navbar_persistent": []}
 html_copy_source = False
+# Notebooks open in Colab once [project.urls] says where the repository is.
+_urls = dict(url.split(", ", 1) for url in metadata("jaxsnn-conversion").get_all("Project-URL", []))
+if repository := _urls.get("Repository"):
+    html_theme_options |= {
+        "repository_url": repository,
+        "path_to_docs": "notebooks",
+        "launch_buttons": {"colab_url": "https://colab.research.google.com"},
+    }
 
 _DIRECTIVES = {
     "Functions": ("autofunction", inspect.isroutine),

@@ -74,6 +74,12 @@ SHORTER = {
 }
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_installs_what_a_fresh_runtime_lacks(path):
+    first = next(cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code")
+    assert '%pip install --quiet "jaxsnn-conversion' in first.source
+
+
 def shortened(notebook, changes):
     for old, new in changes.items():
         cells = [cell for cell in notebook.cells if old in cell.source]
