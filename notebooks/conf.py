@@ -38,7 +38,11 @@ python_use_unqualified_type_names = True
 
 html_theme = "sphinx_book_theme"
 html_title = f"jaxsnn {version}"
-html_theme_options: dict[str, Any] = {"show_navbar_depth": 1, "show_toc_level": 2, "navbar_persistent": []}
+html_theme_options: dict[str, Any] = {
+    "show_navbar_depth": 1,
+    "show_toc_level": 2,
+    "navbar_persistent": [],
+}
 html_copy_source = False
 # Notebooks open in Colab once [project.urls] says where the repository is.
 _urls = dict(url.split(", ", 1) for url in metadata("jaxsnn-conversion").get_all("Project-URL", []))

@@ -80,6 +80,9 @@ def test_a_notebook_installs_what_a_fresh_runtime_lacks(path):
     assert '%pip install --quiet "jaxsnn-conversion' in first.source
 
 
+SLOW = ("02_thresholds_and_rates", "03_any_model", "04_few_steps")
+
+
 def shortened(notebook, changes):
     for old, new in changes.items():
         cells = [cell for cell in notebook.cells if old in cell.source]
@@ -89,7 +92,13 @@ def shortened(notebook, changes):
     return notebook
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=[pytest.mark.slow] if path.stem in SLOW else [], id=path.stem)
+        for path in NOTEBOOKS
+    ],
+)
 def test_notebook_runs(path, monkeypatch):
     flags = "--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false"
     monkeypatch.setenv("XLA_FLAGS", flags)  # a training is faster when it is optimised
@@ -118,6 +127,7 @@ def test_a_notebook_shows_bars():
     assert "False\n" in texts
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_accelerators_has_a_small_form(tmp_path):
     """What runs on a GPU when there is one must not be found broken there."""
     script, output = ROOT / "benchmarks" / "on_gpu.py", tmp_path / "on_gpu.json"

@@ -7,13 +7,18 @@ import sys
 from pathlib import Path
 
 import golden
+import pytest
 
 
-def test_the_spikes_are_those_of_before():
+@pytest.mark.parametrize("as_users", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_spikes_are_those_of_before(as_users):
+    """Also where XLA optimises, as it does for users."""
     expected = json.loads(Path(golden.__file__).with_suffix(".json").read_text())
-    as_users_compile = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    as_users_compile |= {"JAX_NUMPY_DTYPE_PROMOTION": "strict", "JAX_NUMPY_RANK_PROMOTION": "raise"}
+    environment = os.environ | {"JAX_NUMPY_DTYPE_PROMOTION": "strict"}
+    environment["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+    if as_users:
+        del environment["XLA_FLAGS"]
     command = [sys.executable, golden.__file__]
-    run = subprocess.run(command, env=as_users_compile, capture_output=True, text=True, check=True)
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert json.loads(run.stdout) == expected
     assert len(expected) == 27

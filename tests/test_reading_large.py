@@ -52,6 +52,7 @@ def work(model, images):
     return multiply_adds(jax.make_jaxpr(model)(images).jaxpr)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_deep_networks(name):
     """Images of 4x4, of which one value is left at the end; the graphs are those of any size."""

@@ -186,6 +186,7 @@ def results(folder, name):
     return [xr.load_dataset(folder / f"process-{process}" / name) for process in range(2)]
 
 
+@pytest.mark.slow
 def test_two_processes_get_what_one_gets(two):
     folder, one = two
     first, second = results(folder, "fresh.nc")

@@ -199,6 +199,7 @@ def sweep_many(path=None, memory=SMALL):
     return swept(path, memory, **MANY)
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_it_ends_as_if_nothing_had_happened(tmp_path, calls):
     path, rng = tmp_path / "result.nc", np.random.default_rng(1)
     folder = Path(f"{path}.partial")
