@@ -6,8 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import golden
 import pytest
+
+import golden
 
 
 @pytest.mark.parametrize("as_users", [False, pytest.param(True, marks=pytest.mark.slow)])
