@@ -24,9 +24,8 @@ from jaxsnn.interchange.files import save
 from jaxsnn.metrics import checked_labels
 from jaxsnn.reading import read_network
 from jaxsnn.simulation import simulate
-from jaxsnn.support.errors import UsageError, explained
-from jaxsnn.support.files import replacing
-from jaxsnn.sweeps.store import made_folder, save_figure
+from jaxsnn.support.errors import UsageError
+from jaxsnn.support.files import made_folder, save_figure, save_text
 from jaxsnn.training import accuracy
 
 _DT = 1e-3
@@ -233,7 +232,5 @@ def _table(curve: pd.DataFrame, relu_accuracy: float) -> str:
 
 
 def _write(output: Path, text: str, curve: pd.DataFrame) -> None:
-    texts = {"report.txt": f"{text}\n", "accuracy.csv": curve.to_csv(index=False)}
-    for name, content in texts.items():
-        with explained(output / name), replacing(output / name) as file:
-            file.write(content.encode())
+    save_text(output / "report.txt", f"{text}\n")
+    save_text(output / "accuracy.csv", curve.to_csv(index=False))

@@ -1,5 +1,6 @@
 """Settings of all tests: checked array types, and where the data come from."""
 
+import collections
 import functools
 import gc
 import os
@@ -42,6 +43,22 @@ matplotlib.use("Agg")
 
 # Looking for garbage among JAX's many objects would take a tenth of the time.
 gc.set_threshold(50_000, 20, 100)
+
+
+@pytest.hookimpl(tryfirst=True)  # before those that are not asked for are left out
+def pytest_collection_modifyitems(items):
+    """Of tests that are thinned by n, all but every n-th case are slow.
+
+    The bad inputs are last: their process finds what Numba has compiled for the others.
+    """
+    cases = collections.Counter()
+    for item in items:
+        if (thinned := item.get_closest_marker("thinned")) and hasattr(item, "callspec"):
+            test = item.nodeid.partition("[")[0]
+            if cases[test] % thinned.args[0]:
+                item.add_marker("slow")
+            cases[test] += 1
+    items.sort(key=lambda item: item.path.name == "test_bad_inputs.py")
 
 
 @pytest.fixture(autouse=True)

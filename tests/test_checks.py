@@ -474,6 +474,7 @@ def test_activations_approach_those_of_the_relu_network(network, images):
 
 @pytest.mark.parametrize("arithmetic", [None, jaxsnn.FixedPoint(16, steps=2000)])
 @pytest.mark.parametrize("form", [jaxsnn.balance_thresholds, jaxsnn.normalize_weights])
+@pytest.mark.thinned(3)
 def test_activations_in_front_of_poolings_and_in_fixed_point(form, arithmetic):
     """The amplitude before a pooling is 1, but a spike in every step stands for λ."""
     rng = np.random.default_rng(5)

@@ -80,7 +80,7 @@ def test_a_notebook_installs_what_a_fresh_runtime_lacks(path):
     assert '%pip install --quiet "jaxsnn-conversion' in first.source
 
 
-SLOW = ("02_thresholds_and_rates", "03_any_model", "04_few_steps")
+SLOW = ("02_thresholds_and_rates", "03_any_model", "04_few_steps", "05_interchange")
 
 
 def shortened(notebook, changes):

@@ -63,6 +63,7 @@ def check(run, inputs, spikes):
 
 @each_engine
 @each_problem
+@pytest.mark.thinned(4)
 def test_floating_point(problem, engine):
     inputs, spikes, scores = problem.answer()
     run = simulated(problem, problem.spiking_network(), engine)
@@ -77,6 +78,7 @@ def test_floating_point(problem, engine):
 
 @each_engine
 @each_problem
+@pytest.mark.thinned(4)
 def test_fixed_point(problem, engine):
     fixed = jaxsnn.quantize(problem.spiking_network(), bits=16 if "balanced" in problem.name else 8)
     run = simulated(problem, fixed, engine)
@@ -127,6 +129,7 @@ def test_a_run_split_in_two_is_the_whole(problem, engine):
 @pytest.mark.parametrize("engine", ["events", engines.Scan(chunk=5)], ids=["events", "scan"])
 @pytest.mark.parametrize("steps", [(12,), (2, 3, 7)], ids=["whole", "in three parts"])
 @pytest.mark.parametrize("problem", [PROBLEMS[0], PROBLEMS[9]], ids=lambda problem: problem.name)
+@pytest.mark.thinned(3)
 def test_a_delayed_readout_counts_from_its_step_on(problem, steps, engine):
     _, _, scores = problem.answer()
     late = np.concatenate([np.zeros_like(scores[:3]), scores[3:] - scores[2]])
@@ -162,6 +165,7 @@ def swept(build, arithmetic, engine):
 @pytest.mark.parametrize("engine", [*OTHERS, PointByPoint()], ids=[*OTHERS, "point by point"])
 @pytest.mark.parametrize("build", [models.dense_network, models.convolution_network])
 @pytest.mark.parametrize("arithmetic", [None, jaxsnn.FixedPoint(8)], ids=["float", "8 bits"])
+@pytest.mark.thinned(5)
 def test_a_sweep_on_any_engine(build, arithmetic, engine):
     """The counts of the scan, which maps over points, also where it goes point by point."""
     found, expected = swept(build, arithmetic, engine), swept(build, arithmetic, "scan")

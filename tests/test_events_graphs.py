@@ -112,6 +112,7 @@ def assert_equal_runs(one, other):
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("bits", [None, 8], ids=["float", "8 bits"])
+@pytest.mark.thinned(3)
 def test_each_kind_of_connection(name, bits, images):
     """Against NumPy; the weights are dyadic, so that sums of floats are exact."""
     network, kinds = read(name)
@@ -162,6 +163,7 @@ def pooled(x):
 
 @pytest.mark.parametrize("bits", [None, 8, 16], ids=["float", "8 bits", "16 bits"])
 @pytest.mark.parametrize("options", [{}, {"stop": stopping.margin(1)}], ids=["", "stopped"])
+@pytest.mark.thinned(3)
 def test_max_pooling(bits, options, images):
     network = jaxsnn.read_network(pooled, images)
     snn = jaxsnn.balance_thresholds(network, 0.5, encode=jaxsnn.constant, **AHEAD)

@@ -339,6 +339,7 @@ def assert_equal_runs(one, two):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.thinned(3)
 def test_both_engines_equal_the_oracle_spike_for_spike(case):
     images = np.random.default_rng(0).random((BATCH, *case.input_shape), np.float32)
     spikes, potentials = by_the_oracle(case, images)

@@ -154,6 +154,7 @@ def by_hand(fixed, inputs, rate=1.0):
         (16, jaxsnn.poisson, "channel"),
     ],
 )
+@pytest.mark.thinned(3)
 def test_spikes_and_potentials_are_those_by_hand(network, images, bits, encode, per):
     snn = spiking(network, images, per, encode=encode)
     fixed = jaxsnn.quantize(snn, bits=bits, per=per)
@@ -188,6 +189,7 @@ def test_the_network_has_every_kind_of_connection(network):
     assert any(len(layer.connections) > 1 for layer in fixed.network.layers)
 
 
+@pytest.mark.thinned(2)
 def test_16_bits_are_close_to_floating_point(network, images):
     snn = spiking(network, images, encode=jaxsnn.constant)
     options = {"key": 0, "duration": 0.3, "engine": jaxsnn.engines.Scan(chunk=10)}
@@ -213,6 +215,7 @@ def test_batches_and_chunks_do_not_matter(network, images):
     np.testing.assert_array_equal(second.scores, runs[0].scores[5:])
 
 
+@pytest.mark.thinned(2)
 def test_a_sweep_is_a_call_of_simulate_for_each_point(network, images):
     labels = np.arange(11) % 5
     arithmetic = jaxsnn.FixedPoint(8)

@@ -33,6 +33,7 @@ def double(tree):
 
 @pytest.mark.parametrize("reset", [jaxsnn.reset_to_zero, jaxsnn.reset_by_subtraction])
 @pytest.mark.parametrize("build", [models.dense_network, models.convolution_network])
+@pytest.mark.thinned(3)
 def test_gradients_of_a_smoothed_network_are_finite_differences(rng, x64, build, reset):
     network, _ = build(rng)
     snn = double(jaxsnn.balance_thresholds(network, 2.0))
@@ -173,6 +174,7 @@ RIGHT = {
 
 @pytest.mark.parametrize("reset", RIGHT)
 @pytest.mark.parametrize("depth", [1, 4])
+@pytest.mark.thinned(3)
 def test_gradients_point_where_the_loss_falls(rng, depth, reset):
     """The default surrogate, against differences of the loss of the hard network."""
     images = rng.uniform(0, 1, (300, 12)).astype(np.float32)

@@ -102,6 +102,7 @@ def test_it_prints_its_sources(network):
 @pytest.mark.parametrize("encode", [jaxsnn.constant, jaxsnn.poisson])
 @pytest.mark.parametrize("options", [{}, AHEAD], ids=["to zero", "by subtraction"])
 @pytest.mark.parametrize("chunk", [1, 5])
+@pytest.mark.thinned(3)
 def test_spikes_and_scores_are_those_by_hand(network, images, encode, options, chunk):
     snn = jaxsnn.balance_thresholds(network, SCALES, **options)
     run = jaxsnn.simulate(

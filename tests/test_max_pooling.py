@@ -60,6 +60,7 @@ def images(rng):
 @pytest.mark.parametrize("options", [{}, SUBTRACTION], ids=["to zero", "by subtraction"])
 @pytest.mark.parametrize("chunk", [1, 7])
 @pytest.mark.parametrize("name", WINDOWS)
+@pytest.mark.thinned(3)
 def test_a_count_is_the_largest_of_its_window_after_every_step(rng, images, name, chunk, options):
     model = model_of(rng, WINDOWS[name])
     network = jaxsnn.read_network(model, images[:1])
@@ -142,6 +143,7 @@ POOLS = {
 
 
 @pytest.mark.parametrize("name", POOLS)
+@pytest.mark.thinned(3)
 def test_max_poolings_are_read(rng, name):
     def model(x):
         x = POOLS[name](CONV(x))
@@ -182,6 +184,7 @@ SUMS = {
 
 
 @pytest.mark.parametrize("name", SUMS)
+@pytest.mark.thinned(3)
 def test_other_maxima_are_sums_of_relus(rng, name):
     images = rng.random((6, 8, 8, 1)).astype(np.float32)
 

@@ -92,6 +92,7 @@ SIMULATED = SEEDS[:2]
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.promotes
+@pytest.mark.thinned(3)
 def test_random_graphs(seed):
     snn = random_network(seed)
     pooling = ("average", "sum")[seed % 3 % 2]
@@ -212,6 +213,7 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("name", LAYOUTS)
 @pytest.mark.promotes
+@pytest.mark.thinned(3)
 def test_layouts(name):
     """The first step of a layer, and the dense one behind it, whose rows are permuted."""
     function, shape, kinds = LAYOUTS[name]

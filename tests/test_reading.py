@@ -476,6 +476,7 @@ def random_broadcasting_model(seed):
 
 
 @pytest.mark.parametrize("seed", range(48))
+@pytest.mark.thinned(4)
 def test_random_broadcasting_models(seed):
     model, image_shape = random_broadcasting_model(seed)
     images = np.random.default_rng(seed).random((5, *image_shape), np.float32) + 0.1

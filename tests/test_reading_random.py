@@ -14,6 +14,7 @@ pytestmark = pytest.mark.promotes
 
 
 @pytest.mark.parametrize("seeds", np.arange(50).reshape(5, 10), ids=lambda s: f"{s[0]}-{s[-1]}")
+@pytest.mark.thinned(3)
 def test_random_models_are_read(seeds):
     images = np.random.default_rng(0).random((3, *IMAGE_SHAPE), np.float32)
     for seed in seeds:

@@ -194,6 +194,7 @@ def test_constant_drive_gives_as_many_spikes_as_thresholds_fit(threshold):
         (models.convolution_network, "subtraction", 0),
     ],
 )
+@pytest.mark.thinned(2)
 def test_equal_to_the_oracle_spike_for_spike(rng, build, reset, refractory_steps):
     network, layers = build(rng)
     images = models.dyadic_images(rng, 3, *network.input_shape)
@@ -437,6 +438,7 @@ TRACEABLE = ("network", "images", "key", "max_rate", "initial_potential", "state
 
 
 @pytest.mark.parametrize("traced", [(), TRACEABLE[:-1], *((name,) for name in TRACEABLE)])
+@pytest.mark.thinned(3)
 def test_jit_whatever_is_traced_and_whatever_is_closed_over(rng, traced):
     network, _ = models.dense_network(rng)
     values = {

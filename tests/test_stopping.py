@@ -133,6 +133,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("rule", "arithmetic", "engine"), CASES)
+@pytest.mark.thinned(3)
 def test_a_stopped_sample_is_as_it_was_in_the_full_run(full, rule, arithmetic, engine):
     wanted, exit_step = expected(full[arithmetic], rule)
     if rule not in ("never", "third step"):

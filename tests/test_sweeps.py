@@ -132,6 +132,7 @@ def test_every_point_is_a_call_of_simulate(rng, build):
 
 
 @pytest.mark.parametrize("build", [models.dense_network, models.convolution_network])
+@pytest.mark.thinned(2)
 def test_every_point_in_fixed_point_is_a_call_of_simulate(rng, monkeypatch, build):
     monkeypatch.setattr(events, "_STEPS_AT_ONCE", 7)
     network, _, images, labels = problem(rng, build, 5)
@@ -397,6 +398,7 @@ def test_input_spikes_are_drawn_once_for_all_thresholds(rng):
         (models.convolution_network, [0.0, 3e-3], 200_000),
     ],
 )
+@pytest.mark.thinned(3)
 def test_a_piece_fits_in_the_memory_given(rng, monkeypatch, build, periods, memory):
     """By XLA's own account; the weights come on top."""
     network, _, images, labels = problem(rng, build, 200)
@@ -630,6 +632,7 @@ def test_pieces_stay_below_what_integers_hold(rng):
 
 @pytest.mark.parametrize("arithmetic", [None, jaxsnn.FixedPoint(16, largest_input=2.0)])
 @pytest.mark.parametrize("engine", ["scan", "events"])
+@pytest.mark.thinned(3)
 def test_initial_potentials_channels_and_currents_of_any_range(rng, arithmetic, engine):
     """Each point is a call of `simulate`, from its fraction of the thresholds on."""
     network, _ = models.biased_network(rng)

@@ -196,6 +196,7 @@ def test_two_processes_get_what_one_gets(two):
     assert first.devices.startswith("4 x")
 
 
+@pytest.mark.slow
 def test_two_processes_go_on_where_one_was(two):
     folder, one = two
     for data in results(folder, "begun.nc"):

@@ -130,6 +130,7 @@ def everything_in(folder):
 
 
 @pytest.mark.parametrize("moment", ["before", "torn", "error", "complete", "after"])
+@pytest.mark.thinned(3)
 def test_stopped_at_any_write_it_goes_on(tmp_path, calls, whole, moment):
     # The plan, the first piece, the last one of a block, the first one of another, the result.
     for number in (1, 2, 1 + PIECES // 2, 2 + PIECES // 2, PIECES + 2):
@@ -361,6 +362,7 @@ def finished_and_begun(tmp_path_factory):
 
 
 @pytest.mark.parametrize("differing", OTHERS)
+@pytest.mark.thinned(3)
 def test_the_files_of_another_sweep_are_refused(finished_and_begun, differing, calls):
     before = everything_in(finished_and_begun)
     for name, what in (("finished.nc", "finished.nc"), ("begun.nc", "begun.nc.partial")):
@@ -374,6 +376,7 @@ def test_the_files_of_another_sweep_are_refused(finished_and_begun, differing, c
 
 
 @pytest.mark.parametrize("name", jaxsnn.Grid(scales=1.0).axes)
+@pytest.mark.thinned(3)
 def test_one_value_is_not_a_sequence_of_one(tmp_path, name):
     """The results have other dimensions."""
     value = {"scales": jaxsnn.model_based_scales, "reset": jaxsnn.reset_to_zero, "seed": 0}
@@ -416,6 +419,7 @@ def multiplication(*shape):
     ],
     ids=["padding", "dilation", "pooling", "factors"],
 )
+@pytest.mark.thinned(3)
 def test_networks_of_the_same_weights_and_shapes_are_told_apart(tmp_path, one, other):
     images, grid = np.full((2, 4, 4, 1), 0.5, np.float32), jaxsnn.Grid(scales=1.0, duration=1e-3)
 

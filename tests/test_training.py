@@ -74,6 +74,7 @@ def same(first, second) -> bool:
 
 # The authors' learning rate of 1 suits the brightness and the number of MNIST's images alone.
 @pytest.mark.parametrize("name", ["fc-modern", "conv-modern", "conv-few-steps"])
+@pytest.mark.thinned(3)
 def test_the_modern_recipes_learn(name):
     recipe = dataclasses.replace(RECIPES[name], epochs=3, batch_size=20)
     model = recipe.model(rngs=nnx.Rngs(0))

@@ -80,7 +80,7 @@ def _mapped(path: Path, images: Iterable[Any], labels: np.ndarray, shape: tuple)
         for number, (image, label) in enumerate(images):
             labels[number] = label
             file.write(_floats(image).astype("<f4", copy=False).tobytes())
-    return np.load(path, mmap_mode="r")
+    return np.lib.format.open_memmap(path, mode="r")
 
 
 def resized(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:

@@ -26,9 +26,8 @@ from jaxsnn.paper.figures import draw_costs
 from jaxsnn.paper.pretrained import trained_network
 from jaxsnn.paper.reproduce import check_numbers, machine
 from jaxsnn.simulation import simulate
-from jaxsnn.support.errors import UsageError, explained
-from jaxsnn.support.files import replacing
-from jaxsnn.sweeps.store import made_folder, save_figure
+from jaxsnn.support.errors import UsageError
+from jaxsnn.support.files import made_folder, save_figure, save_text
 
 _HELD_OUT = 2_000  # training images that networks do not see, for what comes after the training
 _SHOWN = (1, 2, 4, 8)  # steps
@@ -255,11 +254,6 @@ def _check(networks: tuple[str, ...], steps: int, seeds: tuple[int, ...], images
 
 def _write(output: Path, results: dict[str, Any]) -> None:
     rows = pd.DataFrame(results["rows"])
-    texts = {
-        "table.csv": means(rows).to_csv(index=False),
-        "results.json": json.dumps(results, indent=1, allow_nan=False) + "\n",
-    }
-    for name, text in texts.items():
-        with explained(output / name), replacing(output / name) as file:
-            file.write(text.encode())
+    save_text(output / "table.csv", means(rows).to_csv(index=False))
+    save_text(output / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
     save_figure(output / "accuracy-per-operation.png", draw_costs(means(rows)))

@@ -21,10 +21,9 @@ from jaxsnn.paper.experiments import EXPERIMENTS, Experiment
 from jaxsnn.paper.pretrained import kept_in, trained_model
 from jaxsnn.reading import read_network
 from jaxsnn.simulation import Simulation, simulate
-from jaxsnn.support.errors import UsageError, explained
-from jaxsnn.support.files import replacing
+from jaxsnn.support.errors import UsageError
+from jaxsnn.support.files import made_folder, save_figure, save_text
 from jaxsnn.support.machine import versions
-from jaxsnn.sweeps.store import made_folder, save_figure
 
 _DT = 1e-3
 
@@ -287,13 +286,8 @@ def _measured(summary: _Summary, milliseconds: Sequence[int]) -> dict[str, float
 
 def _write(output: Path, results: dict[str, Any]) -> None:
     """The table, everything as JSON, and the figure of accuracy against time, so far."""
-    texts = {
-        "table.csv": pd.DataFrame(results["table"]).to_csv(index=False),
-        "results.json": json.dumps(results, indent=1, allow_nan=False) + "\n",
-    }
-    for name, text in texts.items():
-        with explained(output / name), replacing(output / name) as file:
-            file.write(text.encode())
+    save_text(output / "table.csv", pd.DataFrame(results["table"]).to_csv(index=False))
+    save_text(output / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
     reference = {row["network"]: row["ReLU"] for row in results["table"]}
     save_figure(
         output / "accuracy.png",

@@ -15,8 +15,9 @@ from jaxsnn.datasets import load_dataset
 from jaxsnn.paper import EngineName
 from jaxsnn.paper.pretrained import kept_in, trained_network
 from jaxsnn.support.errors import UsageError
+from jaxsnn.support.files import made_folder, save_figure
 from jaxsnn.sweeps import Grid, best, load_sweep, plotting, sweep
-from jaxsnn.sweeps.store import check_path, made_folder, save_figure
+from jaxsnn.sweeps.store import check_path
 
 if TYPE_CHECKING:
     import xarray as xr

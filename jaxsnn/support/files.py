@@ -7,10 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 from uuid import uuid4
 
-from jaxsnn.support.errors import explained
+from jaxsnn.support.errors import check_writable, explained
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 UNFINISHED = ".unfinished"  # the ending of a file that is still being written
 
@@ -42,6 +45,26 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
+
+
+def made_folder(folder: Path) -> Path:
+    """The folder, made where there was none; an OSError says what to do where none can be."""
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    check_writable(folder)
+    return folder
+
+
+def save_text(path: Path, text: str) -> None:
+    """Write a text file; an OSError says what to do, and leaves an earlier file."""
+    with explained(path), replacing(path) as file:
+        file.write(text.encode())
+
+
+def save_figure(path: Path, figure: Figure) -> None:
+    """Write a figure as a PNG file; an OSError says what to do, and leaves an earlier file."""
+    with explained(path), replacing(path) as file:
+        figure.savefig(file, format="png", dpi=150)
 
 
 def opened(path: str | PathLike[str], written_by: str) -> BinaryIO:

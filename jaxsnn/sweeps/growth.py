@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from jaxsnn.support.digests import digest
+from jaxsnn.support.files import made_folder
 from jaxsnn.sweeps.dataset import no_counts, to_dataset
 from jaxsnn.sweeps.grid import Grid
 from jaxsnn.sweeps.points import Points, SweepJob, identity, make_points
 from jaxsnn.sweeps.results import load_sweep
-from jaxsnn.sweeps.store import from_first, identity_of, kept_when_full, made_folder, save_sweep
+from jaxsnn.sweeps.store import from_first, identity_of, kept_when_full, save_sweep
 
 if TYPE_CHECKING:
     import xarray as xr

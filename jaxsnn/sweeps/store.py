@@ -28,27 +28,12 @@ from jaxsnn.sweeps.results import load_sweep
 if TYPE_CHECKING:
     import xarray as xr
     from filelock import BaseFileLock
-    from matplotlib.figure import Figure
 
 Value = TypeVar("Value")
 _ANY = f".????????{UNFINISHED}"
 _LOCK = "lock"
 _OURS = ("sweep.json", "block-*.npz", f"*{_ANY}", f"{_LOCK}*")
 _KEPT = "All finished pieces are kept: call the sweep again to resume it."
-
-
-def made_folder(folder: Path) -> Path:
-    """The folder, made where there was none; an OSError says what to do where none can be."""
-    with explained(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    check_writable(folder)
-    return folder
-
-
-def save_figure(path: Path, figure: Figure) -> None:
-    """Write a figure as a PNG file; an OSError says what to do, and leaves an earlier file."""
-    with explained(path), replacing(path) as file:
-        figure.savefig(file, format="png", dpi=150)
 
 
 @typed
