@@ -324,7 +324,10 @@ def clip_floor(x: Values, threshold: Numbers | nnx.Variable[Any], levels: Count 
     if levels < 1:
         raise ValueError(f"levels={levels}; there must be at least 1.")
     x = jnp.asarray(x, jnp.result_type(float, x))
-    values = jnp.asarray(threshold, x.dtype)
+    try:
+        values = jnp.asarray(threshold, x.dtype)
+    except ValueError as error:
+        raise ValueError(f"threshold={threshold!r}; it must be a number or an array.") from error
     if not all_true(lambda number: (number > 0) & (number < inf), values):
         raise ValueError(f"threshold={values}; it must be positive and finite.")
     try:

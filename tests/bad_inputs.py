@@ -1275,6 +1275,24 @@ def add_neurons(corpus: Corpus, w: World) -> None:
         lambda v: jaxsnn.integrate_and_fire(**right, refractory_steps=v),
         {"None": None, "a string": "a", "a dict": {}}, words="refractory_steps",
     )
+    signal = jnp.ones((2, 3))
+    each(
+        "neurons.clip_floor", "x", lambda v: neurons.clip_floor(v, 1.0),
+        {"None": None, "a string": "a", "a dict": {}, "an object": object()}, words="x",
+    )
+    each(
+        "neurons.clip_floor", "threshold", lambda v: neurons.clip_floor(signal, v),
+        {
+            "None": None, "a string": "a", "a dict": {}, "zero": 0.0, "negative": -1.0,
+            "nan": np.nan, "inf": np.inf, "of four": np.ones(4), "a list of strings": ["a"],
+        },
+        words="threshold",
+    )
+    each(
+        "neurons.clip_floor", "levels", lambda v: neurons.clip_floor(signal, 1.0, v),
+        {"None": None, "a string": "4", "zero": 0, "negative": -4, "a float": 2.5, "nan": np.nan},
+        words="levels",
+    )
     for name in ("spike_count", "first_spike", "membrane_potential"):
         each(
             f"readout.{name}", "output", getattr(readout, name),
