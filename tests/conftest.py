@@ -71,6 +71,31 @@ def strict(request):
             yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def kernels(request):
+    """Each of several processes compiles some of the kernels, and finds the others on the disk."""
+    workers = getattr(request.config, "workerinput", {"workercount": 1})
+    if workers["workercount"] == 1 or len(request.session.items) < 1000:
+        return
+    import jaxsnn
+
+    def network(bias):
+        model = lambda x: jax.nn.relu(x @ jax.numpy.eye(2) + bias)  # noqa: E731
+        relus = jaxsnn.read_network(model, np.zeros((1, 2), np.float32))
+        return jaxsnn.balance_thresholds(relus, 1.0)
+
+    plain, biased = network(0.0), network(0.5)
+    variants = (
+        lambda: plain,
+        lambda: jaxsnn.quantize(plain, bits=8),
+        lambda: jaxsnn.quantize(biased, bits=8),
+        lambda: jaxsnn.quantize(plain, bits=16),
+    )
+    for variant in variants[int(workers["workerid"][2:]) :: workers["workercount"]]:
+        images = np.ones((1, 2), np.float32)
+        jaxsnn.simulate(variant(), images, key=0, duration=0.001, engine="events")
+
+
 SHARED_ARCHIVES = Path(__file__).parents[2] / "shared" / "data" / "mnist"
 if "JAXSNN_ARCHIVES" not in os.environ and SHARED_ARCHIVES.is_dir():
     os.environ["JAXSNN_ARCHIVES"] = str(SHARED_ARCHIVES)

@@ -15,7 +15,7 @@ import jaxsnn
 
 STEPS = {name: 64 if name == "pre-activation ResNet" else 32 for name in zoo.NETWORKS}
 
-QUICK = ("ResNet", "VGG, ReLU6")
+QUICK = ("ResNet",)
 
 pytestmark = pytest.mark.promotes
 

@@ -80,9 +80,6 @@ def test_a_notebook_installs_what_a_fresh_runtime_lacks(path):
     assert '%pip install --quiet "jaxsnn-conversion' in first.source
 
 
-SLOW = ("02_thresholds_and_rates", "03_any_model", "04_few_steps", "05_interchange")
-
-
 def shortened(notebook, changes):
     for old, new in changes.items():
         cells = [cell for cell in notebook.cells if old in cell.source]
@@ -92,13 +89,8 @@ def shortened(notebook, changes):
     return notebook
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(path, marks=[pytest.mark.slow] if path.stem in SLOW else [], id=path.stem)
-        for path in NOTEBOOKS
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs(path, monkeypatch):
     flags = "--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false"
     monkeypatch.setenv("XLA_FLAGS", flags)  # a training is faster when it is optimised

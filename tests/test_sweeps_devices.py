@@ -205,6 +205,7 @@ def test_two_processes_go_on_where_one_was(two):
     assert not (folder / "begun.nc.partial").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_read_a_finished_file(two):
     folder, one = two
     for data in results(folder, "again.nc"):
@@ -212,6 +213,7 @@ def test_two_processes_read_a_finished_file(two):
         assert data.calls == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["another.nc", "broken.nc", "begun-broken.nc"])
 def test_errors_of_the_first_process_are_raised_in_both(two, name):
     folder, _ = two
@@ -222,6 +224,7 @@ def test_errors_of_the_first_process_are_raised_in_both(two, name):
     assert str(folder / name) in first
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_both_processes_and_both_go_on(two):
     folder, one = two
     for data in results(folder, "full.nc"):
