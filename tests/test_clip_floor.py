@@ -168,6 +168,7 @@ def average_pooled(x):
         ),
     ],
 )
+@pytest.mark.thinned(3)
 def test_networks_compute_what_models_with_clip_floors_do(model, images):
     network = read_exactly(model, images)
     assert any(isinstance(layer.activation, ClipFloor) for layer in network.layers)

@@ -88,6 +88,7 @@ def full_after(monkeypatch, writes):
     monkeypatch.setattr(os, "fsync", full)
 
 
+@pytest.mark.slow
 def test_sweep_on_a_full_disk(swept, tmp_path, monkeypatch):
     _, arguments = swept
     arguments = [*arguments, "--output", str(tmp_path / "full.nc")]

@@ -115,6 +115,7 @@ def test_linen_models_and_functions(images):
     assert second.encode is jaxsnn.poisson
 
 
+@pytest.mark.thinned(2)
 def test_gradients_reach_the_scores(model, images):
     snn = jaxsnn.convert(model, images)
 

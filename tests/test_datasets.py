@@ -630,6 +630,7 @@ def test_sound_data_are_not_blamed_for_packages(
 
 
 @pytest.mark.parametrize("missing", ["tensorflow_datasets", "array_record.python"])
+@pytest.mark.slow
 def test_packages_that_cannot_be_imported_are_named(small, data_dir, missing):
     load_dataset("mnist", data_dir=data_dir, archives=small)
     code = f"""

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "notebooks").glob("*.md"))
 
 
+@pytest.mark.slow
 def test_documentation_builds_and_has_a_page_for_every_public_name(tmp_path):
     """All pages are read and all links are followed; only the HTML is not written."""
     command = ["-m", "sphinx", "-q", "-W", "--keep-going", "-b", "dummy"]

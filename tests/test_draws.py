@@ -71,6 +71,7 @@ def test_keys_of_samples_are_those_that_jax_folds(seed):
     [5, np.int64(2**32 - 1), jnp.int32(5), jax.random.key(5), jax.random.PRNGKey(2**31 + 5)],
     ids=["seed", "seed of NumPy", "seed of JAX", "key", "words"],
 )
+@pytest.mark.thinned(3)
 def test_keys_are_the_same_by_numpy_and_traced(key, samples):
     """On the host no program is compiled for them, whatever the number of samples."""
     numbers = np.array(samples, np.int32)

@@ -112,6 +112,7 @@ def test_fixed_point(problem, engine):
 
 @each_engine
 @pytest.mark.parametrize("problem", PROBLEMS[3:6], ids=lambda problem: problem.name)
+@pytest.mark.thinned(4)
 def test_a_run_split_in_two_is_the_whole(problem, engine):
     fixed = jaxsnn.quantize(problem.spiking_network())
     whole = simulated(problem, fixed, engine)

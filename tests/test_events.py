@@ -105,6 +105,7 @@ def dense_run():
 
 
 @pytest.mark.parametrize(("batch_size", "chunk"), [(1, 20), (7, 5), (64, 1), (1000, 3)])
+@pytest.mark.thinned(3)
 def test_batches_and_chunks_do_not_matter(dense_run, batch_size, chunk):
     found = run(
         DENSE,
@@ -160,6 +161,7 @@ def convolution_run():
 
 
 @pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.thinned(2)
 def test_every_format_gives_the_same_spikes(convolution_run, monkeypatch, name):
     used, product = [], compiled.integer_product
 
@@ -218,6 +220,7 @@ def essence(found):
     return {str(i): leaf for i, leaf in enumerate(leaves) if leaf.dtype.kind == "i"}
 
 
+@pytest.mark.slow
 def test_devices_and_numbers_of_64_bits_do_not_matter(tmp_path):
     found = run(DENSE, images_of(16, DENSE), engine=Scan(chunk=5))
     assert len(essence(found)) >= 13

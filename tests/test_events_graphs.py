@@ -142,6 +142,7 @@ def amplitudes_of_channels(network):
     "name", ["channels first", "a concatenation", "biases and shortcuts", "an overlapping pooling"]
 )
 @pytest.mark.parametrize("bits", [None, 8], ids=["float", "8 bits"])
+@pytest.mark.thinned(3)
 def test_scale_factors_of_channels(name, bits, images):
     network, _ = read(name)
     scales = amplitudes_of_channels(network)

@@ -21,6 +21,7 @@ def small_data(short_commands, monkeypatch):
     monkeypatch.setattr(few_steps, "_HELD_OUT", 300)
 
 
+@pytest.mark.slow
 def test_every_method_and_number_of_steps(small_data, short_recipes, tmp_path, capsys):
     arguments = ["few-steps", "--networks", "fc", "--steps", "2", "--images", "200"]
     main([*arguments, "--output", str(tmp_path / "a"), "--cache", str(tmp_path / "cache")])

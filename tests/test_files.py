@@ -59,6 +59,7 @@ def path(tmp_path):
 
 
 @pytest.mark.parametrize("seeds", np.arange(12).reshape(2, 6), ids=lambda s: f"{s[0]}-{s[-1]}")
+@pytest.mark.thinned(2)
 def test_random_graphs_come_back(path, seeds):
     for seed in seeds:
         example = np.zeros((1, *random_graphs.IMAGE_SHAPE), np.float32)

@@ -203,6 +203,7 @@ def test_16_bits_are_close_to_floating_point(network, images):
     assert errors[1] <= errors[0] < 0.1
 
 
+@pytest.mark.thinned(2)
 def test_batches_and_chunks_do_not_matter(network, images):
     fixed = jaxsnn.quantize(spiking(network, images, encode=jaxsnn.constant))
     runs = [

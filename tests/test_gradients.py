@@ -199,6 +199,7 @@ def test_gradients_point_where_the_loss_falls(rng, depth, reset):
         assert found @ wanted > least * np.linalg.norm(found) * np.linalg.norm(wanted), name
 
 
+@pytest.mark.slow
 def test_a_narrow_surrogate_may_point_the_wrong_way(rng):
     """What the test above would not let pass: the scale factors of the first default."""
     images = rng.uniform(0, 1, (300, 12)).astype(np.float32)
@@ -250,6 +251,7 @@ def test_no_convolution_has_its_gradient_in_a_loop(rng, engine):
     assert len(found) > 100
 
 
+@pytest.mark.slow
 def test_gradients_do_not_depend_on_chunks(rng):
     network, _ = models.convolution_network(rng)
     snn = jaxsnn.balance_thresholds(network, 2.0, encode=jaxsnn.constant)
@@ -268,6 +270,7 @@ def test_gradients_do_not_depend_on_chunks(rng):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * float(jnp.abs(a).max()))
 
 
+@pytest.mark.slow
 def test_memory_of_gradients_with_remat_grows_with_the_chunks(rng):
     """Twice the steps in as many chunks take little more: states and what is kept of each step."""
     network, _ = models.dense_network(rng, (12, 400, 400, 4))

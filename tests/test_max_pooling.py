@@ -196,6 +196,7 @@ def test_other_maxima_are_sums_of_relus(rng, name):
     models.assert_reads(model, images, rtol=2e-6)
 
 
+@pytest.mark.slow
 def test_maxima_and_minima_of_a_batch_norm(rng):
     """Channels of positive factors are pooled by counts; each part is silent for the other's."""
     images = rng.random((6, 8, 8, 1)).astype(np.float32)

@@ -62,6 +62,7 @@ def run(*command, **options):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_code_of_users_has_known_types(tmp_path):
     """In pyright's strict mode every type that the library hands out is known."""
     (tmp_path / "user.py").write_text(USERS_CODE)
@@ -86,6 +87,7 @@ def test_sdist_has_the_tests_and_the_documentation(built):
         assert wanted in names
 
 
+@pytest.mark.slow
 def test_wheel_is_used_outside_of_the_repository(built, tmp_path):
     (wheel,) = built.glob("*.whl")
     place = tmp_path / "site"

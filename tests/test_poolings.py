@@ -104,6 +104,7 @@ def test_some_poolings_stay(model):
 
 @pytest.mark.parametrize("arithmetic", [None, jaxsnn.FixedPoint(8)], ids=["float", "8 bits"])
 @pytest.mark.parametrize("build", [chain, residual])
+@pytest.mark.thinned(3)
 def test_both_engines_simulate_them(rng, build, arithmetic):
     images = models.dyadic_images(rng, 5, 8, 8, 1)
     network = jaxsnn.merge_poolings(read(build(rng)))

@@ -87,6 +87,7 @@ class ResNet(nnx.Module):
 
 
 @pytest.mark.parametrize("before", [False, True], ids=["after", "before"])
+@pytest.mark.thinned(2)
 def test_residual_networks(rng, before):
     images = rng.random((6, 8, 8, 1)).astype(np.float32)
     network = read(with_statistics(lambda: ResNet(1, before)), images)
@@ -182,6 +183,7 @@ def test_an_inception_like_network(rng):
 
 
 @pytest.mark.parametrize("head", ["dense", "convolution", "pooled", "flattened", "transposed"])
+@pytest.mark.thinned(3)
 def test_pieces_of_a_concatenation_keep_their_own_weights(rng, head):
     """A product reads each piece, with its part of the weights; no sum stands between."""
     kernels = [jnp.asarray(models.dyadic(rng, 3, 3, 2, maps)) for maps in (3, 5)]

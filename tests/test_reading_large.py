@@ -68,6 +68,7 @@ def test_deep_networks(name):
 
 
 @pytest.mark.parametrize("build", [lambda: DenseNet(bottlenecks=1), lambda: MobileNetV2(depth=2)])
+@pytest.mark.slow
 def test_networks_of_their_kinds(rng, build):
     """What the deep ones compute would be slow to compile; these have every part of theirs."""
     images = rng.random((2, 4, 4, 1)).astype(np.float32)

@@ -22,6 +22,7 @@ def test_random_models_are_read(seeds):
 
 
 @pytest.mark.parametrize("name", BAD)
+@pytest.mark.thinned(3)
 def test_a_part_that_cannot_be_read_is_named(name):
     """In 3 random models for each, 102 in all."""
     _, words = BAD[name]

@@ -67,6 +67,7 @@ def test_second_run_takes_the_network_from_the_cache(reproduction, capsys):
     np.testing.assert_equal(after, before)
 
 
+@pytest.mark.slow
 def test_fixed_point(reproduction, tmp_path):
     results, arguments = reproduction
     main([*arguments, "--bits", "8", "--output", str(tmp_path)])

@@ -52,6 +52,7 @@ def reproduction(tmp_path_factory):
         yield folder, arguments
 
 
+@pytest.mark.slow
 def test_table(reproduction):
     folder, _ = reproduction
     table = pd.read_csv(folder / "results" / "table.csv")
@@ -82,6 +83,7 @@ def test_the_figures_are_those_of_a_few_lines(reproduction):
     np.testing.assert_allclose(found[names].astype(float), expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_other_network(reproduction, tmp_path):
     _, arguments = reproduction
     main([*arguments, "--networks", "vgg11", "--images", "4", "--output", str(tmp_path)])

@@ -239,6 +239,7 @@ def test_equal_to_the_oracle_spike_for_spike(rng, build, reset, refractory_steps
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 64])
+@pytest.mark.thinned(3)
 def test_the_batch_size_does_not_matter(rng, batch_size):
     network, _ = models.convolution_network(rng)
     snn = jaxsnn.balance_thresholds(network, 2.0)
@@ -287,6 +288,7 @@ def test_a_sample_does_not_depend_on_the_others(rng):
 
 
 @pytest.mark.parametrize(("split", "refractory_period"), [(1, 3e-3), (29, 3e-3), (11, 0.0)])
+@pytest.mark.thinned(3)
 def test_a_run_in_two_parts_is_the_whole_run(rng, split, refractory_period):
     network, _ = models.dense_network(rng)
     snn = jaxsnn.balance_thresholds(network, 2.0)

@@ -94,6 +94,7 @@ def check_meshes():
     assert_mesh_does_not_matter(FEW, [(8, 1), (2, 4)], memory=None)
 
 
+@pytest.mark.slow
 def test_the_mesh_does_not_matter():
     wait(start("check_meshes()", 8), timeout=300)
 

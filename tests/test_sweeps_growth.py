@@ -82,6 +82,7 @@ def test_one_value_becomes_an_axis(world, simulated, tmp_path):
     xr.testing.assert_identical(data.drop_attrs(), swept(world, more).drop_attrs())
 
 
+@pytest.mark.slow
 def test_growth_is_resumed(world, simulated, tmp_path, monkeypatch):
     path = tmp_path / "sweep.nc"
     swept(world, SMALL, path)

@@ -586,6 +586,7 @@ def test_pieces_without_a_plan_are_not_taken_for_those_of_another(tmp_path, whol
 REFUSED = r"another sweep is writing to .*result\.nc: wait for its end"
 
 
+@pytest.mark.slow
 def test_a_second_sweep_to_a_path_is_refused_while_the_first_runs(tmp_path, whole, monkeypatch):
     """In the same thread, another thread and another process; the result is the first one's."""
     path, simulate_points = tmp_path / "result.nc", Scan.simulate_points
@@ -1064,6 +1065,7 @@ def fingerprints():
     return found
 
 
+@pytest.mark.slow
 def test_fingerprints_agree_between_processes():
     done = subprocess.run(
         [sys.executable, "-c", "import test_sweeps_store as here; print(*here.fingerprints())"],

@@ -290,6 +290,7 @@ def test_only_the_latest_checkpoint_is_kept(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["4"]
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_as_if_nothing_had_happened(tmp_path):
     script = "from test_training import *; trained(RECIPE, checkpoint=sys.argv[1])"
     process = subprocess.Popen([sys.executable, "-c", script, tmp_path], cwd=Path(__file__).parent)
@@ -393,6 +394,7 @@ except OSError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_named_and_costs_nothing(tmp_path):
     """A limit on the size of files stands for it."""
     run = subprocess.run(
