@@ -64,6 +64,9 @@ _PROGRAMS = 16
 class Scan(Engine):
     """The compiled loop over time: any device, both arithmetics, differentiable.
 
+    Each number of steps and of samples is a program of its own, where the events have one for all:
+    simulate the longest duration, whose predictions are there after every step.
+
     Attributes:
         batch_size: how many samples to compute at a time; by default as many as fit the caches of
             a CPU, or the memory of another device.
