@@ -49,6 +49,7 @@ _urls = dict(url.split(", ", 1) for url in metadata("jaxsnn-conversion").get_all
 if repository := _urls.get("Repository"):
     html_theme_options |= {
         "repository_url": repository,
+        "repository_branch": "main",
         "path_to_docs": "notebooks",
         "launch_buttons": {"colab_url": "https://colab.research.google.com"},
     }
