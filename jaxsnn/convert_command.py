@@ -109,7 +109,9 @@ write train:NAME.
         arithmetic = None if bits is None else FixedPoint(bits, steps=max(1000, simulated_steps))
         runnable = snn if arithmetic is None else arithmetic(snn)
     except (TypeError, ValueError) as error:
-        raise UsageError(f"{model}, with {train}: {error}") from error
+        function = weights is None and inspect.isfunction(made)
+        hint = " If it makes the model from a file, give --weights." if function else ""
+        raise UsageError(f"{model}, with {train}: {error}{hint}") from error
     some = Dataset(test.images[:_REPORTED], test.labels[:_REPORTED])
     how = {"labels": some.labels, "duration": simulated_steps * _DT, "dt": _DT}
     found = report(snn, some.images, arithmetic=arithmetic, **how)

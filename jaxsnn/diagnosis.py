@@ -180,7 +180,8 @@ def report(
         >>> network = jaxsnn.read_network(lambda x: jax.nn.relu(0.5 * x), jnp.zeros((1, 2)))
         >>> snn = jaxsnn.balance_thresholds(network, 40.0)
         >>> print(*jaxsnn.report(snn, jnp.array([[0.5, 1.0]])).advice)
-        Layer 1 never spikes, since λ is 80 times the largest activation: use percentile_scales.
+        Layer 1 never spikes, since λ is 80 times the largest activation: use percentile_scales, \
+and check that images are scaled as those of the calibration.
     """
     pixels, expected = _checked(snn, images, labels, batch_size)
     settings = {"duration": duration, "dt": dt, "max_rate": max_rate, "arithmetic": arithmetic}
@@ -401,8 +402,8 @@ def _never_spikes(row: dict[str, Any], snn: SpikingNetwork) -> tuple[str, str] |
     ratio = row["scale"] / row["largest_activation"]
     if ratio > _FAR_ABOVE:
         return (
-            f"never spikes, since λ is {ratio:.2g} times the largest activation",
-            "use percentile_scales",
+            f"never spikes, since λ is {ratio:,.0f} times the largest activation",
+            "use percentile_scales, and check that images are scaled as those of the calibration",
         )
     return "never spikes", (
         "simulate longer, or start at half the thresholds (initial_potential=0.5) with "

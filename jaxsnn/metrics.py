@@ -94,7 +94,8 @@ def _integers(name: str, values: Any, advice: str) -> AnyArray:
     """Values as an array of integers, on the device if they are there."""
     found = _array(name, values)
     if found.size and not jnp.issubdtype(found.dtype, jnp.integer):
-        raise ValueError(f"{name} must be integers, not {found.dtype}; {advice}.")
+        kind = "text" if found.dtype.kind in "UST" else found.dtype
+        raise ValueError(f"{name} must be integers, not {kind}; {advice}.")
     return found
 
 

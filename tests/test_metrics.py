@@ -38,7 +38,7 @@ def test_accuracy_can_be_traced_with_its_labels():
         (jnp.array([0.0, 1.0, 2.0]), "labels must be integers, not float32"),
         ([0.0, np.nan, 1.0], "labels must be integers"),
         ([True, False, True], "labels must be integers, not bool"),
-        (["0", "1", "2"], "labels must be integers, not <U1"),
+        (["0", "1", "2"], "labels must be integers, not text"),
         ([0, -1, 2], r"labels range from -1 to 2; they must be classes, from 0 on"),
         (jnp.array([0, -1, 2]), r"labels range from -1 to 2"),
         ([0, 1, 2**32 + 2], "labels range from 0 to 4294967298"),

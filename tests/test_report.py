@@ -119,7 +119,12 @@ def deep(rng, layers=5):
 @pytest.mark.parametrize(
     ("scales", "factor", "settings", "advice"),
     [
-        (60.0, 1, AHEAD, r"Layer 1 never spikes, since λ is .* times .*: use percentile_scales\."),
+        (
+            60.0,
+            1,
+            AHEAD,
+            r"Layer 1 never spikes, since λ is .* times .*: use percentile_scales, and",
+        ),
         (lambda a: 1.9 * a, 1, {}, "Layer [0-9].* never spikes.*initial_potential=0.5"),
         (lambda a: 0.3 * a, 1, AHEAD, "Layer 1 clips .* which exceed λ.*: check that these images"),
         (lambda a: 0.6 * a, 2, AHEAD, "Layer [0-9] clips .*: raise the percentile"),

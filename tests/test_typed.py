@@ -94,15 +94,25 @@ def test_traced_settings_that_must_be_known(snn, name):
     ids=["a string", "None", "a class"],
 )
 def test_another_stage_is_named(value, name):
-    with pytest.raises(TypeError, match=rf"{name} is .*from jaxsnn.balance_thresholds\(network"):
+    with pytest.raises(
+        TypeError, match=rf"{name} is .*from jaxsnn.convert\(model, images\) or jaxsnn"
+    ):
         simulate(value)
 
 
 def test_a_network_in_the_place_of_a_spiking_one(network, snn):
     with pytest.raises(TypeError, match="network is a Network, but must be a SpikingNetwork"):
         simulate(network)
-    with pytest.raises(TypeError, match=r"network is a SpikingNetwork, .* jaxsnn.read_network"):
+    with pytest.raises(
+        TypeError, match=r"network is a SpikingNetwork, .* jaxsnn.read_network.*snn\.network"
+    ):
         jaxsnn.balance_thresholds(snn, 1.0)
+
+
+def test_a_data_set_in_the_place_of_its_images(network):
+    data = jaxsnn.Dataset(np.zeros((2, 12), np.float32), np.zeros(2, int))
+    with pytest.raises(TypeError, match=r"images is a Dataset, .*Give its images: dataset\.images"):
+        jaxsnn.data_based_scales(network, data)
 
 
 CLASSES = """

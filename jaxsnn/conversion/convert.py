@@ -36,7 +36,7 @@ def convert(
     stages: `read_network`, `data_based_scales`, `balance_thresholds`.
 
     With `steps`, the scale factors are chosen for so many by trying some (`scales_for`), which for
-    less than about ten steps makes most networks far more accurate.
+    less than about ten steps makes most networks more accurate.
 
     Layers that were trained with `neurons.clip_floor` get the thresholds that they have learned,
     and no percentile.

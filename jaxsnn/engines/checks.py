@@ -46,7 +46,10 @@ def checked_times(
             "of steps, at least 1. Both are in seconds."
         )
     if steps > _MANY_STEPS:
-        warn(f"duration={duration:g} is in seconds: {steps:,} steps of dt={dt:g} s.")
+        warn(
+            f"duration={duration:g} is in seconds: {steps:,} steps of dt={dt:g} s. For "
+            f"{duration:g} steps, duration={duration * dt:g}."
+        )
     if not (np.isfinite(refractory_period) and refractory_period >= 0):
         raise ValueError(f"refractory_period={refractory_period}; it must be at least 0 seconds.")
     if refractory_period / dt > _MOST_STEPS:

@@ -113,7 +113,7 @@ def trace(
         line = line_of_error(error)
         raise ReadingError(
             f"the model fails{f' at {line}' if line else ''} for a batch of images of shape "
-            f"{batch.shape}: {_remedy(error)} ({type(error).__name__}: {error})"
+            f"{batch.shape}: {_remedy(error, image_shape)} ({type(error).__name__}: {error})"
         ) from error
     chosen = _chosen(outputs, output)
     jaxpr, _ = dce_jaxpr(closed.jaxpr, chosen, instantiate=True)
@@ -149,7 +149,7 @@ def _chosen(outputs: Any, output: int | str | None) -> list[bool]:
 _EVALUATION = {"train": False, "training": False, "is_training": False, "deterministic": True}
 
 
-def _remedy(error: Exception) -> str:
+def _remedy(error: Exception, image_shape: Shape) -> str:
     """What to do about an exception that the model raised."""
     if _is_of(error, "flax.errors.ModifyScopeVariableError", "flax.errors.InvalidRngError"):
         return (
@@ -175,7 +175,12 @@ def _remedy(error: Exception) -> str:
             "NumPy do; write it in jax.numpy, and without such branches."
         )
     if isinstance(error, TypeError | ValueError | ArithmeticError):
-        return "it must take any number of images of this shape, as model(images)."
+        channels = ""
+        if len(image_shape) == 2:
+            channels = " If the axis of the channel is missing: images[..., None]."
+        elif len(image_shape) == 3 and image_shape[0] in (1, 3) and image_shape[-1] > 3:
+            channels = " If the channels should be last: images.transpose(0, 2, 3, 1)."
+        return f"it must take any number of images of this shape, as model(images).{channels}"
     return "it must run under jax.jit."
 
 

@@ -31,7 +31,7 @@ C = TypeVar("C", bound=type)
 # What makes an object of a class that users do not construct themselves.
 _MADE_BY = {
     "Network": "jaxsnn.read_network(model, example)",
-    "SpikingNetwork": "jaxsnn.balance_thresholds(network, scales)",
+    "SpikingNetwork": "jaxsnn.convert(model, images) or jaxsnn.balance_thresholds(network, scales)",
     "FixedPointNetwork": "jaxsnn.quantize(network)",
     "State": "the run before: run.state",
     "Simulation": "jaxsnn.simulate(network, images, key=0)",
@@ -370,6 +370,12 @@ def _remedy(value: Any, hint: Any) -> str:
         return " Its mask would be ignored: fill it, with value.filled(0)."
     if isinstance(value, np.ndarray) and not value.dtype.isnative:
         return " Change its byte order: value.astype(value.dtype.newbyteorder('='))."
+    kind = type(value).__name__
+    if kind == "Dataset" and hasattr(value, "images"):
+        return " Give its images: dataset.images."
+    converted = kind in ("SpikingNetwork", "FixedPointNetwork")
+    if converted and getattr(hint, "__name__", "") == "Network":
+        return " Give its ReLU network: snn.network."
     words = value[0] if _is_list(value) and len(value) == 1 else value
     if isinstance(words, str) and (names := re.findall(r"jaxsnn\.([\w.]+)", _expected(hint))):
         near = {name.split(".")[-1]: name for name in names}
