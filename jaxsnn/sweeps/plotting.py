@@ -115,17 +115,18 @@ def plot_map(
     latency = np.ma.masked_array(1e3 * _settling_times(accuracy, seconds), ~useful)
 
     rows, height, width = errors.shape
+    titles = _panel_titles(data, panel) if panel else []
+    longest = max(map(len, titles), default=0)
     figure = figure or new_figure(
-        2 * (np.clip(0.46 * width, 1.6, 6) + 1.6),
+        2 * (max(np.clip(0.46 * width, 1.6, 6), 0.085 * longest) + 1.6),
         rows * (np.clip(0.3 * height, 1.2, 5) + 0.3 * bool(panel)) + 0.8,
     )
     axes = figure.subplots(rows, 2, squeeze=False)
     for ax in axes.flat:
         _label_cells(ax, data, x, y, bottom=ax in axes[-1])
-    if panel:
-        for pair, title in zip(axes, _panel_titles(data, panel), strict=True):
-            for ax in pair:
-                ax.set_title(title, fontsize=10)
+    for pair, title in zip(axes, titles):
+        for ax in pair:
+            ax.set_title(title, fontsize=10)
     label = f"accuracy after\n{1e3 * seconds[step]:g} ms (%)"
     _draw_accuracies(figure, list(axes[:, 0]), errors, floor, label)
     label = f"time to {100 * _SETTLED:g} % of the\nlast accuracy (ms)"
