@@ -14,15 +14,16 @@ _TEXT = "compiling the event-driven engine, once for an installation: 10 to 20 s
 
 
 class _Announcement(event.Listener):
-    """A line on a terminal or in a notebook, from the first function that is compiled on."""
+    """A line, from the first function that is compiled on."""
 
-    def __init__(self) -> None:
+    def __init__(self, shown: bool | None) -> None:
+        self.shown = shown
         self.bar: Any = None
 
     def on_start(self, event: Any) -> None:
         del event
         if self.bar is None:
-            self.bar = progress_bar(None, desc=_TEXT, bar_format="{desc}")
+            self.bar = progress_bar(self.shown, desc=_TEXT, bar_format="{desc}")
             self.bar.refresh()
 
     def on_end(self, event: Any) -> None:
@@ -30,9 +31,12 @@ class _Announcement(event.Listener):
 
 
 @contextmanager
-def announced() -> Iterator[None]:
-    """Say that kernels are compiled, if they are."""
-    announcement = _Announcement()
+def announced(shown: bool | None = None) -> Iterator[None]:
+    """Say that kernels are compiled, if they are; by default on a terminal or in a notebook.
+
+    Below a bar whose estimate would else be that of the compilation.
+    """
+    announcement = _Announcement(shown)
     try:
         with event.install_listener("numba:compile", announcement):
             yield

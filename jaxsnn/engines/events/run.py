@@ -22,6 +22,7 @@ from jaxsnn.engines.base import (
     Trajectory,
     arithmetic_of,
     bytes_of_step,
+    no_progress,
     output_seen,
     received_since,
     received_so_far,
@@ -268,7 +269,7 @@ def _run_kernels(
         simulate_images(images, layout.tables, settings, inputs, arrays, results, *memory)
         return len(images)
 
-    with announced():
+    with announced(shown=None if advance is no_progress else True):
         for done in _on_all_cores(work, batch):
             advance(done * steps)
     return results
