@@ -263,7 +263,8 @@ def simulate(
         ValueError: a bad value, named with its remedy, before anything is computed.
 
     Warns:
-        UserWarning: more than 10,000 steps; is the duration in seconds?
+        UserWarning: more than 10,000 steps; is the duration in seconds? Or constant currents are
+            whole numbers up to 255; were the model's pixels?
         DeprecationWarning: the old form of an argument.
 
     Example:

@@ -246,6 +246,26 @@ def test_absurd_durations(snn, images, duration, dt):
         simulate(snn, images, refractory_period=1e10)
 
 
+def test_constant_currents_like_bytes_are_warned_of(rng):
+    model = lambda x: jax.nn.relu(x @ np.ones((4, 2), np.float32))  # noqa: E731
+    pixels = rng.integers(0, 256, (3, 4)).astype(np.float32)
+    pixels[0, 0] = 255
+    words = "whole numbers up to 255, as those of 8 bits: divide them by 255"
+    with pytest.warns(UserWarning, match=words) as caught:
+        jaxsnn.convert(model, pixels)
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        snn = jaxsnn.convert(model, pixels / 255)
+        standardised = (pixels - 128) / 2
+        for images in (pixels / 255, standardised, jnp.asarray(standardised)):
+            jaxsnn.simulate(snn, images, key=0, duration=0.002)
+        jax.jit(lambda images: jaxsnn.simulate(snn, images, key=0, duration=0.002).scores)(pixels)
+    for images in (pixels, jnp.asarray(pixels)):
+        with pytest.warns(UserWarning, match=words):
+            jaxsnn.simulate(snn, images, key=0, duration=0.002)
+
+
 def test_a_duration_in_milliseconds_is_warned_of():
     network = jaxsnn.read_network(lambda x: jax.nn.relu(x * 0.5), np.ones((1, 1), np.float32))
     snn = jaxsnn.balance_thresholds(network, 1.0)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from jaxsnn import encoding, neurons
 from jaxsnn.conversion.balancing import SpikingNetwork, balance_thresholds
 from jaxsnn.conversion.scaling import percentile_scales
-from jaxsnn.network import Network
+from jaxsnn.network import Network, warn_of_bytes
 from jaxsnn.reading import Model, read_network
 from jaxsnn.support.typed import Count, Images, Numbers, Real, typed
 
@@ -59,6 +59,9 @@ def convert(
     Returns:
         The spiking network.
 
+    Warns:
+        UserWarning: constant currents are whole numbers up to 255; was the model trained on such?
+
     Raises:
         ReadingError: the model cannot be read; the message says where and why.
         ValueError: as `percentile_scales`, or both steps and a percentile are given.
@@ -77,6 +80,8 @@ def convert(
     network = model
     if not isinstance(network, Network):
         network = read_network(network, images, output=output)
+    if encode is encoding.constant:
+        warn_of_bytes(images)
     how: dict[str, Any] = {"per": per, "encode": encode, "batch_size": batch_size}
     if steps is None:
         percentile = 99.9 if percentile is None else percentile

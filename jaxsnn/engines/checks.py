@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 
 from jaxsnn import encoding, neurons, readout, stopping
 from jaxsnn.engines.base import Behaviour, Run, Step, arithmetic_of
-from jaxsnn.network import Network
+from jaxsnn.network import Network, warn_of_bytes
 from jaxsnn.support.arrays import AnyArray, Shape, all_true, as_jax, is_known
 from jaxsnn.support.typed import Numbers, Real, described
 from jaxsnn.support.warn import warn
@@ -75,9 +75,11 @@ def in_steps(refractory_period: float, dt: float) -> int:
 
 def checked_images(network: Network, images: ArrayLike, encode: encoding.Encoding) -> AnyArray:
     """Images for an encoding: constant currents may be any finite numbers, others are in [0, 1]."""
-    if encode is encoding.constant:
-        return network.check_finite(images)
-    return network.check_pixels(images)
+    if encode is not encoding.constant:
+        return network.check_pixels(images)
+    checked = network.check_finite(images)
+    warn_of_bytes(checked)
+    return checked
 
 
 def without_explicit_axes(images: AnyArray) -> AnyArray:

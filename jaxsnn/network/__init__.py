@@ -12,6 +12,7 @@ from jaxsnn.network.graph import (
     linear,
     per_layer,
     relu,
+    warn_of_bytes,
 )
 from jaxsnn.network.operations import (
     AveragePooling,
@@ -56,4 +57,5 @@ __all__ = [
     "merge_poolings",
     "per_layer",
     "relu",
+    "warn_of_bytes",
 ]

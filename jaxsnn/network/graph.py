@@ -22,11 +22,13 @@ from jaxsnn.network.operations import MaxPooling, Multiply, Operation
 from jaxsnn.neurons import clip_floor
 from jaxsnn.support.arrays import AnyArray, Shape, all_true, for_batches, is_known, static_field
 from jaxsnn.support.typed import Images, Numbers, described, typed
+from jaxsnn.support.warn import warn
 
 # Sources of connections that are not numbers of layers.
 INPUT = -1
 LAYER_BEFORE = -2
 _ROUNDING = 1e-6  # of pixels that are to be at most 1
+_LIKE_BYTES = 64  # what pixels of other kinds hardly reach
 
 Activation = Callable[[Array], Array]
 
@@ -484,6 +486,20 @@ def check_range(images: ArrayLike) -> None:
     """Raise ValueError unless all pixels are in [0, 1], or exceed 1 by the rounding of float32."""
     if not all_true(lambda pixels: (pixels >= 0) & (pixels <= 1 + _ROUNDING), images):
         raise ValueError(_range_advice(float(np.min(images)), float(np.max(images))))
+
+
+def warn_of_bytes(images: ArrayLike) -> None:
+    """Warn of floating-point pixels from 0 to 255, which models that were trained on [0, 1] take.
+
+    Constant currents may be any numbers, so that nothing else would tell.
+    """
+    if not is_known(images) or all_true(lambda pixels: pixels < _LIKE_BYTES, images):
+        return
+    if all_true(lambda pixels: (pixels >= 0) & (pixels < 256) & (pixels % 1 == 0), images):
+        warn(
+            f"pixels are whole numbers up to {float(np.max(images)):g}, as those of 8 bits: divide "
+            "them by 255, unless the model was trained on such pixels."
+        )
 
 
 def _range_advice(low: float, high: float) -> str:
