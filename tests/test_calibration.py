@@ -57,6 +57,7 @@ def error(snn, network, images):
     ],
     ids=" and ".join,
 )
+@pytest.mark.thinned(3)
 def test_the_scores_come_closer_to_the_model(snn, images, parameters):
     found = calibrated(snn, images[:240], parameters=parameters)
     assert error(found, snn.network, images) < 0.95 * error(snn, snn.network, images)
@@ -75,6 +76,7 @@ def test_the_scores_come_closer_to_the_model(snn, images, parameters):
     assert set(parameters) | {"initial_potentials"} >= {n for n, there in changed.items() if there}
 
 
+@pytest.mark.slow
 def test_labels_make_it_accurate(snn, images):
     labels = np.asarray(snn.network(images).argmax(-1))
     found = calibrated(snn, images[:240], labels[:240], parameters=("weights", "biases"))

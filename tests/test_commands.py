@@ -14,7 +14,7 @@ from jaxsnn.paper import sweep_command as commands
 from jaxsnn.paper.pretrained import trained_network
 from jaxsnn.support import errors
 
-pytestmark = pytest.mark.promotes
+pytestmark = [pytest.mark.promotes, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

@@ -97,7 +97,7 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(6)
 def test_spikes_are_the_same(path, name):
     """In floating point and in fixed point, of 8 and of 16 bits; thresholds for each channel."""
     network = NETWORKS[name]()

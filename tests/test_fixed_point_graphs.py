@@ -288,6 +288,7 @@ def test_no_potential_can_overflow(bits):
 
 
 @pytest.mark.parametrize("sign", [-1, 1])
+@pytest.mark.slow
 def test_signed_numbers_cannot_overflow_either(rng, sign):
     """Inputs of the sign of each weight, through a sum: as much as there can be."""
     steps = 1 << 12

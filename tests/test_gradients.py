@@ -313,6 +313,7 @@ def test_drawn_spikes_have_the_gradient_of_their_probabilities(rng):
         np.testing.assert_array_equal(one, two)
 
 
+@pytest.mark.slow
 def test_gradients_go_through_max_poolings(rng):
     """By counts, of overlapping windows with padding."""
     kernel, last = models.dyadic(rng, 3, 3, 1, 4), models.dyadic(rng, 4 * 4 * 4, 3)

@@ -366,6 +366,7 @@ def test_copies_that_stay_are_one_dense_layer(rng, model):
     jaxsnn.quantize(jaxsnn.balance_thresholds(network, 1.0), bits=16)
 
 
+@pytest.mark.slow
 def test_copies_in_every_arithmetic_and_engine(rng):
     """Copies are synapses: their neurons spike as those of the same layer, written by hand."""
     images = models.dyadic_images(rng, 5, 3)

@@ -54,6 +54,7 @@ def test_pictures(reproduction):
         assert (results / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_second_run_takes_the_network_from_the_cache(reproduction, capsys):
     results, arguments = reproduction
     cached = {path: path.stat().st_mtime_ns for path in results.parent.glob("cache/**/*")}

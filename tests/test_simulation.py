@@ -343,6 +343,7 @@ def test_a_power_of_two_on_weights_and_threshold_changes_nothing(seed, exponent,
     assert_equal_runs(spikes(1.0), spikes(factor))
 
 
+@pytest.mark.slow
 def test_vmap_over_thresholds_is_a_loop_over_them(rng):
     network, _ = models.dense_network(rng)
     images = models.dyadic_images(rng, 5, *network.input_shape)
@@ -712,7 +713,7 @@ for call in (
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     first, *others = done.stdout.splitlines()
-    expected = "network is a Network, but must be a SpikingNetwork (from jaxsnn.balance_thresholds("
+    expected = "network is a Network, but must be a SpikingNetwork (from jaxsnn.convert(model, images"
     assert expected in first
     assert len(others) == 3
     expected = "network is the function relu, but must be a Network (from jaxsnn.read_network("

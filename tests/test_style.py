@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
     [
         ["ruff", "check"],
         ["ruff", "format", "--check"],
-        ["pyright", "--pythonpath", sys.executable],
+        pytest.param(["pyright", "--pythonpath", sys.executable], marks=pytest.mark.slow),
     ],
     ids=lambda command: " ".join(command[:2]),
 )

@@ -220,6 +220,7 @@ def test_rows_of_multipliers_and_factors_for_each_channel(rng):
             assert_is(point, *found, labels, network)
 
 
+@pytest.mark.slow
 def test_steps_of_several_lengths_share_one_axis_of_time(rng):
     network, _, images, labels = problem(rng)
     grid = jaxsnn.Grid(

@@ -57,6 +57,7 @@ def swept(world, settings, path=None, **options):
     return jaxsnn.sweep(network, images, labels, jaxsnn.Grid(**settings), path=path, **options)
 
 
+@pytest.mark.slow
 def test_only_what_is_new_is_simulated(world, simulated, tmp_path):
     path = tmp_path / "sweep.nc"
     swept(world, SMALL, path)

@@ -451,6 +451,7 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_training(tmp_path, 
         trained(checkpoint=tmp_path)
 
 
+@pytest.mark.slow
 def test_the_checkpoint_of_another_run_is_refused(tmp_path):
     trained(checkpoint=tmp_path)
     others = {
