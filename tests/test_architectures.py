@@ -15,9 +15,7 @@ import jaxsnn
 
 STEPS = {name: 64 if name == "pre-activation ResNet" else 32 for name in zoo.NETWORKS}
 
-QUICK = ("ResNet",)
-
-pytestmark = pytest.mark.promotes
+pytestmark = [pytest.mark.promotes, pytest.mark.slow]
 
 
 @functools.cache
@@ -35,12 +33,7 @@ def data():
     return zoo.mnist()
 
 
-@pytest.fixture(
-    params=[
-        name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
-        for name in zoo.NETWORKS
-    ]
-)
+@pytest.fixture(params=zoo.NETWORKS)
 def name(request):
     return request.param
 
@@ -62,7 +55,6 @@ def test_the_spiking_network_is_as_accurate(name, data):
     assert run.accuracy(labels)[-1] >= accuracy - 0.01
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("network", ["ResNet", "VGG, ReLU6", "Inception"])
 def test_the_events_give_the_spikes_of_the_scan(network, data):
     """In 8 bits, in everything that a run returns."""

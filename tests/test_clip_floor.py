@@ -286,6 +286,7 @@ def test_rates_after_as_many_steps_as_levels_are_exact(levels, balance, engine, 
     np.testing.assert_array_equal(2.0 * np.asarray(run.spike_counts[0]) / levels, model(images))
 
 
+@pytest.mark.slow
 def test_fixed_point_and_all_engines_run_clip_floors(images):
     network = read_exactly(two_layers, images)
     floating = jaxsnn.balance_thresholds(network, **STEPS)

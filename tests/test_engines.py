@@ -166,7 +166,7 @@ def swept(build, arithmetic, engine):
 @pytest.mark.parametrize("engine", [*OTHERS, PointByPoint()], ids=[*OTHERS, "point by point"])
 @pytest.mark.parametrize("build", [models.dense_network, models.convolution_network])
 @pytest.mark.parametrize("arithmetic", [None, jaxsnn.FixedPoint(8)], ids=["float", "8 bits"])
-@pytest.mark.thinned(5)
+@pytest.mark.thinned(12)
 def test_a_sweep_on_any_engine(build, arithmetic, engine):
     """The counts of the scan, which maps over points, also where it goes point by point."""
     found, expected = swept(build, arithmetic, engine), swept(build, arithmetic, "scan")

@@ -112,7 +112,7 @@ def assert_equal_runs(one, other):
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("bits", [None, 8], ids=["float", "8 bits"])
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(5)
 def test_each_kind_of_connection(name, bits, images):
     """Against NumPy; the weights are dyadic, so that sums of floats are exact."""
     network, kinds = read(name)

@@ -174,7 +174,7 @@ RIGHT = {
 
 @pytest.mark.parametrize("reset", RIGHT)
 @pytest.mark.parametrize("depth", [1, 4])
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(4)
 def test_gradients_point_where_the_loss_falls(rng, depth, reset):
     """The default surrogate, against differences of the loss of the hard network."""
     images = rng.uniform(0, 1, (300, 12)).astype(np.float32)

@@ -79,6 +79,7 @@ def built(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_sdist_has_the_tests_and_the_documentation(built):
     (path,) = built.glob("*.tar.gz")
     with tarfile.open(path) as archive:

@@ -152,7 +152,7 @@ MOVES = {
 
 
 @pytest.mark.parametrize("name", MOVES)
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(5)
 def test_moves(rng, name):
     images = rng.random((3, 4, 4, 1)).astype(np.float32)
     first = nnx.Conv(1, 2, (3, 3), rngs=nnx.Rngs(0))
@@ -292,7 +292,7 @@ ACTIVATIONS = {
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(5)
 def test_piecewise_linear_activations(rng, name):
     kernel = rng.normal(size=(6, 4)).astype(np.float32)
     images = rng.random((40, 6)).astype(np.float32)

@@ -713,7 +713,9 @@ for call in (
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     first, *others = done.stdout.splitlines()
-    expected = "network is a Network, but must be a SpikingNetwork (from jaxsnn.convert(model, images"
+    expected = (
+        "network is a Network, but must be a SpikingNetwork (from jaxsnn.convert(model, images"
+    )
     assert expected in first
     assert len(others) == 3
     expected = "network is the function relu, but must be a Network (from jaxsnn.read_network("

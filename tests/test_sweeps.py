@@ -108,6 +108,7 @@ def scattered(data, number):
 
 
 @pytest.mark.parametrize("build", [models.dense_network, models.convolution_network])
+@pytest.mark.thinned(2)
 def test_every_point_is_a_call_of_simulate(rng, build):
     network, _, images, labels = problem(rng, build, 5)
     scales = {"one": 1.0, "rising": [2.0**n for n in range(len(network.layers))]}
