@@ -104,14 +104,20 @@ def recipes() -> dict[str, Recipe]:
 def converted_by_spikingjelly(
     recipe: Recipe, name: str, calibration: np.ndarray, images: np.ndarray
 ) -> Any:
-    """The module that SpikingJelly's converter makes of a network, with one of its recipes."""
-    from spikingjelly.activation_based import ann2snn, functional
+    """What SpikingJelly's converter makes of a network of the zoo, with one of its recipes."""
     from twins import as_torch, twin
 
-    def batches(size: int | None) -> list[Any]:
-        return [(batch,) for batch in as_torch(calibration).split(size or len(calibration))]
-
     module = twin(name, zoo.trained(name), images[:50])
+    return by_spikingjelly(recipe, module, as_torch(calibration))
+
+
+def by_spikingjelly(recipe: Recipe, module: Any, calibration: Any) -> Any:
+    """What SpikingJelly's converter makes of a module of PyTorch, with one of its recipes."""
+    from spikingjelly.activation_based import ann2snn, functional
+
+    def batches(size: int | None) -> list[Any]:
+        return [(batch,) for batch in calibration.split(size or len(calibration))]
+
     snn = ann2snn.Converter(recipe(batches)).convert(module)
     snn.eval()
     functional.reset_net(snn)

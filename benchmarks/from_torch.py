@@ -15,9 +15,8 @@ import numpy as np
 import torch
 import tyro
 import zoo
-from architectures import compared, recipes, scores, table
+from architectures import by_spikingjelly, compared, recipes, scores, table
 from common import RESULTS, new_results, save
-from spikingjelly.activation_based import ann2snn, functional
 from torch import Tensor, nn
 from twins import as_torch
 
@@ -60,17 +59,6 @@ def trained(images: Tensor, labels: Tensor, epochs: int) -> nn.Sequential:
     return module.eval()
 
 
-def by_spikingjelly(name: str, module: nn.Module, calibration: Tensor) -> nn.Module:
-    """What SpikingJelly's converter makes of the module with one of its recipes."""
-
-    def batches(size: int | None) -> list[tuple[Tensor]]:
-        return [(batch,) for batch in calibration.split(size or len(calibration))]
-
-    snn = ann2snn.Converter(recipes()[name](batches)).convert(deepcopy(module)).eval()
-    functional.reset_net(snn)
-    return snn
-
-
 @torch.no_grad()
 def main(
     training: int = 12_000,
@@ -102,8 +90,8 @@ def main(
             jaxsnn.convert(module, few.numpy(), steps=4), seen.numpy(), steps
         ),
     }
-    for name in recipes():
-        snn = by_spikingjelly(name, module, few)
+    for name, recipe in recipes().items():
+        snn = by_spikingjelly(recipe, deepcopy(module), few)
         found[f"SpikingJelly, {name}"] = np.cumsum([snn(seen).numpy() for _ in range(steps)], 0)
         print(name, "done", file=sys.stderr, flush=True)
     results = new_results(training=training, epochs=epochs, calibration=calibration, images=images)

@@ -86,12 +86,13 @@ def plot_accuracy(
     for ax, (network, variants) in zip(axes, data.items(), strict=True):
         for variant, (seconds, accuracies) in variants.items():
             color = colors.setdefault(variant, COLORS[len(colors) % len(COLORS)])
-            times_ms, error = seconds * 1e3, np.maximum(1 - accuracies, floor)
+            times_ms = seconds * 1e3
             style = {"color": color, "lw": 1.5, "drawstyle": "steps-post"}
             # Not clipped: a network that stays silent lies on the axis, and must be seen there.
             mean = np.maximum(1 - accuracies.mean(0), floor)
             ax.plot(times_ms, mean, label=variant, clip_on=False, zorder=3, **style)
             if len(accuracies) > 1:
+                error = np.maximum(1 - accuracies, floor)
                 band = {"color": color, "alpha": 0.2, "lw": 0, "step": "post"}
                 ax.fill_between(times_ms, error.min(0), error.max(0), **band)
         if network in references:
