@@ -22,7 +22,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-import snntorch
 import torch
 import tyro
 from flax import linen, nnx
@@ -227,6 +226,7 @@ def snntorch_peer(
     snnTorch resets a potential at the beginning of the next step (`reset_delay`), which without a
     leak gives the spikes of an immediate reset.
     """
+    import snntorch
 
     def node(threshold: float) -> nn.Module:
         return snntorch.Leaky(

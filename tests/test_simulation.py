@@ -14,6 +14,9 @@ from hypothesis import strategies as st
 import jaxsnn
 from jaxsnn import readout
 from jaxsnn.engines import Scan, scan
+from jaxsnn.engines.scan import integers, lowering
+from jaxsnn.engines.scan.patches import Patches
+from jaxsnn.network import Dense
 
 import models
 import reference
@@ -233,6 +236,41 @@ def test_equal_to_the_oracle_spike_for_spike(rng, build, reset, refractory_steps
         for counts, theirs in zip(run.spike_counts, expected, strict=True):
             np.testing.assert_array_equal(counts[sample], theirs.sum(0))
     np.testing.assert_array_equal(run.input_spike_counts, inputs.sum(0))
+
+
+def test_planes_of_bfloat16_are_the_weights(rng):
+    """Of numbers of all sizes, and with all bits of a float32."""
+    weights = rng.normal(size=1000) * 2.0 ** rng.integers(-80, 80, 1000)
+    weights = np.concatenate([weights, [0, 1, -1, 2**24 - 1, 1 + 2**-23]]).astype(np.float32)
+    planes = integers.float_planes(weights)
+    np.testing.assert_array_equal(sum(np.asarray(plane, np.float64) for plane in planes), weights)
+
+
+@pytest.mark.parametrize("build", [models.dense_network, models.convolution_network])
+@pytest.mark.parametrize("encode", [jaxsnn.poisson, jaxsnn.constant])
+def test_products_for_matrix_units_give_the_same_spikes(rng, monkeypatch, build, encode):
+    """The products of accelerators, on a CPU; a constant current is no spike, and is not cut."""
+    network, _ = build(rng)
+    snn = jaxsnn.balance_thresholds(network, 2.0)
+    images = models.dyadic_images(rng, 5, *network.input_shape)
+    used, product = [], lowering.spike_product
+
+    def watched(operation, weights, spikes):
+        used.append(type(operation))
+        return product(operation, weights, spikes)
+
+    def run():
+        scan.program.cache_clear()
+        options = {"key": 3, "duration": 0.03, "encode": encode, "record": everything}
+        return jaxsnn.simulate(snn, images, engine=Scan(chunk=7), **options)
+
+    plain = run()
+    formats = tuple((kind, integers.BFLOAT16) for kind in (Dense, Patches))
+    monkeypatch.setattr(lowering, "spike_product", watched)
+    monkeypatch.setattr(scan, "fastest_formats", lambda network, *, binary: formats * binary)
+    assert_equal_runs(run(), plain)
+    assert set(used) == ({Dense} if build is models.dense_network else {Dense, Patches})
+    assert len(used) == 2 * (3 - (encode is jaxsnn.constant))  # of both lengths of chunks
 
 
 # -- Invariants ------------------------------------------------------------------------------------

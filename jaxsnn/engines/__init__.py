@@ -107,7 +107,7 @@ sees every step of a batch.
         if engine != "auto" and engine not in _ENGINES:
             raise ValueError(f"engine={engine!r}; there are {', '.join(['auto', *names()])}.")
         chosen = _ENGINES["scan" if engine == "auto" else engine]
-        if engine == "auto" and scan is None:
+        if engine == "auto" and scan is None and jax.default_backend() == "cpu":
             events = _ENGINES["events"]
             reason = events.unsupported(run)
             if reason is None:
@@ -124,7 +124,7 @@ sees every step of a batch.
 
 def _tell_of_slower_scan(run: Run, reason: str) -> None:
     """Say once why a run on a CPU is not simulated by the events; what JAX traces cannot be."""
-    if jax.default_backend() == "cpu" and not run.traced:
+    if not run.traced:
         _warn_once(
             "this run is simulated by the scan, which is slower on CPUs than the event-driven "
             f"engine: {reason}."

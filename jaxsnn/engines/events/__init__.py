@@ -28,7 +28,9 @@ from jaxsnn.engines.base import Engine, Run, Trajectory
 
 @dataclass(frozen=True)
 class Events(Engine):
-    """The event-driven engine: CPUs, a sample at a time on each core.
+    """The event-driven engine: on CPUs, a sample at a time on each core.
+
+    It runs on the host also where JAX has an accelerator, for which "auto" takes the scan.
 
     Example:
         >>> import jaxsnn
@@ -45,8 +47,6 @@ class Events(Engine):
         behaviour, stop = run.behaviour, run.stop
         if run.traced:
             return "jit, vmap or grad trace the simulation, which only the scan supports"
-        if jax.default_backend() != "cpu":
-            return f"it is for CPUs, and JAX runs on {jax.default_backend()}"
         fixed = isinstance(run.network, FixedPointNetwork)
         images = run.images
         spread = isinstance(images, jax.Array) and len(images.sharding.device_set) > 1

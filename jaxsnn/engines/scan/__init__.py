@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from jaxsnn import metrics, stopping
+from jaxsnn import metrics, neurons, stopping
 from jaxsnn.conversion.executable import gives_probabilities
 from jaxsnn.engines.base import (
     Behaviour,
@@ -40,8 +40,8 @@ from jaxsnn.support.arrays import AnyArray, is_known, numbers_of
 from jaxsnn.support.typed import Count, typed
 
 # Potentials, counters and spikes of a batch; small batches stay in a CPU's caches.
-_BYTES_PER_BATCH = {"cpu": 5 << 22}
-_BYTES_PER_BATCH_OF_ACCELERATORS = 1 << 30
+_BYTES_PER_BATCH_OF_CPUS = 5 << 22
+_BYTES_OF_ACCELERATORS = 8 << 30  # the memory of those that do not say how much they have
 # Steps of one compiled scan, at most: what a progress bar waits for.
 _STEPS_PER_SEGMENT = 100
 # Steps between which decided samples leave the batch.
@@ -53,7 +53,7 @@ _LONGEST_CHUNK = 100
 # Where there may be gradients, which keep all steps anyhow, a chunk is as long as memory allows:
 # XLA computes the gradients of kernels slowly in the loop over chunks.
 _NEURONS_TRACED = 1 << 27
-_CHUNK_OF_ACCELERATORS = 8  # by the cost model of the TPU's compiler, not by measurement
+_CHUNK_OF_ACCELERATORS = 10  # as benchmarks/on_gpu.py shows
 # Programs of so many sets of functions are kept: a new `record=lambda ...` in each call makes a new
 # program each time, of several megabytes.
 _PROGRAMS = 16
@@ -113,8 +113,14 @@ class Scan(Engine):
             return self.batch_size
         network = run.network.network
         numbers = sum(map(prod, (network.input_shape, *network.shapes)))
-        budget = _BYTES_PER_BATCH.get(jax.default_backend(), _BYTES_PER_BATCH_OF_ACCELERATORS)
-        return max(1, budget // (4 * 3 * numbers))
+        if jax.default_backend() == "cpu":
+            return max(1, _BYTES_PER_BATCH_OF_CPUS // (4 * 3 * numbers))
+        # Currents, spikes and potentials of all steps of a chunk, in half of the memory: results
+        # of several batches go to the host, which takes longer than to compute them.
+        memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+        chunk = self.chunk or _fitting_chunk(run)
+        budget = (memory or _BYTES_OF_ACCELERATORS) // 2
+        return max(1, budget // (4 * 3 * (1 + chunk) * numbers))
 
     def simulate(self, run: Run, advance: Callable[[int], Any]) -> Trajectory:
         state = _spoiled_if_invalid(run, initial_state(run))
@@ -157,8 +163,8 @@ def _fitting_chunk(run: Run) -> int:
     images = run.images
     if isinstance(images, jax.Array) and is_known(images) and len(images.sharding.device_set) > 1:
         return 1  # several steps and samples as one axis would be gathered on every device
-    if jax.default_backend() != "cpu":
-        return min(_CHUNK_OF_ACCELERATORS, run.steps)
+    if jax.default_backend() != "cpu":  # one that divides the steps, so that there is one program
+        return segments(segments(run.steps, _STEPS_PER_SEGMENT)[0], _CHUNK_OF_ACCELERATORS)[0]
     network = run.network.network
     neurons = len(images) * sum(map(prod, network.shapes))
     if run.traced:
@@ -208,7 +214,8 @@ def scanner(
     advance = program(run.behaviour)
     # The reset is among the functions of the program, and potentials are in the state.
     network = run.network.bare()
-    formats = fastest_formats(network)
+    binary = not run.traced and neurons.is_step(run.behaviour.spike)
+    formats = fastest_formats(network, binary=binary)
     fan_outs = None
     if run.per_step:
         fan_outs = [values.astype(jnp.int32) for values in metrics.fan_out(network.network)]

@@ -1,9 +1,13 @@
-"""Number formats that multiply and add integers exactly, and which of them is the fastest.
+"""Number formats whose products are exact, and which of them is the fastest.
 
 A product of integers is exact in any format that holds its terms and its sums: int8 numbers added
 in int32, bfloat16 (integers up to 256) or float32 numbers added in float32 as long as the sums stay
 below 2^24, which `quantize` ensures. Weights of 16 bits are two planes, W = 256·high + low, where a
 plane has to fit into 8 bits. All give the same spikes, so the choice is a matter of speed alone.
+
+A product of spikes, which are 0 or 1, with weights of float32 is exact in bfloat16 too: the 24 bits
+of a weight are three planes of 8. Matrix units add such products in float32 several times faster
+than other units multiply float32.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from jaxtyping import Array
 
 from jaxsnn.engines.scan.patches import Patches
 from jaxsnn.network import Convolution, Dense, Operation
+from jaxsnn.support.arrays import AnyArray
 
 
 class Format(NamedTuple):
@@ -50,6 +55,36 @@ def planes(weights: Array, number_format: Format) -> list[Array]:
     wide = weights.astype(jnp.int32)
     low = ((wide + 128) & 255) - 128
     return [low.astype(number_format.terms), ((wide - low) >> 8).astype(number_format.terms)]
+
+
+def float_planes(weights: AnyArray) -> list[Array]:
+    """Weights of float32 as planes of bfloat16, the lowest first: W = Σ plane p, exactly.
+
+    The bits are cut and not rounded: XLA may leave out a rounding to bfloat16 and back.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsnn.engines.scan.integers import float_planes
+        >>> low, middle, high = float_planes(jnp.float32(1 + 2.0**-8 + 2.0**-23))
+        >>> float(low), float(middle), float(high)
+        (1.1920928955078125e-07, 0.00390625, 1.0)
+    """
+    found, rest = [], jnp.asarray(weights)
+    for _ in range(3):
+        bits = lax.bitcast_convert_type(rest, jnp.uint32) & jnp.uint32(0xFFFF0000)
+        plane = lax.bitcast_convert_type(bits, jnp.float32)
+        found.append(plane.astype(jnp.bfloat16))
+        rest = rest - plane
+    return found[::-1]
+
+
+def spike_product(operation: Operation, weights: list[Array], spikes: Array) -> Array:
+    """The operation with weights in planes of bfloat16, for spikes: numbers of float32."""
+    spikes = spikes.astype(jnp.bfloat16)
+    low, middle, high = (
+        operation.product(spikes, plane, preferred_element_type=jnp.float32) for plane in weights
+    )
+    return (low + middle) + high
 
 
 def integer_product(

@@ -201,19 +201,22 @@ def _drive(
 ) -> _Drive:
     keys = jax.random.wrap_key_data(keys, impl="threefry2x32")
 
+    integers = jnp.issubdtype(layers.dtype, jnp.integer)
     numbers = behaviour.encode is encoding.constant
+    # Only of the library's own encoding it is known that it gives spikes.
+    spikes = behaviour.encode is encoding.poisson or (integers and not numbers)
 
     def at(step: Array) -> Array:
         step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
         found = jax.vmap(behaviour.encode)(step_keys, probabilities)
         if not numbers:
             return found.astype(layers.dtype)
-        if jnp.issubdtype(layers.dtype, jnp.integer):  # what rounds to 0 is not sent
+        if integers:  # what rounds to 0 is not sent
             return jnp.where(jnp.rint(found * (1 << NUMBER_BITS)) == 0, 0, found)
         return found
 
     inputs = jax.vmap(at)(first + jnp.arange(length, dtype=first.dtype))
-    connections = layers.from_numbers if numbers else layers.connections
+    connections = layers.connections if spikes else layers.from_numbers
     return _Drive(inputs, [_received(layer, {INPUT: inputs}) for layer in connections])
 
 

@@ -24,8 +24,10 @@ from jaxsnn.engines.scan.integers import (
     PLANES,
     Format,
     fastest_format,
+    float_planes,
     integer_product,
     planes,
+    spike_product,
 )
 from jaxsnn.engines.scan.patches import Patches, as_patches, as_products
 from jaxsnn.network import (
@@ -46,7 +48,8 @@ from jaxsnn.network import (
 )
 from jaxsnn.support.arrays import for_batches
 
-# The number format of each kind of operation with weights; empty in floating point.
+# The number format of each kind of operation with weights; in floating point, of those whose
+# weights are multiplied with spikes in planes.
 Formats = tuple[tuple[type[Operation], Format], ...]
 
 
@@ -78,7 +81,7 @@ for _kind in (Dense, Gain, MaxPooling, Multiply, AveragePooling, Reshape, Select
 
 @compiled_operation.register
 def _(operation: Convolution, shape: Shape) -> Operation:
-    if jax.default_backend() != "cpu":
+    if jax.default_backend() == "tpu":  # where patches have not been measured
         return operation
     return as_patches(operation, operation.output_shape(shape)[-2]) or operation
 
@@ -144,7 +147,7 @@ def compiled(network: Executable, formats: Formats, *, unfolded: bool = False) -
 
     Args:
         network: a spiking network, of floating-point numbers or of integers.
-        formats: what computes products of integers, from `fastest_formats`.
+        formats: what computes products, from `fastest_formats`.
         unfolded: whether convolutions of floating point are products of patches.
 
     Returns:
@@ -153,19 +156,26 @@ def compiled(network: Executable, formats: Formats, *, unfolded: bool = False) -
     integers = isinstance(network, FixedPointNetwork)
     layers = list(zip(network.network.layers, network.network.shapes, strict=True))
 
-    def current(connection: Connection, amplitude: Any) -> Callable[[Array], Array]:
+    def current(
+        connection: Connection, amplitude: Any, formats: Formats = formats
+    ) -> Callable[[Array], Array]:
         shape = network.network.shape_of(connection.source)
-        if integers and network.network.is_a_sum(connection.source):
+        is_a_sum = network.network.is_a_sum(connection.source)
+        if integers and is_a_sum:
             return _of_multiples(connection)
         fastest = _fastest(connection, shape)
         if integers:
             return _of_integers(fastest, amplitude, dict(formats))
         fastest = as_products(fastest) if unfolded else fastest
+        if formats and not is_a_sum and np.ndim(amplitude) == 0:
+            return _of_spikes(fastest, amplitude, dict(formats))
         return _of_floats(fastest, amplitude, shape, network.dtype)
 
     def from_numbers(connection: Connection, amplitude: Any) -> Callable[[Array], Array]:
-        if not integers or connection.source != INPUT:
+        if connection.source != INPUT:
             return current(connection, amplitude)
+        if not integers:
+            return current(connection, amplitude, ())
         of_multiples = _of_multiples(connection, amplitude)
         return lambda x: of_multiples(jnp.rint(x * jnp.float32(1 << NUMBER_BITS)).astype(jnp.int32))
 
@@ -200,11 +210,21 @@ def _bias(layer: Layer, shape: Shape, dtype: Any) -> Array | None:
     return None if layer.bias is None else for_batches(layer.bias, shape, dtype)
 
 
-def fastest_formats(network: Executable) -> Formats:
-    """The number formats for the layers of a network on this backend; none in floating point."""
+def fastest_formats(network: Executable, *, binary: bool = True) -> Formats:
+    """The number formats for the layers of a network on this backend.
+
+    Args:
+        network: a spiking network, of floating-point numbers or of integers.
+        binary: whether its spikes are 0 or 1 and nobody asks for gradients.
+
+    Returns:
+        In floating point none on CPUs, which multiply float32 as fast as anything else.
+    """
+    kinds: tuple[type[Operation], ...] = (Dense, Patches, Convolution)
     if not isinstance(network, FixedPointNetwork):
-        return ()
-    kinds = (Dense, Patches, Convolution)
+        if not binary or jax.default_backend() == "cpu" or network.dtype != jnp.float32:
+            return ()
+        kinds = (Dense, Patches)  # XLA's convolutions of bfloat16 return bfloat16
     return tuple((kind, fastest_format(kind, jax.default_backend())) for kind in kinds)
 
 
@@ -224,6 +244,25 @@ def _of_floats(
         return connection
     weight = for_batches(amplitude, shape, dtype)
     return lambda spikes: connection(spikes * weight)
+
+
+def _of_spikes(
+    connection: Connection, amplitude: Any, formats: dict[type[Operation], Format]
+) -> Callable[[Array], Array]:
+    """The currents that spikes cause, with the first weights in planes where there is a format."""
+    steps: list[Callable[[Array], Array]] = list(connection.operations)
+    first = next((i for i, operation in enumerate(steps) if not operation.permutes), 0)
+    operation = connection.operations[first]
+    if type(operation) in formats:
+        steps[first] = partial(
+            spike_product, operation, float_planes(jax.tree.leaves(operation)[0])
+        )
+
+    def current(spikes: Array) -> Array:
+        found = _applied(steps, spikes)
+        return found if amplitude is None else found * amplitude
+
+    return current
 
 
 def _of_integers(
