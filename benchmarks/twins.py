@@ -210,7 +210,8 @@ def twin(name: str, model: nnx.Module, images: np.ndarray) -> nn.Module:
         weights[".".join((*parents, _NAMES[last]))] = _transposed(np.asarray(leaf))
     module.load_state_dict(weights, strict=False)  # Flax does not count the batches
     module.eval()
-    expected = np.asarray(model(images))
+    with jax.default_matmul_precision("highest"):  # the default of GPUs is TF32
+        expected = np.asarray(model(images))
     with torch.no_grad():
         found = module(as_torch(images)).numpy()
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
