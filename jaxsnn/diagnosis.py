@@ -25,6 +25,8 @@ from jaxsnn.support.typed import Count, Images, Key, Numbers, Real, Scalar, type
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_STEPS = 32  # of a report, by default
+
 
 class Merging(NamedTuple):
     """Layers that merging average poolings would save, and the operations for each image then."""
@@ -145,7 +147,8 @@ def report(
     *,
     labels: Numbers | None = None,
     key: Key = 0,
-    duration: Real = 0.032,
+    duration: Real | None = None,
+    steps: Count | None = None,
     dt: Real = 1e-3,
     max_rate: Scalar = 1000.0,
     arithmetic: FixedPoint | None = None,
@@ -161,8 +164,9 @@ def report(
         snn: the spiking network.
         images: images `[N, ...]`; a hundred will do.
         labels: their classes `[N]`, for the accuracies.
-        key: as for `simulate`, and so are duration, dt, max_rate and arithmetic.
+        key: as for `simulate`, and so are duration, steps, dt, max_rate and arithmetic.
         duration: simulated time in seconds.
+        steps: the number of steps, in place of a duration; by default 32.
         dt: duration of a step in seconds.
         max_rate: rate in hertz of a pixel of value 1.
         arithmetic: `FixedPoint(bits)` for a report on the network in integers.
@@ -184,7 +188,10 @@ def report(
 and check that images are scaled as those of the calibration.
     """
     pixels, expected = _checked(snn, images, labels, batch_size)
-    settings = {"duration": duration, "dt": dt, "max_rate": max_rate, "arithmetic": arithmetic}
+    if duration is None and steps is None:
+        steps = _STEPS
+    settings = {"duration": duration, "steps": steps, "dt": dt}
+    settings |= {"max_rate": max_rate, "arithmetic": arithmetic}
     synapses = _synapses(snn.network)
     tallies, classes, run = [], [], None
     with progress_bar(progress, total=len(pixels), desc="report", unit="image") as bar:

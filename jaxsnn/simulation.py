@@ -52,6 +52,7 @@ from jaxsnn.support.random import sample_keys
 from jaxsnn.support.typed import Count, Images, Key, Numbers, Real, Scalar, typed
 from jaxsnn.support.warn import warn
 
+_DURATION = 0.5  # seconds
 _SILENT = (
     "no output neuron has spiked, so that all samples are undecided and count as wrong. In a deep "
     "network balance_thresholds(..., initial_potential=0.5, reset=reset_by_subtraction), "
@@ -174,7 +175,8 @@ def simulate(
     images: Images,
     *,
     key: Key,
-    duration: Real = 0.5,
+    duration: Real | None = None,
+    steps: Count | None = None,
     dt: Real = 1e-3,
     max_rate: Scalar = 1000.0,
     encode: encoding.Encoding | None = None,
@@ -207,8 +209,9 @@ def simulate(
         images: images `[B, ...]` with pixels in [0, 1]; for `constant` any finite numbers.
         key: a JAX key or an integer seed from 0 to 2**32 - 1. The spikes of a sample depend on
             (key, sample, step) alone, not on its place in a batch.
-        duration: simulated time in seconds, a multiple of dt: 0.02, not 20, is 20 ms. The number of
-            steps is duration / dt.
+        duration: simulated time in seconds, a multiple of dt: 0.02, not 20, is 20 ms; by default
+            0.5.
+        steps: the number of steps, duration / dt, in place of a duration.
         dt: duration of a step in seconds.
         max_rate: rate in hertz of a pixel of value 1; at most 1/dt. Where JAX traces it, or
             thresholds or amplitudes, its range cannot be checked: out of range, all counts are nan
@@ -277,13 +280,17 @@ def simulate(
         [[4.0, 2.0]]
         >>> run.predictions[:, 0].tolist(), run.accuracy([0]).tolist()
         ([0, 0, 0, 0], [1.0, 1.0, 1.0, 1.0])
+        >>> jaxsnn.simulate(snn, jnp.ones((1, 2)), key=0, steps=8).spike_counts[0].tolist()
+        [[8.0, 4.0]]
     """
     if arithmetic is not None:
         network = arithmetic(cast(SpikingNetwork, network))
     network.check()
     encode = encode or network.encode
     images = without_explicit_axes(checked_images(network.network, images, encode))
-    steps, refractory_steps = checked_times(duration, dt, max_rate, refractory_period)
+    count, refractory_steps = checked_times(
+        _duration(duration, steps, dt), dt, max_rate, refractory_period, given=steps is None
+    )
     scan = _scan_options(batch_size, chunk)
     read = read or readout.default(network.network.layers[-1].spiking)
     behaviour = Behaviour(encode, reset or network.reset, spike, read, by_content(record))
@@ -305,7 +312,7 @@ def simulate(
         numbers,
         max_rate,
         float(dt),
-        steps,
+        count,
         refractory_steps,
         state,
         behaviour,
@@ -315,8 +322,19 @@ def simulate(
     if state is not None:
         check_state(run)
         run = run._replace(state=replace(state, origin=origin))
-    network.check_run(run.steps_done + steps, encode, spike, images)
+    network.check_run(run.steps_done + count, encode, spike, images)
     return _simulated(run, choose(engine, run, scan=scan), progress)
+
+
+def _duration(duration: Real | None, steps: Count | None, dt: Real) -> Real:
+    """The duration in seconds, of which one form is given at most."""
+    if steps is None:
+        return _DURATION if duration is None else duration
+    if duration is not None:
+        raise ValueError(f"duration={duration} and steps={steps}: give one of them.")
+    if steps < 1:
+        raise ValueError(f"steps={steps}; there must be at least 1.")
+    return steps * dt
 
 
 def _scan_options(batch_size: Count | None, chunk: Count | None) -> Scan | None:

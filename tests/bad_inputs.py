@@ -585,6 +585,11 @@ def add_simulate(corpus: Corpus, w: World) -> None:
             "four and a half steps": 0.0045, "a bool": True, "1e9": 1e9, "1e300": 1e300,
             "2**40": 1 << 40, "many": [0.01, 0.02],
         },
+        omit=("None",),
+    )
+    each(
+        simulate, "steps", lambda v: jaxsnn.simulate(w.snn, w.images, key=0, steps=v),
+        NO_WHOLE_NUMBER, words="steps", omit=("None",),
     )
     each(
         simulate, "duration", by("duration", read=readout.first_spike),

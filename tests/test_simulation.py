@@ -3,6 +3,7 @@
 import logging
 import subprocess
 import sys
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -307,6 +308,27 @@ def test_sizes_below_1(sizes):
     ((name, size),) = sizes.items()
     with pytest.raises(ValueError, match=f"{name}={size}; it must be at least 1"):
         Scan(**sizes)
+
+
+def test_a_number_of_steps_is_a_duration(rng):
+    network, _ = models.dense_network(rng)
+    snn = jaxsnn.balance_thresholds(network, 2.0)
+    images = models.dyadic_images(rng, 2, *network.input_shape)
+    for steps, dt in ((7, 1e-3), (3, 0.1), (1000, 3e-5)):
+        options = {"key": 0, "dt": dt, "max_rate": 1.0}
+        by_steps = jaxsnn.simulate(snn, images, steps=steps, **options)
+        assert_equal_runs(by_steps, jaxsnn.simulate(snn, images, duration=steps * dt, **options))
+        assert len(by_steps.predictions) == steps
+
+
+def test_many_steps_are_not_taken_for_seconds(rng):
+    """Only a duration that is said in seconds may have been meant as a number of steps."""
+    network, _ = models.dense_network(rng)
+    snn = jaxsnn.balance_thresholds(network, 2.0)
+    images = models.dyadic_images(rng, 1, *network.input_shape)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        jaxsnn.simulate(snn, images, key=0, steps=10_001)
 
 
 def test_a_sample_does_not_depend_on_the_others(rng):
@@ -634,6 +656,9 @@ def test_synaptic_operations_of_numpy_are_exact():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"steps": 10}, "duration=0.01 and steps=10: give one"),
+        ({"duration": None, "steps": 0}, "steps=0; there must be at least 1"),
+        ({"duration": None, "steps": 3, "dt": 0.0}, "dt=0"),
         ({"dt": 0.0}, "dt=0"),
         ({"dt": -1e-3}, "dt=-0.001"),
         ({"dt": float("nan")}, "dt=nan"),
@@ -660,7 +685,7 @@ def test_synaptic_operations_of_numpy_are_exact():
 )
 def test_bad_options(options, message):
     with pytest.raises((TypeError, ValueError), match=message):
-        jaxsnn.simulate(neuron(), jnp.ones((2, 1)), **{"key": 0, "duration": 0.01, **options})
+        jaxsnn.simulate(neuron(), jnp.ones((2, 1)), **({"key": 0, "duration": 0.01} | options))
 
 
 @pytest.mark.parametrize(

@@ -26,9 +26,12 @@ _LARGEST_SAMPLE = (1 << 31) - 1
 
 
 def checked_times(
-    duration: Real, dt: Real, max_rate: ArrayLike, refractory_period: Real
+    duration: Real, dt: Real, max_rate: ArrayLike, refractory_period: Real, *, given: bool = True
 ) -> tuple[int, int]:
-    """The number of steps and of refractory steps."""
+    """The number of steps and of refractory steps.
+
+    A long duration is warned of where it was given in seconds, and not as a number of steps.
+    """
     duration, dt, refractory_period = float(duration), float(dt), float(refractory_period)
     if not (np.isfinite(dt) and dt > 0):
         raise ValueError(f"dt={dt}; a step must take more than 0 seconds.")
@@ -45,7 +48,7 @@ def checked_times(
             f"duration={duration} is {duration / dt:g} steps of dt={dt}; it must be a whole number "
             "of steps, at least 1. Both are in seconds."
         )
-    if steps > _MANY_STEPS:
+    if given and steps > _MANY_STEPS:
         warn(
             f"duration={duration:g} is in seconds: {steps:,} steps of dt={dt:g} s. For "
             f"{duration:g} steps, duration={duration * dt:g}."
