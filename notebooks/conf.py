@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jaxsnn
+from jaxsnn.support.typed import readable_signature
 
 project = "jaxsnn"
 author = "The jaxsnn authors"
@@ -44,6 +45,8 @@ html_theme_options: dict[str, Any] = {
     "navbar_persistent": [],
 }
 html_copy_source = False
+html_static_path = ["_static"]
+html_css_files = ["narrow.css"]
 # Notebooks open in Colab once [project.urls] says where the repository is.
 _urls = dict(url.split(", ", 1) for url in metadata("jaxsnn-conversion").get_all("Project-URL", []))
 if repository := _urls.get("Repository"):
@@ -137,9 +140,10 @@ def _as_in_help(
     app: Any, what: str, name: str, thing: Any, options: Any, signature: str, returns: str
 ) -> tuple[str, str] | None:
     """The signature that `help` shows, with the names of types and not what they stand for."""
-    if not hasattr(thing, "__signature__") and not hasattr(thing.__init__, "__signature__"):
+    try:
+        found = readable_signature(inspect.signature(thing))
+    except (TypeError, ValueError):  # exceptions, and what is no function
         return None
-    found = inspect.signature(thing)
     parameters = list(found.parameters.values())[what == "method" :]  # without self
     empty = inspect.Signature.empty
     text = str(found.replace(parameters=parameters, return_annotation=empty))

@@ -194,7 +194,7 @@ def typed(function: F) -> F:
         check(*args, **kwargs)
         return function(*args, **kwargs)
 
-    checked.__signature__ = _readable(inspect.signature(function))  # type: ignore[attr-defined]
+    checked.__signature__ = readable_signature(inspect.signature(function))  # type: ignore[attr-defined]
     return cast(F, checked)
 
 
@@ -230,16 +230,24 @@ def readable(cls: C) -> C:
         >>> inspect.signature(Settings)
         <Signature (compare: Callable = max) -> None>
     """
-    cls.__signature__ = _readable(inspect.signature(cls))  # type: ignore[attr-defined]
+    cls.__signature__ = readable_signature(inspect.signature(cls))  # type: ignore[attr-defined]
     return cls
 
 
-def _readable(signature: inspect.Signature) -> inspect.Signature:
-    """The signature that `help` shows."""
+def readable_signature(signature: inspect.Signature) -> inspect.Signature:
+    """The signature with the names of types and functions, and not what they stand for.
+
+    Example:
+        >>> import inspect
+        >>> from jaxsnn.support.typed import readable_signature
+        >>> def f(x: "Images", compare=max): ...
+        >>> print(readable_signature(inspect.signature(f)))
+        (x: Images, compare=max)
+    """
 
     def shown(parameter: inspect.Parameter) -> inspect.Parameter:
         default = parameter.default
-        named = callable(default) and not isinstance(default, type)
+        named = callable(default) and not isinstance(default, type | _Named)
         return parameter.replace(
             annotation=_unquoted(parameter.annotation),
             default=_Named(default) if named else default,
