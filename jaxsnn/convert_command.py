@@ -113,7 +113,7 @@ write train:NAME.
         hint = " If it makes the model from a file, give --weights." if function else ""
         raise UsageError(f"{model}, with {train}: {error}{hint}") from error
     some = Dataset(test.images[:_REPORTED], test.labels[:_REPORTED])
-    how = {"labels": some.labels, "duration": simulated_steps * _DT, "dt": _DT}
+    how = {"labels": some.labels, "steps": simulated_steps}
     found = report(snn, some.images, arithmetic=arithmetic, **how)
     print(found, flush=True)
     curve = _curve(runnable, test, simulated_steps)
@@ -217,9 +217,8 @@ def _curve(snn: SpikingNetwork | FixedPointNetwork, test: Dataset, steps: int) -
     parts = np.array_split(np.arange(len(test)), -(-len(test) // _AT_ONCE))
     correct = np.zeros(steps)
     for part in parts:
-        how: dict[str, Any] = {"duration": steps * _DT, "dt": _DT, "samples": part}
-        run = simulate(snn, test.images[part], key=0, **how)
-        correct += len(part) * np.asarray(run.accuracy(test.labels[part]))
+        run = simulate(snn, test.images[part], key=0, steps=steps, samples=part)
+        correct += np.rint(len(part) * np.asarray(run.accuracy(test.labels[part])))
     return pd.DataFrame({"step": np.arange(1, steps + 1), "accuracy": correct / len(test)})
 
 

@@ -124,6 +124,13 @@ class Connection:
             operations.append(Multiply(jnp.asarray(factor)))
         return Connection(tuple(operations), self.source)
 
+    @property
+    def kind(self) -> str:
+        """The first operation with weights, or that does more than permute: "Dense 784 → 1200"."""
+        weighted = [operation for operation in self.operations if operation.weighted]
+        named = weighted or [operation for operation in self.operations if not operation.permutes]
+        return str(named[0]) if named else str(self)
+
     def __str__(self) -> str:
         return ", ".join(map(str, self.operations)) or "identity"
 
@@ -236,11 +243,8 @@ class Layer:
 
     @property
     def kind(self) -> str:
-        """The first operation with weights, or that does more than permute: "Dense 784 → 1200"."""
-        parts = [operation for part in self.all_connections for operation in part.operations]
-        weighted = [operation for operation in parts if operation.weighted]
-        named = weighted or [operation for operation in parts if not operation.permutes]
-        return str(named[0]) if named else str(self)
+        """What its connections are: "Dense 784 → 1200", "Convolution 3x3, 16 maps + identity"."""
+        return " + ".join(dict.fromkeys(connection.kind for connection in self.all_connections))
 
     def __str__(self) -> str:
         parts = [" + ".join(map(str, self.connections)), *["bias"] * (self.bias is not None)]
