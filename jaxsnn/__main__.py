@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
 
 import tyro
+from tqdm import tqdm
 
 from jaxsnn.convert_command import convert_model
 from jaxsnn.datasets import DatasetError
@@ -24,12 +26,19 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m jaxsn
         "sweep": sweep_network,
         "plot": plot_sweep,
     }
-    try:
-        tyro.extras.subcommand_cli_from_dict(
-            commands, prog=prog, args=arguments, description=__doc__
-        )
-    except (DatasetError, UsageError, OSError) as error:
-        sys.exit(f"jaxsnn: {error}")
+    with warnings.catch_warnings():
+        warnings.showwarning = _without_line
+        try:
+            tyro.extras.subcommand_cli_from_dict(
+                commands, prog=prog, args=arguments, description=__doc__
+            )
+        except (DatasetError, UsageError, OSError) as error:
+            sys.exit(f"jaxsnn: {error}")
+
+
+def _without_line(message: Warning | str, *_: object, **__: object) -> None:
+    """Print a warning as a command does; where it arose in the code is of no use there."""
+    tqdm.write(f"jaxsnn: {message}", file=sys.stderr)
 
 
 def script() -> None:

@@ -13,6 +13,7 @@ from jaxsnn.paper import reproduce
 from jaxsnn.paper import sweep_command as commands
 from jaxsnn.paper.pretrained import trained_network
 from jaxsnn.support import errors
+from jaxsnn.support.warn import warn
 
 pytestmark = [pytest.mark.promotes, pytest.mark.slow]
 
@@ -208,3 +209,13 @@ def test_the_file_is_that_of_python(swept):
     point = data.sel(scales="data-based", threshold=0.5, max_rate=500.0, reset="zero").squeeze()
     np.testing.assert_allclose(point.accuracy, one.accuracy, atol=0.051)  # an image of 20
     np.testing.assert_array_equal(point.input_spikes, one.input_spikes)
+
+
+def test_warnings_are_printed_without_the_line_of_code(monkeypatch, capsys):
+    def warning() -> None:
+        """A command."""
+        warn("no output neuron has spiked.")
+
+    monkeypatch.setattr("jaxsnn.__main__.plot_sweep", warning)
+    main(["plot"])
+    assert capsys.readouterr().err == "jaxsnn: no output neuron has spiked.\n"
