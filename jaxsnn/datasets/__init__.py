@@ -47,8 +47,8 @@ def load_dataset(
     MNIST, Fashion-MNIST and CIFAR-10 come in their official order, and are verified. Preparing
     them takes some ten seconds, once, and CIFAR-10 a minute or two; loading what is prepared takes
     a few seconds. What has not been prepared is read from `archives`, or downloaded from where TFDS
-    says that it is. Any other data set of TFDS with images and classes is downloaded and prepared by
-    TFDS. An image takes 4 bytes for each pixel and channel, and what does not fit into the free
+    says that it is. Any other data set of TFDS with images and classes is downloaded and prepared
+    by TFDS. An image takes 4 bytes for each pixel and channel, and what does not fit into the free
     memory is refused before it is read.
 
     Args:
