@@ -27,9 +27,9 @@ from flax import nnx
 import jaxsnn
 from jaxsnn.engines import Run, Scan, scan
 from jaxsnn.engines.scan.integers import FORMATS, fastest_format, integer_product, planes
-from jaxsnn.engines.scan.lowering import _connections, fastest_formats
+from jaxsnn.engines.scan.lowering import _fastest, fastest_formats
 from jaxsnn.engines.scan.patches import Patches
-from jaxsnn.network import INPUT, Convolution, Dense, Operation
+from jaxsnn.network import Convolution, Dense, Operation
 
 WITHIN = 0.1
 BATCHES = (1, 20, 500)
@@ -39,10 +39,12 @@ STEPS, LARGEST = 100, 10_000  # of a whole run: steps, and image-steps at most
 def products(run: Run) -> tuple[int, list[tuple[Operation, dict[str, Any]]]]:
     """Image-steps at once; and each operation with weights, and its product in each format."""
     network, count = run.network.network, scan._fitting_chunk(run) * len(run.images)
-    shapes, found = {INPUT: network.input_shape, **dict(enumerate(network.shapes))}, []
-    for connection in _connections(network):
-        spikes = np.zeros((count, *shapes[connection.source]), np.int32)
-        *before, operation = connection.operations
+    connections = [part for layer in network.layers for part in layer.all_connections]
+    found = []
+    for connection in connections:
+        shape = network.shape_of(connection.source)
+        spikes = np.zeros((count, *shape), np.int32)
+        *before, operation = _fastest(connection, shape).operations
         if operation.weighted:
             for permutation in before:
                 spikes = permutation(spikes)

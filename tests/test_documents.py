@@ -120,6 +120,22 @@ def test_a_notebook_shows_bars():
 
 
 @pytest.mark.slow
+def test_the_benchmarks_find_what_they_import():
+    """But those of packages that are not installed; names of this one may have changed."""
+    code = (
+        "import importlib, pathlib, sys\n"
+        "sys.path.insert(0, '.')\n"
+        "for path in sorted(pathlib.Path().glob('*.py')):\n"
+        "    try:\n"
+        "        importlib.import_module(path.stem)\n"
+        "    except ModuleNotFoundError as error:\n"
+        "        assert not error.name.startswith('jaxsnn'), error\n"
+    )
+    command = [sys.executable, "-c", code]
+    subprocess.run(command, check=True, cwd=ROOT / "benchmarks", timeout=120)
+
+
+@pytest.mark.slow
 def test_the_benchmark_of_accelerators_has_a_small_form(tmp_path):
     """What runs on a GPU when there is one must not be found broken there."""
     script, output = ROOT / "benchmarks" / "on_gpu.py", tmp_path / "on_gpu.json"
