@@ -202,7 +202,8 @@ and check that images are scaled as those of the calibration.
             new = slice(len(pixels) - len(classes))  # the rest is padding
             found = _tallies(snn.network, run, activations, synapses, new)
             tallies = list(map(_Tally.plus, tallies, found)) if tallies else found
-            classes.extend(np.stack([activations[-1].argmax(-1), run.predictions[-1]], -1)[new])
+            said = activations[-1].argmax(-1), run.predictions[-1], _ties(snn.network, run)
+            classes.extend(np.stack(said, -1)[new])
             bar.update(len(numbers[new]))
     assert run is not None  # there is at least one image
     *inner, last = zip(snn.network.layers, tallies, run.scale_factors, strict=True)
@@ -213,7 +214,7 @@ and check that images are scaled as those of the calibration.
         for layer, tally, scale in inner
     ]
     rows.append(_row(*last, len(pixels)))
-    by_relus, by_spikes = np.transpose(classes)
+    by_relus, by_spikes, ties = np.transpose(classes)
     agreement = float(np.mean(by_relus == by_spikes))
     return Report(
         table=pd.DataFrame(rows, index=pd.RangeIndex(1, len(rows) + 1)),
@@ -224,8 +225,16 @@ and check that images are scaled as those of the calibration.
         accuracy=None if expected is None else float(np.mean(by_spikes == expected)),
         additions=metrics.additions(snn.network),
         merging=_merging(snn.network, tallies, synapses, len(pixels)),
-        advice=_advice(snn, rows, agreement),
+        advice=(*_advice(snn, rows, agreement), *_advice_on_ties(float(np.mean(ties)))),
     )
+
+
+def _ties(network: Network, run: Simulation) -> np.ndarray:
+    """Of which images several outputs have spiked equally often, and no other more often [B]."""
+    counts = np.asarray(run.spike_counts[-1])
+    largest = counts.max(-1, keepdims=True)
+    tied = ((counts == largest).sum(-1) > 1) & (largest[..., 0] > 0)
+    return tied & network.layers[-1].spiking
 
 
 def _checked(
@@ -397,6 +406,7 @@ _OTHER_IMAGES = 0.05  # share of activations above λ
 _ERROR = 0.15
 _DEEP = 3  # layers that spike
 _ALIKE = 0.99  # agreement from which on an error does no harm
+_TIED = 0.02  # share of images
 _LONGER = "simulate longer, since errors fall with time"
 
 # Problem and remedy, for the row of a layer with neurons or outputs; None where it is not the case.
@@ -463,6 +473,14 @@ def _late(row: dict[str, Any], snn: SpikingNetwork) -> tuple[str, str] | None:
 
 def _short(row: dict[str, Any], snn: SpikingNetwork) -> tuple[str, str] | None:
     return f"has an error of {row['error']:.2g}", _LONGER
+
+
+def _advice_on_ties(share: float) -> Iterator[str]:
+    if share > _TIED:
+        yield (
+            f"Several outputs have spiked equally often for {100 * share:.2g} % of the images: "
+            "simulate(..., read=jaxsnn.readout.score) looks at what they have received."
+        )
 
 
 _ALWAYS: tuple[_Rule, ...] = (_never_spikes, _other_images)

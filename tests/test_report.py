@@ -146,6 +146,19 @@ def test_what_is_off_is_named_with_its_remedy(rng, images, scales, factor, setti
     assert any(re.search(advice, line) for line in found.advice)
 
 
+def test_outputs_that_spike_equally_often():
+    """By hand: from 1/2, currents of 0.6 and 0.5 each make one spike in two steps."""
+    network = jaxsnn.read_network(jax.nn.relu, jnp.zeros((1, 2)))
+    snn = jaxsnn.balance_thresholds(network, 1.0, **AHEAD, encode=jaxsnn.constant)
+    images, how = jnp.array([[0.6, 0.5], [0.5, 0.6], [0.9, 0.1]]), {"key": 0, "steps": 2}
+    assert jaxsnn.simulate(snn, images, **how).spike_counts[0].tolist() == [[1, 1], [1, 1], [2, 0]]
+    (advice,) = jaxsnn.report(snn, images, steps=2).advice
+    assert advice.startswith("Several outputs have spiked equally often for 67 % of the images")
+    by_scores = jaxsnn.simulate(snn, images, read=jaxsnn.readout.score, **how)
+    assert by_scores.predictions[-1].tolist() == [0, 1, 0]
+    assert jaxsnn.report(snn, images[2:], steps=2).advice == ()
+
+
 def test_it_prints_and_draws(network, images):
     report = jaxsnn.report(converted(network, images), images, labels=np.zeros(37, int))
     text = str(report)
