@@ -4,16 +4,20 @@ import functools
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 import zoo
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import jaxsnn
+from jaxsnn.engines import Scan
 
 STEPS = {name: 64 if name == "pre-activation ResNet" else 32 for name in zoo.NETWORKS}
+SCAN_ONLY = ("pre-activation ResNet",)  # sums that several layers read
 
 pytestmark = [pytest.mark.promotes, pytest.mark.slow]
 
@@ -55,18 +59,108 @@ def test_the_spiking_network_is_as_accurate(name, data):
     assert run.accuracy(labels)[-1] >= accuracy - 0.01
 
 
-@pytest.mark.parametrize("network", ["ResNet", "VGG, ReLU6", "Inception"])
-def test_the_events_give_the_spikes_of_the_scan(network, data):
-    """In 8 bits, in everything that a run returns."""
-    images = data[1].images[:8]
-    fixed = jaxsnn.quantize(jaxsnn.convert(trained(network), data[0].images[:100]), bits=8)
-    runs = [
-        jaxsnn.simulate(fixed, images, key=0, duration=0.012, engine=engine)
-        for engine in ("events", "scan")
-    ]
-    for one, other in zip(*map(jax.tree.leaves, runs), strict=True):
+# -- The same spikes in 8 bits, however they are computed ------------------------------------------
+
+
+@functools.cache
+def in_8_bits(name):
+    return jaxsnn.quantize(jaxsnn.convert(trained(name), zoo.mnist()[0].images[:100]), bits=8)
+
+
+def run(name, images, engine="scan", **options):
+    how = {"key": 0, "steps": 9, "progress": False} | options
+    return jaxsnn.simulate(in_8_bits(name), images, engine=engine, **how)
+
+
+@pytest.fixture
+def whole(name, data):
+    """A run of the scan in one batch."""
+    found = run(name, data[1].images[:11])
+    assert all(
+        np.any(counts > 0)
+        for counts, layer in zip(found.spike_counts, in_8_bits(name).network.layers)
+        if layer.spiking
+    )
+    return found
+
+
+def assert_equal_runs(found, expected):
+    for one, other in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
         np.testing.assert_array_equal(one, other)
-    assert all(np.any(counts > 0) for counts in runs[0].spike_counts[:-1])
+
+
+@pytest.mark.parametrize(
+    "engine",
+    [Scan(batch_size=4), Scan(chunk=1), Scan(chunk=4), "events"],
+    ids=["batches", "single steps", "chunks", "events"],
+)
+def test_the_engine_and_its_options_do_not_matter(name, data, whole, engine):
+    if engine == "events" and name in SCAN_ONLY:
+        with pytest.raises(ValueError, match="no sums sent as numbers"):
+            run(name, data[1].images[:11], engine)
+        return
+    assert_equal_runs(run(name, data[1].images[:11], engine), whole)
+
+
+def test_a_run_may_be_split_and_handed_over(name, data, whole):
+    engines = ("scan", "scan" if name in SCAN_ONLY else "events", "scan")
+    state, predictions = None, []
+    for engine in engines:
+        part = run(name, data[1].images[:11], engine, steps=3, state=state)
+        state = part.state
+        predictions.append(part.predictions)
+    np.testing.assert_array_equal(np.concatenate(predictions), whole.predictions)
+    for field in ("spike_counts", "input_spike_counts", "synaptic_operations", "state"):
+        assert_equal_runs(getattr(part, field), getattr(whole, field))
+
+
+def compare_with_another_process(folder):
+    """In a process with 8 devices and numbers of 64 bits."""
+    assert len(jax.devices()) == 8
+    assert jax.numpy.zeros(()).dtype == np.float64
+    images = np.load(Path(folder) / "images.npy")
+    for index, _ in enumerate(zoo.NETWORKS):
+        fixed = jaxsnn.load(Path(folder) / f"{index}.safetensors")
+        expected = np.load(Path(folder) / f"{index}.npz")
+        for devices in (1, 2, 8):
+            mesh = Mesh(np.asarray(jax.devices()[:devices]), ("images",))
+            given = jax.device_put(images, NamedSharding(mesh, PartitionSpec("images")))
+            found = jaxsnn.simulate(fixed, given, key=0, steps=9, engine="scan")
+            for name, values in integers(found).items():
+                np.testing.assert_array_equal(values, expected[name])
+
+
+def integers(found):
+    leaves = map(np.asarray, jax.tree.leaves((found.predictions, found.spike_counts, found.state)))
+    return {str(i): leaf for i, leaf in enumerate(leaves) if leaf.dtype.kind == "i"}
+
+
+def test_devices_and_numbers_of_64_bits_do_not_matter(data, tmp_path):
+    images = data[1].images[:8]
+    np.save(tmp_path / "images.npy", images)
+    for index, name in enumerate(zoo.NETWORKS):
+        found = integers(run(name, images))
+        assert len(found) >= 8
+        np.savez(tmp_path / f"{index}.npz", **found)
+        jaxsnn.save(in_8_bits(name), tmp_path / f"{index}.safetensors")
+    call = f"here.compare_with_another_process({str(tmp_path)!r})"
+    flags = "--xla_force_host_platform_device_count=8"
+    done = subprocess.run(
+        [sys.executable, "-c", f"import test_architectures as here; {call}"],
+        cwd=Path(__file__).parent,
+        env=os.environ
+        | {
+            "JAX_PLATFORMS": "cpu",
+            "JAX_ENABLE_X64": "1",
+            "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}",
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stdout
 
 
 def test_the_error_of_the_scores_falls_as_one_over_time(name, data):

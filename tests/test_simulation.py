@@ -4,6 +4,7 @@ import logging
 import subprocess
 import sys
 import warnings
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -247,9 +248,28 @@ def test_planes_of_bfloat16_are_the_weights(rng):
     np.testing.assert_array_equal(sum(np.asarray(plane, np.float64) for plane in planes), weights)
 
 
-@pytest.mark.parametrize("build", [models.dense_network, models.convolution_network])
+def residual_network(rng):
+    """With an identity, and a product of another product."""
+    first, second, third, last = (models.dyadic(rng, *pair) for pair in ((12, 16), *[(16, 16)] * 3))
+
+    def model(images):
+        x = jax.nn.relu(images @ first)
+        x = jax.nn.relu(x + x @ second)
+        return jax.nn.relu(x @ third @ last / 16)
+
+    return jaxsnn.read_network(model, np.zeros((1, 12), np.float32)), None
+
+
+@pytest.mark.parametrize(
+    ("build", "kinds"),
+    [
+        (models.dense_network, {Dense}),
+        (models.convolution_network, {Dense, Patches}),
+        (residual_network, {Dense}),
+    ],
+)
 @pytest.mark.parametrize("encode", [jaxsnn.poisson, jaxsnn.constant])
-def test_products_for_matrix_units_give_the_same_spikes(rng, monkeypatch, build, encode):
+def test_products_for_matrix_units_give_the_same_spikes(rng, monkeypatch, build, kinds, encode):
     """The products of accelerators, on a CPU; a constant current is no spike, and is not cut."""
     network, _ = build(rng)
     snn = jaxsnn.balance_thresholds(network, 2.0)
@@ -270,7 +290,7 @@ def test_products_for_matrix_units_give_the_same_spikes(rng, monkeypatch, build,
     monkeypatch.setattr(lowering, "spike_product", watched)
     monkeypatch.setattr(scan, "fastest_formats", lambda network, *, binary: formats * binary)
     assert_equal_runs(run(), plain)
-    assert set(used) == ({Dense} if build is models.dense_network else {Dense, Patches})
+    assert set(used) == kinds
     assert len(used) == 2 * (3 - (encode is jaxsnn.constant))  # of both lengths of chunks
 
 
@@ -329,6 +349,29 @@ def test_many_steps_are_not_taken_for_seconds(rng):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         jaxsnn.simulate(snn, images, key=0, steps=10_001)
+
+
+@pytest.mark.parametrize("statistics", [{"bytes_limit": 1 << 32}, None])
+def test_a_batch_fits_the_memory_of_an_accelerator(rng, monkeypatch, statistics):
+    """Currents, spikes and potentials of each step of a chunk, 4 bytes each, in half of it."""
+    network, _ = models.dense_network(rng)
+    device = SimpleNamespace(memory_stats=lambda: statistics)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "local_devices", lambda: [device])
+    run = SimpleNamespace(network=SimpleNamespace(network=network), images=(), steps=100)
+    neurons = sum(np.prod(shape) for shape in (network.input_shape, *network.shapes))
+    for engine, chunk in ((Scan(), 10), (Scan(chunk=3), 3)):
+        samples = engine.samples_at_once(run)
+        limit = (1 << 32 if statistics else 1 << 33) // 2
+        assert samples * neurons * 4 * 3 * (chunk + 1) <= limit
+        assert (samples + 1) * neurons * 4 * 3 * (chunk + 1) > limit
+    assert Scan(batch_size=7).samples_at_once(run) == 7
+
+
+@pytest.mark.parametrize(("steps", "chunk"), [(100, 10), (7, 7), (32, 8), (101, 10), (250, 10)])
+def test_chunks_of_accelerators_leave_no_steps_over_if_they_can(monkeypatch, steps, chunk):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert scan._fitting_chunk(SimpleNamespace(images=(), steps=steps)) == chunk
 
 
 def test_a_sample_does_not_depend_on_the_others(rng):

@@ -251,12 +251,12 @@ def _of_spikes(
 ) -> Callable[[Array], Array]:
     """The currents that spikes cause, with the first weights in planes where there is a format."""
     steps: list[Callable[[Array], Array]] = list(connection.operations)
-    first = next((i for i, operation in enumerate(steps) if not operation.permutes), 0)
-    operation = connection.operations[first]
-    if type(operation) in formats:
-        steps[first] = partial(
-            spike_product, operation, float_planes(jax.tree.leaves(operation)[0])
-        )
+    for index, operation in enumerate(connection.operations):
+        if type(operation) in formats:
+            weights = float_planes(jax.tree.leaves(operation)[0])
+            steps[index] = partial(spike_product, operation, weights)
+        if not operation.permutes:  # what follows receives no spikes
+            break
 
     def current(spikes: Array) -> Array:
         found = _applied(steps, spikes)
