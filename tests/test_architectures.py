@@ -142,7 +142,7 @@ def test_devices_and_numbers_of_64_bits_do_not_matter(data, tmp_path):
         found = integers(run(name, images))
         assert len(found) >= 8
         np.savez(tmp_path / f"{index}.npz", **found)
-        jaxsnn.save(in_8_bits(name), tmp_path / f"{index}.safetensors")
+        jaxsnn.save(tmp_path / f"{index}.safetensors", in_8_bits(name))
     call = f"here.compare_with_another_process({str(tmp_path)!r})"
     flags = "--xla_force_host_platform_device_count=8"
     done = subprocess.run(
