@@ -125,6 +125,7 @@ def test_well_known_facts_about_mnist(prepared):
     assert train.images.max() == 1
 
 
+@pytest.mark.slow
 def test_second_call_reads_the_prepared_copy(prepared, offline):
     data_dir, first = prepared
     for again, before in zip(load_dataset("mnist", data_dir=data_dir), first, strict=True):

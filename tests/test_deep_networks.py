@@ -55,7 +55,7 @@ def test_the_networks_have_the_published_sizes():
 
 
 @SMALL
-@pytest.mark.thinned(2)
+@pytest.mark.slow
 def test_logits_of_images(build):
     model = used(build())
     found = model(IMAGES)

@@ -18,7 +18,7 @@ from jaxsnn.training import RECIPES, accuracy, fit
 
 from cifar import cifar_files, small_cifar, trust, write_tar
 
-pytestmark = pytest.mark.promotes
+pytestmark = [pytest.mark.promotes, pytest.mark.slow]
 
 NETWORKS = {
     "resnet20-cifar10": partial(ResNet, maps=(3,), blocks=1),

@@ -269,6 +269,7 @@ def residual_network(rng):
     ],
 )
 @pytest.mark.parametrize("encode", [jaxsnn.poisson, jaxsnn.constant])
+@pytest.mark.thinned(3)
 def test_products_for_matrix_units_give_the_same_spikes(rng, monkeypatch, build, kinds, encode):
     """The products of accelerators, on a CPU; a constant current is no spike, and is not cut."""
     network, _ = build(rng)
