@@ -43,7 +43,7 @@ def simulate(snn, **changes):
         ("images", np.ma.zeros((1, 12)), "a masked array", "Its mask would be ignored"),
         ("key", 1.5, "1.5", "an integer seed"),
         ("key", True, "True", "an integer seed"),
-        ("duration", None, "None", "one real number"),
+        ("dt", None, "None", "one real number"),
         ("duration", "0.5", "'0.5'", "one real number"),
         ("duration", True, "True", "one real number"),
         ("duration", [0.1], "a list of 1", "one real number"),
@@ -199,9 +199,9 @@ def test_classes_of_modules_that_are_imported_late():
 def test_signatures_stay(snn):
     parameters = inspect.signature(jaxsnn.simulate).parameters
     assert list(parameters)[:3] == ["network", "images", "key"]
-    assert parameters["duration"].default == 0.5
-    with pytest.raises(TypeError, match="unexpected keyword argument 'steps'"):
-        simulate(snn, steps=3)
+    assert parameters["dt"].default == 1e-3
+    with pytest.raises(TypeError, match="unexpected keyword argument 'num_steps'"):
+        simulate(snn, num_steps=3)
 
 
 def test_beartype_is_imported_at_the_first_call():

@@ -240,9 +240,9 @@ def readable_signature(signature: inspect.Signature) -> inspect.Signature:
     Example:
         >>> import inspect
         >>> from jaxsnn.support.typed import readable_signature
-        >>> def f(x: "Images", compare=max): ...
-        >>> print(readable_signature(inspect.signature(f)))
-        (x: Images, compare=max)
+        >>> def larger(x: int, compare=max): ...
+        >>> print(readable_signature(inspect.signature(larger)))
+        (x: int, compare=max)
     """
 
     def shown(parameter: inspect.Parameter) -> inspect.Parameter:
