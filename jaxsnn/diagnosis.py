@@ -190,8 +190,13 @@ and check that images are scaled as those of the calibration.
     pixels, expected = _checked(snn, images, labels, batch_size)
     if duration is None and steps is None:
         steps = _STEPS
-    settings = {"duration": duration, "steps": steps, "dt": dt}
-    settings |= {"max_rate": max_rate, "arithmetic": arithmetic}
+    settings = {
+        "duration": duration,
+        "steps": steps,
+        "dt": dt,
+        "max_rate": max_rate,
+        "arithmetic": arithmetic,
+    }
     synapses = _synapses(snn.network)
     tallies, classes, run = [], [], None
     with progress_bar(progress, total=len(pixels), desc="report", unit="image") as bar:

@@ -288,8 +288,9 @@ def simulate(
     network.check()
     encode = encode or network.encode
     images = without_explicit_axes(checked_images(network.network, images, encode))
+    seconds = _duration(duration, steps, dt)
     count, refractory_steps = checked_times(
-        _duration(duration, steps, dt), dt, max_rate, refractory_period, given=steps is None
+        seconds, dt, max_rate, refractory_period, in_seconds=steps is None
     )
     scan = _scan_options(batch_size, chunk)
     read = read or readout.default(network.network.layers[-1].spiking)

@@ -16,6 +16,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import jaxsnn
 from jaxsnn.engines import Scan
 
+from processes import call_with_8_devices, integers_of
+
 STEPS = {name: 64 if name == "pre-activation ResNet" else 32 for name in zoo.NETWORKS}
 SCAN_ONLY = ("pre-activation ResNet",)  # sums that several layers read
 
@@ -126,41 +128,20 @@ def compare_with_another_process(folder):
             mesh = Mesh(np.asarray(jax.devices()[:devices]), ("images",))
             given = jax.device_put(images, NamedSharding(mesh, PartitionSpec("images")))
             found = jaxsnn.simulate(fixed, given, key=0, steps=9, engine="scan")
-            for name, values in integers(found).items():
+            for name, values in integers_of(found).items():
                 np.testing.assert_array_equal(values, expected[name])
-
-
-def integers(found):
-    leaves = map(np.asarray, jax.tree.leaves((found.predictions, found.spike_counts, found.state)))
-    return {str(i): leaf for i, leaf in enumerate(leaves) if leaf.dtype.kind == "i"}
 
 
 def test_devices_and_numbers_of_64_bits_do_not_matter(data, tmp_path):
     images = data[1].images[:8]
     np.save(tmp_path / "images.npy", images)
     for index, name in enumerate(zoo.NETWORKS):
-        found = integers(run(name, images))
+        found = integers_of(run(name, images))
         assert len(found) >= 8
         np.savez(tmp_path / f"{index}.npz", **found)
         jaxsnn.save(tmp_path / f"{index}.safetensors", in_8_bits(name))
     call = f"here.compare_with_another_process({str(tmp_path)!r})"
-    flags = "--xla_force_host_platform_device_count=8"
-    done = subprocess.run(
-        [sys.executable, "-c", f"import test_architectures as here; {call}"],
-        cwd=Path(__file__).parent,
-        env=os.environ
-        | {
-            "JAX_PLATFORMS": "cpu",
-            "JAX_ENABLE_X64": "1",
-            "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}",
-            "PYTHONPATH": os.pathsep.join(sys.path),
-        },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=900,
-    )
-    assert done.returncode == 0, done.stdout
+    call_with_8_devices(f"import test_architectures as here; {call}", timeout=900)
 
 
 def test_the_error_of_the_scores_falls_as_one_over_time(name, data):

@@ -1,13 +1,9 @@
 """Engines: scan and events, whatever the batches, chunks, formats and devices, bit for bit."""
 
 import logging
-import os
-import subprocess
-import sys
 import warnings
 from importlib import import_module
 from itertools import product
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +24,7 @@ from jaxsnn.engines.scan.patches import Patches
 from jaxsnn.network import Convolution, Dense
 
 import models
+from processes import call_with_8_devices, integers_of
 
 compiled = import_module("jaxsnn.engines.scan.lowering")  # the package has a function so called
 
@@ -205,7 +202,7 @@ def compare_with_another_process(path):
     for engine in ENGINES.values():
         for devices, kind in product((1, 2, 8), (AxisType.Auto, AxisType.Explicit)):
             found = run(DENSE, sharded(images, devices, kind), engine=engine)
-            for name, values in essence(found).items():
+            for name, values in integers_of(found).items():
                 np.testing.assert_array_equal(values, expected[name])
     with pytest.raises(ValueError, match="engine='neurons'; there are auto, scan, events"):
         run(DENSE, images, engine="neurons")
@@ -213,34 +210,13 @@ def compare_with_another_process(path):
         run(DENSE, images, engine=5)
 
 
-def essence(found):
-    """All integers of a run."""
-    leaves, _ = jax.tree.flatten((found.predictions, found.spike_counts, found.state))
-    leaves = [np.asarray(leaf) for leaf in leaves]
-    return {str(i): leaf for i, leaf in enumerate(leaves) if leaf.dtype.kind == "i"}
-
-
 @pytest.mark.slow
 def test_devices_and_numbers_of_64_bits_do_not_matter(tmp_path):
     found = run(DENSE, images_of(16, DENSE), engine=Scan(chunk=5))
-    assert len(essence(found)) >= 13
-    np.savez(tmp_path / "run.npz", **essence(found))
+    assert len(integers_of(found)) >= 13
+    np.savez(tmp_path / "run.npz", **integers_of(found))
     call = f"here.compare_with_another_process({str(tmp_path / 'run.npz')!r})"
-    done = subprocess.run(
-        [sys.executable, "-c", f"import test_events as here; {call}"],
-        cwd=Path(__file__).parent,
-        env={
-            **os.environ,
-            "JAX_PLATFORMS": "cpu",
-            "JAX_ENABLE_X64": "1",
-            "XLA_FLAGS": os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8",
-        },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout
+    call_with_8_devices(f"import test_events as here; {call}", timeout=300)
 
 
 @pytest.mark.promotes

@@ -26,7 +26,12 @@ _LARGEST_SAMPLE = (1 << 31) - 1
 
 
 def checked_times(
-    duration: Real, dt: Real, max_rate: ArrayLike, refractory_period: Real, *, given: bool = True
+    duration: Real,
+    dt: Real,
+    max_rate: ArrayLike,
+    refractory_period: Real,
+    *,
+    in_seconds: bool = True,
 ) -> tuple[int, int]:
     """The number of steps and of refractory steps.
 
@@ -48,7 +53,7 @@ def checked_times(
             f"duration={duration} is {duration / dt:g} steps of dt={dt}; it must be a whole number "
             "of steps, at least 1. Both are in seconds."
         )
-    if given and steps > _MANY_STEPS:
+    if in_seconds and steps > _MANY_STEPS:
         warn(
             f"duration={duration:g} is in seconds: {steps:,} steps of dt={dt:g} s. For "
             f"{duration:g} steps, duration={duration * dt:g}."

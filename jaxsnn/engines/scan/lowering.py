@@ -102,7 +102,7 @@ class Compiled(NamedTuple):
     Attributes:
         connections: for each layer the sources of its connections, each a layer or `INPUT`, with a
             function from what they send `[N, ...]` to currents.
-        from_numbers: as connections, those from the input for inputs that are no spikes but
+        from_numbers: of the connections, those from the input, for inputs that are no spikes but
             numbers of floating point.
         biases: for each layer what its neurons receive in a step at a rate of one spike in each
             step, of floating point, or None.
@@ -155,6 +155,10 @@ def compiled(network: Executable, formats: Formats, *, unfolded: bool = False) -
     """
     integers = isinstance(network, FixedPointNetwork)
     layers = list(zip(network.network.layers, network.network.shapes, strict=True))
+    rows = [
+        list(zip(layer.all_connections, amplitudes, strict=True))
+        for (layer, _), amplitudes in zip(layers, network.amplitudes, strict=True)
+    ]
 
     def current(
         connection: Connection, amplitude: Any, formats: Formats = formats
@@ -172,25 +176,17 @@ def compiled(network: Executable, formats: Formats, *, unfolded: bool = False) -
         return _of_floats(fastest, amplitude, shape, network.dtype)
 
     def from_numbers(connection: Connection, amplitude: Any) -> Callable[[Array], Array]:
-        if connection.source != INPUT:
-            return current(connection, amplitude)
         if not integers:
             return current(connection, amplitude, ())
         of_multiples = _of_multiples(connection, amplitude)
         return lambda x: of_multiples(jnp.rint(x * jnp.float32(1 << NUMBER_BITS)).astype(jnp.int32))
 
-    def all_of(function: Callable[[Connection, Any], Callable[[Array], Array]]) -> list[Currents]:
-        return [
-            [
-                (connection.source, function(connection, amplitude))
-                for connection, amplitude in zip(layer.all_connections, row, strict=True)
-            ]
-            for (layer, _), row in zip(layers, network.amplitudes, strict=True)
-        ]
-
     return Compiled(
-        all_of(current),
-        all_of(from_numbers),
+        [[(part.source, current(part, weight)) for part, weight in row] for row in rows],
+        [
+            [(INPUT, from_numbers(part, weight)) for part, weight in row if part.source == INPUT]
+            for row in rows
+        ],
         [_bias(layer, shape, network.network.dtype) for layer, shape in layers],
         [layer.spiking for layer, _ in layers],
         [layer.connection if layer.pools_maxima else None for layer, _ in layers],
