@@ -1,8 +1,8 @@
 """Where does the time of a call go, in each engine? `profile.py` runs this.
 
 The pieces of the scan are timed alone, each in a scan of its own over arrays of the same shapes;
-those of the event-driven engine are its kernels, driven by the spikes of a real run. What the whole
-takes beyond them is the rest; it is below zero where the whole is faster than its parts. All this
+what the whole takes beyond them is the rest, which is below zero where the whole is faster than its
+parts. Of the event-driven engine the kernels are timed, alone, and what is around them. All this
 looks inside jaxsnn.
 """
 
@@ -36,21 +36,19 @@ from common import (
     save_figure,
 )
 from jax import Array, lax
-from numba import njit
 
 import jaxsnn
+from jaxsnn import metrics
 from jaxsnn.engines import Events, Executable, Run, scan
-from jaxsnn.engines.base import State, initial_state, segments
-from jaxsnn.engines.events import kernels, kinds
+from jaxsnn.engines.base import State, initial_state, no_progress, segments
 from jaxsnn.engines.events import run as events
-from jaxsnn.engines.events.layout import Layout
 from jaxsnn.engines.scan import loop
 from jaxsnn.engines.scan.integers import FORMATS
 from jaxsnn.engines.scan.lowering import Compiled, Formats, compiled, fastest_formats
 from jaxsnn.support.figures import COLORS, DARK, SMALL, new_figure
 
-PARTS = ("input", "weights", "neurons", "counts", "readout", "call", "rest")
-RECORDED = 50  # images whose spikes are recorded; larger batches repeat them
+PARTS = ("kernels", "input", "weights", "neurons", "counts", "readout", "call", "rest")
+RATES = ("operations (G/s)", "additions (G/s)")  # of the kernels, in billions a second
 LARGEST = 10_000  # image-steps of a call of the scan: larger batches get fewer steps
 
 Jobs = dict[str, Callable[[], Any]]
@@ -152,8 +150,8 @@ def scan_pieces(segment: Segment) -> Jobs:
             found = []
             for threshold, state, currents in zip(layers.thresholds, old, given, strict=True):
                 one = partial(loop._fire, threshold, behaviour, jnp.int32(0), False)
-                found.append(loop._through(one, state, currents, length))
-            return [state for state, _ in found], [spikes for _, (spikes, _) in found]
+                found.append(loop._through(one, (state, None), currents, length))
+            return [state for (state, _), _ in found], [spikes for _, (spikes, *_) in found]
 
         return piece
 
@@ -167,7 +165,11 @@ def scan_pieces(segment: Segment) -> Jobs:
         return piece
 
     def read(layers: Compiled) -> Callable:
-        return lambda state, given: loop._read(layers, behaviour, None, state, *given)[:2]
+        def piece(state: State, given: list[Array]) -> tuple[State, tuple[Array, Array]]:
+            ends = state.step + 1 + jnp.arange(length)
+            return loop._read(layers, behaviour, None, state, ends, *given)[:2]
+
+        return piece
 
     state = segment.state
     counts = [state.input_spike_counts, *state.spike_counts]
@@ -177,7 +179,7 @@ def scan_pieces(segment: Segment) -> Jobs:
         "weights": looped(segment, weights, (), spikes[:-1]),
         "neurons": looped(segment, fire, state.neurons, spikes[1:]),
         "counts": looped(segment, count, counts, spikes),
-        "readout": looped(segment, read, state, (spikes[-1], potentials)),
+        "readout": looped(segment, read, state, [spikes[-1], potentials, potentials]),
     }
 
 
@@ -204,233 +206,86 @@ def parts_of_scan(
     # Parts of the batch and of the time follow each other; so do the chunks of a part.
     in_chunks = segment.steps // segment.chunk * segment.chunk
     share = ceil(len(images) / len(segment.run.keys)) * steps / in_chunks
-    parts = {name: value * share for name, value in found.items()}
+    call_only = max(0.0, (steps * one - whole) / (steps - 1))
+    parts = {name: value * share for name, value in found.items()} | {"call": call_only}
+    parts["rest"] = whole - sum(parts.values())
     return {
-        **_with_rest(parts, whole, one, steps, len(images)),
+        **_of_an_image_step(whole, parts, len(images) * steps),
         "steps": steps,
         "chunk": segment.chunk,
         "seconds": seconds,
     }
 
 
-def _with_rest(
-    parts: dict[str, float], whole: float, one: float, steps: int, batch: int
-) -> dict[str, Any]:
-    """Parts of a call, the cost of a call without its steps, and the rest: microseconds."""
-    call = max(0.0, (steps * one - whole) / (steps - 1))
-    parts = parts | {"call": call, "rest": whole - call - sum(parts.values())}
-    scale = 1e6 / (batch * steps)
+def _of_an_image_step(whole: float, parts: dict[str, float], image_steps: int) -> dict[str, Any]:
+    """Seconds of a call and of its parts, as microseconds of an image-step."""
+    scale = 1e6 / image_steps
     return {
         "whole": whole * scale,
         "parts": {name: parts[name] * scale for name in PARTS if name in parts},
-        "call (ms)": 1e3 * call,
+        "call (ms)": 1e3 * parts["call"],
     }
 
 
 # -- The event-driven engine -----------------------------------------------------------------------
 
 
-class Recorded(NamedTuple):
-    """Who spiked, for the kernels: lists for each image and step.
+def kernels_of(run: Run) -> Callable[[], None]:
+    """The kernels alone: all steps of a run, on all cores, from fresh arrays each time."""
+    layout = events.layout_of(run.network)
+    start = partial(events._start, run, layout)
+    layout = layout._replace(tables=events._fitting_kinds(run, layout, start()))
+    settings, inputs = events._settings(run, 0, run.steps), events._inputs(run, layout)
 
-    ======  =================  =====================================================
-    field   shape              meaning
-    ======  =================  =====================================================
-    who     [.]                places of inputs and neurons, list after list
-    ends    [N, T, L + 2, 2]   where each list begins and ends: inputs that are added,
-                               inputs that are taken away, and the spikes of each layer
-    bases   [N, neurons]       currents of the first layer from inputs that usually spike
-    ======  =================  =====================================================
+    def kernels() -> None:
+        results = events._results(run, run.steps)
+        events._run_kernels(layout, settings, inputs, start(), results, no_progress)
+
+    return kernels
+
+
+def weights_added(run: Run, found: jaxsnn.Simulation) -> float:
+    """How many weights the kernels add: synaptic operations, but for inputs that usually spike.
+
+    Those are added once, and taken away in the steps in which they do not spike.
     """
-
-    who: np.ndarray
-    ends: np.ndarray
-    bases: np.ndarray
-
-
-def record(run: Run, layout: Layout) -> tuple[Recorded, dict[str, float]]:
-    """The spikes of the run's first images, and how many there are in a step."""
-    count = min(RECORDED, len(run.images))
-    recorded = jaxsnn.simulate(
-        run.network,
-        run.images[:count],
-        key=0,
-        duration=run.steps * DT,
-        engine="scan",
-        record=lambda step: [x > 0 for x in (step.inputs, *step.spikes)],
-        progress=False,
-    )
-    records = (np.asarray(r).swapaxes(0, 1) for r in recorded.records)
-    inputs, *layers = (r.reshape(count, run.steps, -1) for r in records)
-    usual = (events._inputs(run).wanted[:count] > kernels._HALF)[:, None]
-    lists = [inputs & ~usual, usual & ~inputs]
-    for layer, order in zip(layers, layout.orders, strict=True):
-        placed = np.zeros_like(layer)
-        placed[..., order.reshape(-1)] = layer
-        lists.append(placed)
-    sizes = np.stack([found.sum(-1) for found in lists], -1)
-    flags = np.concatenate(lists, -1)
-    starts = np.cumsum([0, *(found.shape[-1] for found in lists[:-1])])
-    places = np.nonzero(flags)[2]
-    who = places - starts[np.searchsorted(starts, places, "right") - 1]
-    last = sizes.reshape(-1).cumsum().reshape(sizes.shape)
-    bases = np.zeros((count, layout.tables.first[1]), layout.tables.currents.dtype)
-    for image, base in enumerate(bases):
-        _base(np.flatnonzero(usual[image, 0]), layout.tables, base)
-    names = ["inputs", "inputs added", "inputs taken away"]
-    names += [f"layer {index}: {layer.kind}" for index, layer in _numbered(run.network)]
-    means = [inputs.sum(-1).mean(), *sizes.mean((0, 1))]
-    spikes = dict(zip(names, map(float, means), strict=True))
-    return Recorded(who, np.stack([last - sizes, last], -1), bases), spikes
+    usual = np.asarray(run.probabilities) > 0.5
+    sent = found.input_spike_counts
+    added = np.where(usual, 1 + run.steps - sent, sent)
+    synapses = metrics.fan_out(run.network.network)
+    return float(metrics.operations(synapses, [added, *found.spike_counts[:-1]]).sum())
 
 
-def _numbered(network: Executable) -> Iterator[tuple[int, Any]]:
-    return iter(enumerate(network.network.layers, 1))
-
-
-@njit(nogil=True)
-def _base(usual, tables, base):
-    weights = tables.weights[: tables.first_weight[1]]
-    kernels._receive(tables.kinds[0], base, weights, usual, tables.starts, tables.runs)
-
-
-@njit(nogil=True)
-def _draw(images, inputs, steps):
-    """Draw the inputs of some images."""
-    room = ((len(inputs.wanted[0]) + 3) // 4 + 7) // 8 * 8
-    flags = np.zeros((4, room), np.uint8)
-    draws = kernels.Draws(
-        np.empty(room, np.uint32),
-        np.empty(room, np.uint32),
-        np.empty(room, np.uint32),
-        np.zeros((4, room), np.uint32),
-        np.zeros((4, room), np.int64),
-        flags,
-        flags.reshape(-1).view(np.uint64),
-    )
-    some, found = np.empty(room, np.int64), np.empty(4 * room + 2, np.int64)
-    count = 0
-    for image in images:
-        kernels._clear(flags.reshape(-1))
-        size = kernels._needed_blocks(inputs.wanted[image], draws)
-        for step in range(steps):
-            count += kernels._draw(inputs.keys[image], step, draws, size, some, found)
-    return count
-
-
-@njit(nogil=True)
-def _add_weights(images, tables, recorded, steps):
-    """Add the weights of those that spiked to the currents of the next layer."""
-    current = np.zeros(len(tables.thresholds), tables.currents.dtype)
-    first, layers = tables.first, len(tables.kinds)
-    for image in images:
-        place = image % len(recorded.ends)
-        for step in range(steps):
-            ends = recorded.ends[place, step]
-            now = current[: first[1]]
-            weights = tables.weights[: tables.first_weight[1]]
-            more, less = (
-                recorded.who[ends[0, 0] : ends[0, 1]],
-                recorded.who[ends[1, 0] : ends[1, 1]],
-            )
-            kernels._copy(now, recorded.bases[place])
-            kernels._receive(tables.kinds[0], now, weights, more, tables.starts, tables.runs)
-            kernels._take_away(tables.kinds[0], now, weights, less, tables.starts, tables.runs)
-            for layer in range(1, layers):
-                if tables.kinds[layer] != kinds.POOL:
-                    now = current[first[layer] : first[layer + 1]]
-                    who = recorded.who[ends[layer + 1, 0] : ends[layer + 1, 1]]
-                    weights = tables.weights[tables.first_weight[layer] :]
-                    starts = tables.starts[tables.first_start[layer] :]
-                    kernels._clear(now)
-                    kernels._receive(tables.kinds[layer], now, weights, who, starts, tables.runs)
-    return current[0]
-
-
-@njit(nogil=True)
-def _update_neurons(images, tables, recorded, steps):
-    """Bring those to their thresholds that spiked, look at all neurons, and reset."""
-    width = len(tables.thresholds)
-    current, counts = np.zeros(width, tables.currents.dtype), np.zeros(width, np.int32)
-    flags, seen = np.zeros(width, np.uint8), np.zeros(width, np.uint8)
-    words, found = flags.view(np.uint64), np.empty(width + 2, np.int64)
-    some = np.empty(width, np.int64)
-    potentials, free = np.zeros(width, np.int32), np.zeros(0, np.int32)
-    first = tables.first
-    for image in images:
-        place = image % len(recorded.ends)
-        kernels._clear(potentials)
-        for step in range(steps):
-            ends = recorded.ends[place, step]
-            for layer in range(len(tables.kinds)):
-                low, high = first[layer], first[layer + 1]
-                potential, threshold = potentials[low:high], tables.thresholds[low:high]
-                if tables.kinds[layer] == kinds.POOL:
-                    who = recorded.who[ends[layer + 1, 0] : ends[layer + 1, 1]]
-                    targets = tables.targets[tables.first_target[layer] :]
-                    count = kernels._pool(
-                        potential,
-                        threshold,
-                        tables.gains[layer],
-                        who,
-                        targets,
-                        free,
-                        step,
-                        found,
-                        seen[low:high],
-                    )
-                else:
-                    for j in recorded.who[ends[layer + 2, 0] : ends[layer + 2, 1]]:
-                        potential[j] = threshold[j]
-                    kernels._integrate(potential, current[low:high], threshold, flags[low:high])
-                    count = kernels.flagged(words[low >> 3 : high >> 3], some, found)
-                kernels._reset(
-                    found[:count], potential, threshold, counts[low:high], free, kinds.TO_ZERO, 0
-                )
-    return counts.sum()
+def work_of(run: Run, found: jaxsnn.Simulation, seconds: float) -> dict[str, Any]:
+    """What the kernels have done for a result in so many seconds."""
+    layers = [f"layer {i}: {layer.kind}" for i, layer in enumerate(run.network.network.layers, 1)]
+    counts = zip(["inputs", *layers], [found.input_spike_counts, *found.spike_counts], strict=True)
+    image_steps = len(run.images) * run.steps
+    operations = float(found.synaptic_operations.sum()), weights_added(run, found)
+    return {
+        "spikes in a step": {name: float(count.sum()) / image_steps for name, count in counts},
+        **{name: done / seconds / 1e9 for name, done in zip(RATES, operations, strict=True)},
+    }
 
 
 def parts_of_events(
     network: Executable, images: np.ndarray, steps: int, repeats: int
 ) -> dict[str, Any]:
-    """Microseconds of an image-step in each part of the event-driven engine, on all cores."""
+    """Microseconds of an image-step in the kernels and around them, and what they did."""
     run = captured(Events, network, images, steps)
-    layout = events.layout_of(network)
-    start = partial(events._start, run, layout)
-    layout = layout._replace(tables=events._fitting_kinds(run, layout, start()))
-    recorded, spikes = record(run, layout)
-    inputs, settings = events._inputs(run), events._settings(run, 0, steps)
 
-    def call(steps: int) -> jaxsnn.Simulation:
+    def call() -> jaxsnn.Simulation:
         return jaxsnn.simulate(
             network, images, key=0, duration=steps * DT, engine="events", progress=False
         )
 
-    def on_all_cores(work: Callable, *arguments: Any) -> None:
-        list(events._on_all_cores(lambda images: work(images, *arguments), len(images)))
-
-    def all_kernels() -> None:
-        events._run_kernels(layout, settings, inputs, start(), lambda count: None)
-
-    seconds = interleaved(
-        {
-            "whole": partial(call, steps),
-            "one step": partial(call, 1),
-            "kernels": all_kernels,
-            "input": partial(on_all_cores, _draw, inputs, steps),
-            "weights": partial(on_all_cores, _add_weights, layout.tables, recorded, steps),
-            "neurons": partial(on_all_cores, _update_neurons, layout.tables, recorded, steps),
-        },
-        repeats,
-    )
-    found = medians(seconds)
-    whole, one, inside = (found.pop(name) for name in ("whole", "one step", "kernels"))
-    call_only = max(0.0, (steps * one - whole) / (steps - 1))
-    found["readout"] = whole - inside - call_only
+    seconds = interleaved({"whole": call, "kernels": kernels_of(run)}, repeats)
+    whole, kernels = medians(seconds).values()
+    parts = {"kernels": kernels, "call": whole - kernels}
     return {
-        **_with_rest(found, whole, one, steps, len(images)),
+        **_of_an_image_step(whole, parts, len(images) * steps),
+        **work_of(run, call(), kernels),
         "steps": steps,
-        "spikes in a step": spikes,
         "seconds": seconds,
     }
 
@@ -439,12 +294,13 @@ def parts_of_events(
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Microseconds of an image-step in each part."""
+    """Microseconds of an image-step in each part, and how fast the kernels work."""
     shown = [
         {key: row[key] for key in ("network", "batch", "engine")}
         | {"chunk": row.get("chunk", ""), "whole (µs)": f"{row['whole']:.1f}"}
         | {name: f"{row['parts'][name]:.1f}" if name in row["parts"] else "" for name in PARTS}
         | {"a call (ms)": f"{row['call (ms)']:.1f}"}
+        | {name: f"{row[name]:.1f}" if name in row else "" for name in RATES}
         for row in rows
     ]
     return pd.DataFrame(shown).to_markdown(index=False, disable_numparse=True)
@@ -467,7 +323,7 @@ def draw(rows: list[dict[str, Any]]) -> Any:
     networks, batches = data["network"].unique(), data["batch"].unique()
     figure = new_figure(3.9 * len(batches), 2.5 * len(networks) + 0.4)
     grid = figure.subplots(len(networks), len(batches), squeeze=False)
-    colors = dict(zip(PARTS, (*COLORS, "#bbbbbb")))
+    colors = dict(zip(PARTS, ("#F0E442", *COLORS, "#bbbbbb"), strict=True))
     for (network, batch), ax in zip(product(networks, batches), grid.ravel(), strict=True):
         found = data[(data["network"] == network) & (data["batch"] == batch)]
         places = np.arange(len(found))
@@ -487,7 +343,7 @@ def draw(rows: list[dict[str, Any]]) -> Any:
     for ax in grid[-1]:
         ax.set_xlabel("µs of an image-step")
     lines, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(lines, labels, loc="outside lower center", ncols=4, frameon=False)
+    figure.legend(lines, labels, loc="outside lower center", ncols=2 + len(batches), frameon=False)
     return figure
 
 
@@ -530,11 +386,10 @@ def main(
     if quick:
         batches, steps, repeats = (2,), 20, 1
     results = new_results(steps=steps, repeats=repeats) | {"rows": []}
-    pixels = source.data[1].images[:RECORDED]
     for name, batch in product(networks, batches):
-        images = pixels[np.arange(batch) % len(pixels)]
+        images = source.data[1].images[:batch]
         for row in profile(source.spiking(name), images, steps, repeats):
-            results["rows"].append({"network": name, "batch": batch} | row)
+            results["rows"].append({"network": name, "batch": len(images)} | row)
             save(results, output)
             print(name, batch, row["engine"], "done", file=sys.stderr, flush=True)
     save_figure(draw(results["rows"]), output)

@@ -367,7 +367,7 @@ def total_operations(synapses: list[AnyArray], sent: list[AnyArray]) -> AnyArray
         (counts.astype(wide) * fan_outs[None]).sum(tuple(range(1, counts.ndim)))
         for counts, fan_outs in zip(sent, synapses)
     ]
-    return numbers.stack(totals).sum(0).astype(dtype)
+    return sum(totals[1:], totals[0]).astype(dtype)
 
 
 class Additions(NamedTuple):

@@ -43,6 +43,7 @@ from jaxsnn.support.arrays import (
     for_batches,
     is_known,
     is_on_host,
+    nearby,
     numbers_of,
     static_field,
 )
@@ -287,7 +288,7 @@ def simulate(
         network = arithmetic(cast(SpikingNetwork, network))
     network.check()
     encode = encode or network.encode
-    images = without_explicit_axes(checked_images(network.network, images, encode))
+    images = without_explicit_axes(checked_images(network.network, nearby(images), encode))
     seconds = _duration(duration, steps, dt)
     count, refractory_steps = checked_times(
         seconds, dt, max_rate, refractory_period, in_seconds=steps is None

@@ -330,55 +330,67 @@ def initial_state(run: Run) -> State:
     """The state in which a run begins: the one that it resumes from, or that of neurons at rest."""
     if run.state is not None:
         return replace(run.state, received=received_so_far(run))
+    network, arithmetic = run.network.network, arithmetic_of(run.network)
     # By NumPy, which compiles nothing, unless all of it would be moved to a device.
     on_host = jax.default_backend() == "cpu" and not run.traced
-    return (_initial_state if on_host else _initial_state_of_device)(
-        run.network.network,
-        run.samples,
-        run.network.start(),
-        run.dt,
-        run.refractory_steps,
-        arithmetic_of(run.network),
-        run.origin,
+    numbers, at_rest = (np, _at_rest) if on_host else (jnp, _at_rest_on_device)
+    state = at_rest(
+        numbers,
+        run.network.initial_potentials,
+        batch=len(run.samples),
+        shapes=tuple(network.shapes),
+        input_shape=network.input_shape,
+        dtype=run.network.dtype,
         counting=run.refractory_steps > 1,
+    )
+    numbers = numbers_of((run.samples, run.dt, run.refractory_steps, arithmetic))
+    return replace(
+        state,
+        samples=numbers.asarray(run.samples),
+        dt=numbers.asarray(run.dt, np.float32),
+        refractory_steps=numbers.asarray(run.refractory_steps, np.int32),
+        arithmetic=numbers.asarray(arithmetic, np.uint32),
+        origin=run.origin,
     )
 
 
-def _initial_state(
-    network: Network,
-    samples: AnyArray,
-    potentials: list[AnyArray],
-    dt: ArrayLike,
-    refractory_steps: ArrayLike,
-    arithmetic: ArrayLike,
-    origin: Origin | None,
+def _at_rest(
+    numbers: Any,
+    potentials: list[AnyArray] | None,
     *,
+    batch: int,
+    shapes: tuple[Shape, ...],
+    input_shape: Shape,
+    dtype: Any,
     counting: bool,
 ) -> State:
-    numbers = numbers_of((samples, potentials, dt, refractory_steps, arithmetic))
-    batch, dtype = len(samples), potentials[0].dtype
+    """A state without what belongs to the run and not to its neurons."""
+    zero: Any = np.zeros((), dtype)
+    potentials = potentials or [zero] * len(shapes)
     starts = [
         neurons.initial_state((batch, *shape), numbers.asarray(potential), counting)
-        for shape, potential in zip(network.shapes, potentials, strict=True)
+        for shape, potential in zip(shapes, potentials, strict=True)
     ]
+    nothing: Any = None
     return State(
         step=numbers.zeros((), np.int32),
         neurons=starts,
-        input_spike_counts=numbers.zeros((batch, *network.input_shape), dtype),
-        spike_counts=[numbers.zeros((batch, *shape), dtype) for shape in network.shapes],
+        input_spike_counts=numbers.zeros((batch, *input_shape), dtype),
+        spike_counts=[numbers.zeros((batch, *shape), dtype) for shape in shapes],
         first_spike_class=numbers.full(batch, -1, np.int32),
         first_spike_step=numbers.zeros(batch, np.int32),
         exit_step=numbers.zeros(batch, np.int32),
-        samples=numbers.asarray(samples),
-        dt=numbers.asarray(dt, np.float32),
-        refractory_steps=numbers.asarray(refractory_steps, np.int32),
-        arithmetic=numbers.asarray(arithmetic, np.uint32),
+        samples=nothing,
+        dt=nothing,
+        refractory_steps=nothing,
+        arithmetic=nothing,
         received=starts[-1].potential,
-        origin=origin,
     )
 
 
-_initial_state_of_device = jax.jit(_initial_state, static_argnames="counting")
+_at_rest_on_device = jax.jit(
+    _at_rest, static_argnames=("numbers", "batch", "shapes", "input_shape", "dtype", "counting")
+)
 
 
 def received_so_far(run: Run) -> AnyArray:
@@ -500,7 +512,8 @@ def _of_functions(encode: encoding.Encoding, reset: neurons.Reset, shape: Shape)
     return cast(AnyArray, np.asarray(int(digest(*prints)[:8], 16), np.uint32))
 
 
-def segments(steps: int, most: int) -> list[int]:
+@lru_cache
+def segments(steps: int, most: int) -> tuple[int, ...]:
     """The steps in segments of one length, so that one program computes all.
 
     Args:
@@ -510,10 +523,10 @@ def segments(steps: int, most: int) -> list[int]:
     Example:
         >>> from jaxsnn.engines.base import segments
         >>> segments(500, 200), segments(101, 50)
-        ([125, 125, 125, 125], [50, 50, 1])
+        ((125, 125, 125, 125), (50, 50, 1))
     """
     length = max(n for n in range(1, most + 1) if steps % n == 0)
     if length * 5 < most:  # a number of steps with no good divisor
         whole, rest = divmod(steps, most)
-        return [most] * whole + [rest] * (rest > 0)
-    return [length] * (steps // length)
+        return (most,) * whole + (rest,) * (rest > 0)
+    return (length,) * (steps // length)

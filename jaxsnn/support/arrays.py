@@ -17,6 +17,7 @@ from jaxtyping import Array
 
 Shape = tuple[int, ...]
 F = TypeVar("F", bound=Callable[..., Any])
+_SMALL = 1 << 20  # bytes of which a copy takes tens of microseconds
 _LARGEST_PART = 1 << 24  # numbers that are compared at a time
 if TYPE_CHECKING:
     AnyArray = Array
@@ -48,6 +49,24 @@ def is_on_host(value: object) -> bool:
     if not is_known(value) or len(value.devices()) > 1:
         return False
     return all(device.platform == "cpu" for device in value.devices())
+
+
+def nearby(values: Any) -> Any:
+    """Values as they are, or small arrays of the default device as those of NumPy.
+
+    A copy to the host takes less time than one program there that looks at them, and NumPy needs
+    none.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxsnn.support.arrays import nearby
+        >>> type(nearby(jnp.ones(2))).__name__
+        'ndarray'
+    """
+    if not isinstance(values, jax.Array) or not is_known(values) or values.nbytes > _SMALL:
+        return values
+    default = {jax.local_devices()[0]} if jax.config.jax_default_device is None else set()
+    return np.asarray(values) if values.devices() == default else values
 
 
 def numbers_of(tree: Any) -> Any:

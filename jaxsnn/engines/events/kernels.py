@@ -31,10 +31,12 @@ from jaxsnn.engines.events.kinds import (
 from jaxsnn.support.arrays import aligned
 from jaxsnn.support.random import PARITY, ROTATIONS
 
-# Without reference counts, which would be kept for every slice.
-BARE = {"nogil": True, "cache": True, "boundscheck": False, "_nrt": False}
+# Without reference counts, which would be kept for every slice, and without a form for C.
+BARE = {"nogil": True, "cache": True, "boundscheck": False, "_nrt": False, "no_cfunc_wrapper": True}
+# What only kernels call; a form for Python would take a tenth of the time to compile.
+INNER = BARE | {"no_cpython_wrapper": True}
 # Parts of one loop, which pass many arrays to each other.
-INLINED = BARE | {"inline": "always"}
+INLINED = INNER | {"inline": "always"}
 
 _HALF = 1 << 15
 # One in each byte of a word of 64 bits.
@@ -44,7 +46,7 @@ _EACH_BYTE = np.uint64(0x0101010101010101)
 # -- Random bits: `support.random` in Numba, whose integers grow unless told otherwise
 
 
-@njit(**BARE)
+@njit(**INNER)
 @no_type_check
 def _mix(one, two, distance):
     one = np.uint32(one + two)
@@ -53,7 +55,7 @@ def _mix(one, two, distance):
     return one, np.uint32((left | right) ^ one)
 
 
-@njit(**BARE)
+@njit(**INNER)
 @no_type_check
 def _four_rounds(one, two, distances):
     one, two = _mix(one, two, distances[0])
@@ -79,7 +81,7 @@ def threefry(key_one, key_two, one, two):
     return np.uint32(one + third), np.uint32(two + key_one + np.uint32(5))
 
 
-@njit(**BARE)
+@njit(**INNER)
 @no_type_check
 def _draw_blocks(key_one, key_two, blocks, ones, twos):
     for j in range(len(blocks)):
@@ -90,21 +92,21 @@ def _draw_blocks(key_one, key_two, blocks, ones, twos):
 # -- does not are the exceptions: the rarer of the two is what work is done for.
 
 
-@njit(**BARE)
+@njit(**INNER)
 @no_type_check
 def _exceptions_low(words, wanted, flags):
     for j in range(len(words)):
         flags[j] = ((words[j] & np.uint32(0xFFFF)) < wanted[j]) != (wanted[j] > np.uint32(_HALF))
 
 
-@njit(**BARE)
+@njit(**INNER)
 @no_type_check
 def _exceptions_high(words, wanted, flags):
     for j in range(len(words)):
         flags[j] = ((words[j] >> np.uint32(16)) < wanted[j]) != (wanted[j] > np.uint32(_HALF))
 
 
-@njit(**BARE)
+@njit(**INNER)
 @no_type_check
 def _place(word, flag):
     """The place of the byte that has the flag: the bytes below it, added up by a product."""
@@ -149,28 +151,28 @@ def flagged(words, some, found):
 # -- Currents
 
 
-@njit(**BARE)
+@njit(**INNER)
 @no_type_check
 def _add(current, weights):
     for j in range(len(current)):
         current[j] += weights[j]
 
 
-@njit(**BARE)
+@njit(**INNER)
 @no_type_check
 def _subtract(current, weights):
     for j in range(len(current)):
         current[j] -= weights[j]
 
 
-@njit(**BARE)
+@njit(**INNER)
 @no_type_check
 def _add_four(current, one, two, three, four):
     for j in range(len(current)):
         current[j] += one[j] + two[j] + three[j] + four[j]
 
 
-@njit(**BARE)
+@njit(**INNER)
 @no_type_check
 def _subtract_four(current, one, two, three, four):
     for j in range(len(current)):
@@ -186,7 +188,7 @@ def _walk(one, four, sign):
         sign: 1 or -1, for single weights.
     """
 
-    @njit(**BARE)
+    @njit(**INNER)
     @no_type_check
     def rows(current, weights, senders):
         size = len(current)
@@ -202,7 +204,7 @@ def _walk(one, four, sign):
         for i in range(whole, len(senders)):
             one(current, weights[senders[i] * size :][:size])
 
-    @njit(**BARE)
+    @njit(**INNER)
     @no_type_check
     def walk(kind, weights, starts, runs, targets, gains, current, senders):
         if kind == DENSE:
@@ -261,14 +263,14 @@ def _(total):
     return lambda total: total
 
 
-@njit(**BARE)
+@njit(**INNER)
 @no_type_check
 def _add_multiple(total, number, weights):
     for j in range(len(total)):
         total[j] += number * weights[j]
 
 
-@njit(**BARE)
+@njit(**INNER)
 @no_type_check
 def _add_numbers(kind, weights, starts, runs, targets, gains, current, numbers, total):
     """Add what numbers bring on a connection to currents; `total` holds sums of their products."""
@@ -294,21 +296,21 @@ def _add_numbers(kind, weights, starts, runs, targets, gains, current, numbers, 
 # -- Neurons
 
 
-@njit(**BARE)
+@njit(**INNER)
 @no_type_check
 def _copy(target, source):
     for j in range(len(target)):
         target[j] = source[j]
 
 
-@njit(**BARE)
+@njit(**INNER)
 @no_type_check
 def _clear(target):
     for j in range(len(target)):
         target[j] = 0
 
 
-@njit(**BARE)
+@njit(**INNER)
 @no_type_check
 def _integrate(potential, current, threshold, flags):
     for j in range(len(potential)):
@@ -316,7 +318,7 @@ def _integrate(potential, current, threshold, flags):
         flags[j] = potential[j] >= threshold[j]
 
 
-@njit(**BARE)
+@njit(**INNER)
 @no_type_check
 def _integrate_ready(potential, current, threshold, free_from, step, flags):
     """As `_integrate`, for neurons whose refractory period has passed."""
@@ -327,7 +329,7 @@ def _integrate_ready(potential, current, threshold, free_from, step, flags):
         flags[j] = ready and potential[j] >= threshold[j]
 
 
-@njit(**BARE)
+@njit(**INNER)
 @no_type_check
 def _reset(neurons, potential, threshold, counts, free_from, reset, free):
     for j in neurons:
@@ -341,7 +343,7 @@ def _reset(neurons, potential, threshold, counts, free_from, reset, free):
             free_from[j] = free
 
 
-@njit(**BARE)
+@njit(**INNER)
 @no_type_check
 def _pool(potential, threshold, gains, senders, targets, free_from, step, found, seen):
     """Neurons with few inputs each: only those that receive a spike are looked at."""
@@ -362,7 +364,7 @@ def _pool(potential, threshold, gains, senders, targets, free_from, step, found,
     return count
 
 
-@njit(**BARE)
+@njit(**INNER)
 @no_type_check
 def _largest_of(counts, senders, sent, starts, runs, found):
     """Neurons that spike where the largest number of spikes of their senders has grown.
@@ -387,7 +389,7 @@ def _largest_of(counts, senders, sent, starts, runs, found):
     return count
 
 
-@njit(**BARE)
+@njit(**INNER)
 @no_type_check
 def _collect(received, current, free_from, step):
     """Add up what the outputs receive."""
@@ -396,14 +398,14 @@ def _collect(received, current, free_from, step):
             received[j] += current[j]
 
 
-@njit(**BARE)
+@njit(**INNER)
 @no_type_check
 def _add_at(values, places, added):
     for place in places:
         values[place] += added[place]
 
 
-@njit(**BARE)
+@njit(**INNER)
 @no_type_check
 def _leads(values, units, asked):
     """Whether the largest value is so far above the second."""
@@ -417,7 +419,7 @@ def _leads(values, units, asked):
     return largest - second >= asked
 
 
-@njit(**BARE)
+@njit(**INNER)
 @no_type_check
 def _decided(settings, accumulates, units, counts, received, first_class, steps):
     if settings.stop == FIRST_SPIKE:
@@ -470,7 +472,7 @@ class Draws(NamedTuple):
     words: np.ndarray  # the flags, eight in a word
 
 
-@njit(**BARE)
+@njit(**INNER)
 @no_type_check
 def _needed_blocks(image, draws):
     """Fill in the blocks of four draws that any input needs, and what these inputs are."""
@@ -490,7 +492,7 @@ def _needed_blocks(image, draws):
     return count
 
 
-@njit(**BARE)
+@njit(**INNER)
 @no_type_check
 def _usual_inputs(numbers, draws, size, senders):
     """The inputs that spike more often than not, of which only the exceptions are drawn.
@@ -593,7 +595,7 @@ def _currents(number, tables, scratch, more, less):
     return now
 
 
-@njit(**BARE)
+@njit(**INNER)
 @no_type_check
 def _sum_at(values, places):
     total = 0
@@ -602,20 +604,35 @@ def _sum_at(values, places):
     return total
 
 
+def _in_units(value, unit):
+    """A potential of fixed point as a number; one of floating point as it is."""
+    raise NotImplementedError(value, unit)
+
+
+@overload(_in_units)
+def _(value, unit):
+    if isinstance(value, types.Integer):
+        return lambda value, unit: np.float32(value) * unit
+    return lambda value, unit: value
+
+
 @njit(**INLINED)
 @no_type_check
-def _write_output(fired, last, image, t, step, state, results):
-    """Write down what the output neurons do in a step."""
+def _write_output(fired, last, tables, image, t, step, state, results):
+    """Write down what the output neurons did in a step, as readouts see it."""
     if len(fired) > 0 and state.first_class[image] < 0:
-        lowest = fired[0]
+        lowest = tables.classes[fired[0]]
         for neuron in fired:
-            lowest = min(lowest, neuron)
+            lowest = min(lowest, tables.classes[neuron])
         state.first_class[image] = lowest
         state.first_step[image] = step + 1
-    for j in range(results.counts.shape[2]):
-        results.counts[image, t, j] = state.counts[image, last + j]
-        results.potentials[image, t, j] = state.potentials[image, last + j]
-        results.received[image, t, j] = state.received[image, j]
+    results.first_class[t, image] = state.first_class[image]
+    for j in range(len(tables.classes)):
+        place, unit = tables.classes[j], tables.units[j]
+        results.counts[t, image, place] = state.counts[image, last + j]
+        potential, received = state.potentials[image, last + j], state.received[image, j]
+        results.potentials[t, image, place] = _in_units(potential, unit)
+        results.received[t, image, place] = _in_units(received, unit)
 
 
 @njit(**INLINED)
@@ -671,7 +688,7 @@ def _advance(number, tables, settings, scratch, step, more, less, image, state):
 @no_type_check
 def _simulate_image(image, tables, settings, inputs, state, results, scratch, draws):
     layers, last = len(tables.layers), tables.layers[len(tables.layers) - 1].first
-    input_counts, totals = state.input_counts[image], results.totals[image]
+    input_counts = state.input_counts[image]
     numbers, senders = inputs.numbers[image], scratch.senders
     size = _needed_blocks(inputs.wanted[image], draws)
     usual = _usual_inputs(numbers, draws, size, senders)
@@ -692,16 +709,19 @@ def _simulate_image(image, tables, settings, inputs, state, results, scratch, dr
             tables.input_synapses,
         )
         operations += usual_operations
-        totals[t, 0] = usual + more - less
+        results.spikes[t, image, 0] = usual + more - less
         count = 0
         for layer in range(layers):
             count = _advance(layer, tables, settings, scratch, step, more, less, image, state)
             scratch.sizes[layer] = count
-            totals[t, layer + 1] = count
+            results.spikes[t, image, layer + 1] = count
             low = tables.layers[layer].first
             operations += _sum_at(tables.synapses[low:], scratch.spikes[low : low + count])
-        results.operations[image, t] = operations
-        _write_output(scratch.spikes[last : last + count], last, image, t, step, state, results)
+        results.operations[t, image] = operations
+        if step < settings.uncounted:
+            _clear(state.received[image])
+        fired = scratch.spikes[last : last + count]
+        _write_output(fired, last, tables, image, t, step, state, results)
         done = t + 1
         if _decided(
             settings,
@@ -718,7 +738,7 @@ def _simulate_image(image, tables, settings, inputs, state, results, scratch, dr
     state.exit_step[image] = exit_step
 
 
-@njit(**BARE)
+@njit(**INNER)
 @no_type_check
 def _count_usual(numbers, draws, size, steps, input_counts):
     for i in range(len(numbers)):

@@ -56,6 +56,7 @@ class Tables(NamedTuple):
     synapses          [P]         fan-out of each neuron
     input_synapses    [inputs]    fan-out of each input
     currents          [0]         an array of the type that holds the sum of a step's inputs
+    classes           [classes]   the class of each output neuron
     units             [classes]   what 1 stands for in the potentials of the outputs, float32
     accumulates       []          whether the outputs never spike
     ================  ==========  ==================================================================
@@ -72,6 +73,7 @@ class Tables(NamedTuple):
     synapses: np.ndarray
     input_synapses: np.ndarray
     currents: np.ndarray
+    classes: np.ndarray
     units: np.ndarray
     accumulates: bool
 
@@ -87,6 +89,7 @@ class Layout(NamedTuple):
         most: for each layer that is a `POOL`, by its index, the most that a neuron receives in a
             step.
         biases: for each layer its bias, or None.
+        memory: working memory of the kernels that no thread uses, by the sizes of the inputs.
     """
 
     tables: Tables
@@ -95,6 +98,7 @@ class Layout(NamedTuple):
     in_order: list[bool]
     most: dict[int, float]
     biases: list[Any]
+    memory: dict[tuple[int, int], list[Any]]
 
 
 class _Placed(NamedTuple):
@@ -141,6 +145,7 @@ def lay_out(network: Executable) -> Layout:
         [np.array_equal(order.reshape(-1), np.arange(order.size)) for order in in_memory],
         {i: _most(found[i][0]) for i, kind in enumerate(kinds) if kind == POOL},
         [layer.bias for layer in relus.layers],
+        {},
     )
 
 
@@ -181,6 +186,7 @@ def _tables(
         synapses=synapses,
         input_synapses=inputs.reshape(-1).astype(np.int64),
         currents=np.zeros(0, currents),
+        classes=np.argsort(orders[-1].reshape(-1)),
         units=_units(network, orders[-1]),
         accumulates=not network.network.layers[-1].spiking,
     )

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
+from jax.dtypes import canonicalize_dtype
 from jaxtyping import Array
 
 from jaxsnn import encoding, neurons, readout, stopping
@@ -24,7 +25,6 @@ from jaxsnn.engines.base import (
     bytes_of_step,
     no_progress,
     output_seen,
-    received_since,
     received_so_far,
     segments,
 )
@@ -50,12 +50,16 @@ _LAYOUTS = 4
 
 
 class Settings(NamedTuple):
-    """The settings of a run for the kernels, as integers."""
+    """The settings of a run for the kernels, as integers.
+
+    `uncounted` are the steps before a delayed readout begins.
+    """
 
     first_step: int
     steps: int
     refractory_steps: int
     reset: int
+    uncounted: int
     stop: int
     stop_spikes: int
     stop_every: int
@@ -110,23 +114,25 @@ class Arrays(NamedTuple):
 
 
 class Results(NamedTuple):
-    """What the kernels write down of every step.
+    """What the kernels write down of every step: the fields of `readout.Output`, and what it costs.
 
-    ==========  ================  ==================================================
-    field       shape             meaning
-    ==========  ================  ==================================================
-    counts      [B, T, classes]   spikes of each output neuron so far
-    potentials  [B, T, classes]   their potentials
-    received    [B, T, classes]   what they have received, and started with
-    totals      [B, T, 1 + L]     spikes of the input and of each layer
-    operations  [B, T]            synaptic operations
-    ==========  ================  ==================================================
+    ===========  ================  ==================================================
+    field        shape             meaning
+    ===========  ================  ==================================================
+    counts       [T, B, classes]   spikes of each output neuron so far
+    potentials   [T, B, classes]   their potentials
+    received     [T, B, classes]   what they have received, and started with
+    first_class  [T, B]            output neuron that spiked first, or -1
+    spikes       [T, B, 1 + L]     spikes of the input and of each layer
+    operations   [T, B]            synaptic operations
+    ===========  ================  ==================================================
     """
 
     counts: np.ndarray
     potentials: np.ndarray
     received: np.ndarray
-    totals: np.ndarray
+    first_class: np.ndarray
+    spikes: np.ndarray
     operations: np.ndarray
 
 
@@ -157,7 +163,7 @@ def simulate_events(run: Run, advance: Callable[[int], Any]) -> Trajectory:
         parts.append(segment.predictions)
         scores.append(segment.scores)
         if run.per_step:
-            spikes.append(segment.results.totals)
+            spikes.append(segment.results.spikes)
             operations.append(segment.results.operations)
     left = run.steps - sum(map(len, parts))
     if left:  # a stop rule has ended all samples
@@ -171,8 +177,8 @@ def simulate_events(run: Run, advance: Callable[[int], Any]) -> Trajectory:
     if not run.per_step:
         return found
     return found._replace(
-        spikes=np.concatenate(spikes, 1).swapaxes(0, 1),
-        operations=np.concatenate(operations, 1).swapaxes(0, 1),
+        spikes=cast(Array, np.concatenate(spikes)),
+        operations=cast(Array, np.concatenate(operations)),
     )
 
 
@@ -212,12 +218,9 @@ def _steps(
     inputs, done = _inputs(run, layout), run.steps_done
     layout = layout._replace(tables=_fitting_kinds(run, layout, arrays))
     for steps in segments(run.steps, _fitting_steps(run)):
-        silent = arrays.first_class < 0
-        settings = _settings(run, done, steps)
-        results = _run_kernels(layout, settings, inputs, arrays, advance)
-        if not layout.in_order[-1]:
-            results = _in_order(layout, arrays, results, silent, done)
-        yield Segment(results, *_read(run, layout, results, silent, arrays, done))
+        results = _results(run, steps)
+        _run_kernels(layout, _settings(run, done, steps), inputs, arrays, results, advance)
+        yield Segment(results, *_read(run, results))
         done += steps
         if np.all(arrays.exit_step > 0):
             return
@@ -229,18 +232,20 @@ def _fitting_steps(run: Run) -> int:
     return max(1, min(fitting, _STEPS_AT_ONCE if run.stop is None else _STEPS_BETWEEN_EXITS))
 
 
-def _in_order(
-    layout: Layout, arrays: Arrays, results: Results, silent: np.ndarray, done: int
-) -> Results:
-    """The output neurons in their own order, of which the lowest comes first in a tie."""
-    order = layout.orders[-1]
-    counts, potentials, received = (
-        values[..., order] for values in (results.counts, results.potentials, results.received)
+def _results(run: Run, steps: int) -> Results:
+    """Room for what the kernels write down of some steps."""
+    network, shape = run.network, (steps, len(run.images))
+    exact = np.issubdtype(network.dtype, np.integer)
+    outputs, layers = prod(network.network.shapes[-1]), len(network.network.layers)
+    potential = np.float32 if exact else network.dtype
+    return Results(
+        np.zeros((*shape, outputs), canonicalize_dtype(float) if exact else network.dtype),
+        np.zeros((*shape, outputs), potential),
+        np.zeros((*shape, outputs), potential),
+        np.full(shape, -1, np.int32),
+        np.zeros((*shape, 1 + layers), np.int32),
+        np.zeros(shape, np.int64),
     )
-    new = np.flatnonzero(silent & (arrays.first_class >= 0))
-    steps = arrays.first_step[new] - 1 - done
-    arrays.first_class[new] = counts[new, steps].argmax(-1)  # of their first spikes
-    return results._replace(counts=counts, potentials=potentials, received=received)
 
 
 def _run_kernels(
@@ -248,31 +253,27 @@ def _run_kernels(
     settings: Settings,
     inputs: Inputs,
     arrays: Arrays,
+    results: Results,
     advance: Callable[[int], Any],
-) -> Results:
+) -> None:
     """Bring the arrays forward by some steps, on all cores, and write down the results."""
     from jaxsnn.engines.events.compilation import announced
     from jaxsnn.engines.events.kernels import simulate_images, working_memory
 
-    batch, steps = len(inputs.keys), settings.steps
-    classes, layers = layout.orders[-1].size, len(layout.orders)
-    results = Results(
-        np.zeros((batch, steps, classes), np.int32),
-        np.zeros((batch, steps, classes), arrays.potentials.dtype),
-        np.zeros((batch, steps, classes), arrays.potentials.dtype),
-        np.zeros((batch, steps, 1 + layers), np.int32),
-        np.zeros((batch, steps), np.int64),
-    )
+    unused = layout.memory.setdefault((inputs.wanted.shape[1], inputs.numbers.shape[1]), [])
 
     def work(images: np.ndarray) -> int:
-        memory = working_memory(layout.tables, inputs)
+        try:
+            memory = unused.pop()
+        except IndexError:
+            memory = working_memory(layout.tables, inputs)
         simulate_images(images, layout.tables, settings, inputs, arrays, results, *memory)
+        unused.append(memory)
         return len(images)
 
     with announced(shown=None if advance is no_progress else True):
-        for done in _on_all_cores(work, batch):
-            advance(done * steps)
-    return results
+        for done in _on_all_cores(work, len(inputs.keys)):
+            advance(done * settings.steps)
 
 
 def _on_all_cores(work: Any, batch: int) -> Iterator[int]:
@@ -305,7 +306,8 @@ def _settings(run: Run, first_step: int, steps: int) -> Settings:
     elif isinstance(stop, stopping.Margin):
         found = kinds.MARGIN, np.asarray(stop.spikes).item(), np.asarray(stop.every).item()
     reset = RESETS[run.behaviour.reset]
-    return Settings(first_step, steps, run.refractory_steps, reset, *found)
+    uncounted = readout.start_of(run.behaviour.read)
+    return Settings(first_step, steps, run.refractory_steps, reset, uncounted, *found)
 
 
 def _inputs(run: Run, layout: Layout) -> Inputs:
@@ -432,35 +434,23 @@ def _state(run: Run, layout: Layout, arrays: Arrays) -> State:
     )
 
 
-def _read(
-    run: Run, layout: Layout, results: Results, silent: np.ndarray, arrays: Arrays, done: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Predictions and scores after every step [T, B, ...] of those that follow on `done`.
-
-    Args:
-        run: the run.
-        layout: the arrays of the network.
-        results: what happened in each step.
-        silent: the samples of which no output had spiked before.
-        arrays: the state after the last step.
-        done: the number of steps before.
-    """
-    network = run.network
-    written: Any = results.counts, results.potentials, results.received
-    counts, potentials, received = (values.swapaxes(0, 1) for values in written)
-    ends = np.arange(done + 1, done + 1 + len(counts), dtype=np.int32)
-    if start := readout.start_of(run.behaviour.read):
-        received = received_since(start, ends, received)
-        arrays.received[:, layout.orders[-1]] = received[-1]
-    first_step = np.where(silent, arrays.first_step, 0)
-    first_class: Any = np.where(first_step <= ends[:, None], arrays.first_class, np.int32(-1))
-    seen = output_seen(
-        counts.astype(potentials.dtype, copy=False),
-        potentials,
-        received,
-        network.thresholds[-1],
-        network.step_sizes[-1],
-        first_class,
+def _read(run: Run, results: Results) -> tuple[np.ndarray, np.ndarray]:
+    """Predictions and scores after every step [T, B, ...]."""
+    network, (counts, potentials, received, first_class, *_) = run.network, results
+    seen = readout.Output(
+        cast(Array, counts),
+        cast(Array, potentials),
+        cached(network, "output threshold", _threshold_of_outputs),
+        cast(Array, first_class),
         network.network.layers[-1].spiking,
+        cast(Array, received),
     )
     return readout.read_steps(run.behaviour.read, seen), np.asarray(seen.scores)
+
+
+def _threshold_of_outputs(network: Executable) -> np.ndarray:
+    """The thresholds of the outputs, as readouts see them."""
+    none = np.zeros((1, 1, *network.network.shapes[-1]), network.dtype)  # [T, B, classes]
+    threshold, step_size = network.thresholds[-1], network.step_sizes[-1]
+    seen = output_seen(none, none, none, threshold, step_size, np.zeros((1, 1), np.int32))
+    return np.asarray(seen.threshold)

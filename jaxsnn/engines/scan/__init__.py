@@ -223,7 +223,11 @@ def scanner(
     def scan(state: State, steps: int) -> tuple[State, Kept]:
         options: dict[str, Any] = {"steps": steps, "chunk": min(chunk, steps), "formats": formats}
         options |= {"remat": remat, "traced_on_cpu": run.traced and jax.default_backend() == "cpu"}
-        return advance(network, probabilities, run.keys, rate, state, stop, fan_outs, **options)
+        # What no step changes does not go to the device and back.
+        same = {name: getattr(state, name) for name in ("samples", "dt", "arithmetic", "origin")}
+        here = replace(state, **dict.fromkeys(same))
+        new, kept = advance(network, probabilities, run.keys, rate, here, stop, fan_outs, **options)
+        return replace(new, **same), kept
 
     return scan
 
