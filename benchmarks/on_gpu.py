@@ -33,7 +33,7 @@ import jaxsnn
 
 SIZE = 8192  # of the matrices whose product shows what the device can do
 PRODUCTS = {"float32": jnp.float32, "8 bits": jnp.bfloat16}  # what the scan multiplies there
-CHUNKS = (1, 10, 25, 50)
+CHUNKS = (1, 10, 25)
 AT_ONCE = 100_000  # image-steps in a call of SpikingJelly
 Network = tuple[jaxsnn.SpikingNetwork, np.ndarray]  # with images for it
 

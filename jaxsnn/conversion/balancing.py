@@ -284,7 +284,7 @@ def at_fraction(
 def checked_potentials(network: Network, potential: Numbers) -> list[Array]:
     """One finite number, or an array of them for its neurons, for each layer; or ValueError."""
     with jax.ensure_compile_time_eval() if all_known(potential) else nullcontext():
-        potentials = per_layer(network, potential, "initial_potential")
+        potentials = list(map(jnp.asarray, per_layer(network, potential, "initial_potential")))
     for index, values in enumerate(potentials):
         if not all_true(is_finite, values):
             raise ValueError(
@@ -426,7 +426,7 @@ def _checked(network: Network, scales: Numbers) -> list[Array]:
                 f"ceiling of the activation, {ceiling:g}, which neurons compute by spiking in "
                 "every step at most."
             )
-    return values
+    return list(map(jnp.asarray, values))
 
 
 def _short(value: AnyArray | None) -> str:

@@ -522,8 +522,10 @@ def _range_advice(low: float, high: float) -> str:
     )
 
 
-def per_layer(network: Network, values: Numbers, what: str) -> list[Array]:
+def per_layer(network: Network, values: Numbers, what: str) -> list[AnyArray]:
     """One value for each layer: a scalar is that of all layers, a sequence has one entry for each.
+
+    Arrays of JAX stay where they are; other numbers become arrays of NumPy.
 
     Raises:
         ValueError: the sequence has another length than the network has layers, or an entry is no
@@ -559,7 +561,7 @@ def broadcasts(shape: Shape, neurons: Shape) -> bool:
     return len(shape) <= len(neurons) and all(size in (1, number) for size, number in pairs)
 
 
-def _real(value: Any, what: str) -> Array:
+def _real(value: Any, what: str) -> AnyArray:
     """A number or array as an array of floats."""
     unfit = isinstance(value, Sequence | np.ma.MaskedArray)
     dtype = np.dtype(object) if unfit else getattr(value, "dtype", None) or np.asarray(value).dtype
@@ -568,4 +570,5 @@ def _real(value: Any, what: str) -> Array:
             f"{what}: {described(value)}; it must be a real number, or an array of them for the "
             "neurons of a layer."
         )
-    return jnp.asarray(value, jnp.result_type(float, value))
+    numbers: Any = jnp if isinstance(value, jax.Array) else np
+    return numbers.asarray(value, jnp.result_type(float, value))

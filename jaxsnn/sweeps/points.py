@@ -192,7 +192,9 @@ def make_points(job: SweepJob, calibration: ArrayLike | None) -> Points:
 
 def _started(snn: SpikingNetwork, multipliers: list[Any], fraction: float) -> SpikingNetwork:
     """The network with thresholds m·θ, and potentials at the start that are a fraction of them."""
-    thresholds = [m * theta for m, theta in zip(multipliers, snn.thresholds, strict=True)]
+    # By NumPy: grids of many points would be many small programs on an accelerator.
+    rows = zip(multipliers, map(np.asarray, snn.thresholds), strict=True)
+    thresholds: list[Any] = [m * theta for m, theta in rows]
     starts = at_fraction(snn.network, thresholds, fraction)
     return replace(snn, thresholds=thresholds, initial_potentials=starts)
 

@@ -11,7 +11,7 @@ from numba.core import event
 
 from jaxsnn.support.progress import progress_bar
 
-_TEXT = "compiling the event-driven engine, once for an installation: 10 to 20 s"
+_TEXT = "compiling the event-driven engine, once for an installation: about 10 s"
 
 
 class _Announcement(event.Listener):
