@@ -361,12 +361,14 @@ def total_operations(synapses: list[AnyArray], sent: list[AnyArray]) -> AnyArray
         >>> total_operations([np.array([1.0, 2.0], np.float32)], [np.array([[3.0, 5.0]])]).tolist()
         [13.0]
     """
-    numbers, dtype = numbers_of(sent), canonicalize_dtype(synapses[0].dtype)
-    wide = np.float64 if numbers is np else dtype  # in which the sums of integers are exact
-    totals = [
-        (counts.astype(wide) * fan_outs[None]).sum(tuple(range(1, counts.ndim)))
-        for counts, fan_outs in zip(sent, synapses)
-    ]
+    on_host, dtype = numbers_of(sent) is np, canonicalize_dtype(synapses[0].dtype)
+    totals: list[AnyArray] = []
+    for counts, fan_outs in zip(sent, synapses):
+        rows, row = counts.reshape(len(counts), -1), fan_outs.reshape(-1)
+        if on_host:  # in 64 bits, in which the sums of integers are exact
+            totals.append(cast(Array, np.einsum("bn,n->b", rows, row, dtype=np.float64)))
+        else:
+            totals.append((rows.astype(dtype) * row[None]).sum(1))
     return sum(totals[1:], totals[0]).astype(dtype)
 
 

@@ -92,8 +92,10 @@ def compiled(function: F, **options: Any) -> F:
 
     @wraps(function)
     def chosen(*args: Any, **kwargs: Any) -> Any:
-        of_jax = any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves((args, kwargs)))
-        return (program if of_jax else function)(*args, **kwargs)
+        for leaf in jax.tree.leaves((args, kwargs)):
+            if type(leaf) is not np.ndarray and isinstance(leaf, jax.Array):
+                return program(*args, **kwargs)
+        return function(*args, **kwargs)
 
     return cast(F, chosen)
 
@@ -166,8 +168,9 @@ def all_true(condition: Callable[[Any], Any], value: ArrayLike) -> bool:
         return True
     if is_on_host(value):  # without a program for each shape, and in parts: it may be a mapped file
         array = np.asarray(value)
-        rows = max(1, _LARGEST_PART // max(1, prod(array.shape[1:])))
-        parts = [array[n : n + rows] for n in range(0, len(array), rows)] if array.ndim else [array]
-        return all(np.all(condition(part)) for part in parts)
+        if array.size <= _LARGEST_PART:
+            return bool(condition(array).all())
+        rows = max(1, _LARGEST_PART // prod(array.shape[1:]))
+        return all(condition(array[n : n + rows]).all() for n in range(0, len(array), rows))
     with jax.ensure_compile_time_eval():  # under jit, operations on known arrays are traced too
         return bool(jnp.all(condition(value)))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import lru_cache
 from math import ceil, prod
 from typing import Any, NamedTuple, cast
@@ -222,7 +224,7 @@ def _steps(
         _run_kernels(layout, _settings(run, done, steps), inputs, arrays, results, advance)
         yield Segment(results, *_read(run, results))
         done += steps
-        if np.all(arrays.exit_step > 0):
+        if run.stop is not None and np.all(arrays.exit_step > 0):
             return
 
 
@@ -276,13 +278,33 @@ def _run_kernels(
             advance(done * settings.steps)
 
 
-def _on_all_cores(work: Any, batch: int) -> Iterator[int]:
-    """Work on the images of a batch, a few at a time."""
+def _on_all_cores(work: Callable[[np.ndarray], int], batch: int) -> Iterator[int]:
+    """Work on the images of a batch, a few at a time, and yield how many more are done."""
     at_once = min(_IMAGES_AT_ONCE, ceil(batch / (_PARTS_PER_CORE * _cores())))
-    parts = [np.arange(start, min(start + at_once, batch)) for start in range(0, batch, at_once)]
-    if len(parts) == 1:
-        return iter([work(parts[0])])
-    return _threads().map(work, parts)
+    starts = range(0, batch, at_once)
+    left = deque(np.arange(start, min(start + at_once, batch)) for start in starts)
+    done: deque[int] = deque()
+
+    def part() -> np.ndarray | None:
+        with suppress(IndexError):
+            return left.popleft()
+        return None
+
+    def help_out() -> None:
+        while (images := part()) is not None:
+            done.append(work(images))
+
+    # This thread works too: to wake another takes as long as some steps.
+    helpers = [_threads().submit(help_out) for _ in range(min(_cores(), len(left)) - 1)]
+    try:
+        while (images := part()) is not None:
+            done.append(work(images))
+            yield sum(done.popleft() for _ in range(len(done)))
+    finally:
+        left.clear()
+        for helper in helpers:
+            helper.result()
+    yield sum(done)
 
 
 @lru_cache
@@ -337,7 +359,10 @@ def _fitting_kinds(run: Run, layout: Layout, arrays: Arrays) -> Any:
     It could be if it started there, or if a reset by subtraction left it there. Then all neurons of
     the layer have to be looked at in each step.
     """
-    tables, found = layout.tables, layout.tables.layers.copy()
+    tables = layout.tables
+    if not layout.most:
+        return tables
+    found = tables.layers.copy()
     for layer, most in layout.most.items():
         places = slice(*layout.first[layer : layer + 2])
         thresholds = tables.thresholds[places]
