@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import ceil, prod
 from typing import Any, NamedTuple, cast
 
@@ -33,7 +33,7 @@ from jaxsnn.engines.base import (
 from jaxsnn.engines.events import kinds
 from jaxsnn.engines.events.layout import Layout, lay_out, with_thresholds
 from jaxsnn.engines.events.runs import UnsupportedError
-from jaxsnn.support.arrays import cached
+from jaxsnn.support.arrays import cached, zeros
 from jaxsnn.support.digests import digest
 
 RESETS: dict[neurons.Reset, int] = {
@@ -241,12 +241,12 @@ def _results(run: Run, steps: int) -> Results:
     outputs, layers = prod(network.network.shapes[-1]), len(network.network.layers)
     potential = np.float32 if exact else network.dtype
     return Results(
-        np.zeros((*shape, outputs), canonicalize_dtype(float) if exact else network.dtype),
-        np.zeros((*shape, outputs), potential),
-        np.zeros((*shape, outputs), potential),
+        zeros((*shape, outputs), canonicalize_dtype(float) if exact else network.dtype),
+        zeros((*shape, outputs), potential),
+        zeros((*shape, outputs), potential),
         np.full(shape, -1, np.int32),
-        np.zeros((*shape, 1 + layers), np.int32),
-        np.zeros(shape, np.int64),
+        zeros((*shape, 1 + layers), np.int32),
+        zeros(shape, np.int64),
     )
 
 
@@ -379,29 +379,29 @@ def _start(run: Run, layout: Layout) -> Arrays:
     inputs = prod(network.input_shape)
     refractory = first[-1] if run.refractory_steps > 1 else 0
     arrays = Arrays(
-        np.zeros((batch, first[-1]), dtype),
-        np.zeros((batch, first[-1]), np.int32),
-        np.zeros((batch, refractory), np.int32),
-        np.zeros((batch, layout.orders[-1].size), dtype),
-        np.zeros((batch, inputs), np.int32),
+        zeros((batch, first[-1]), dtype),
+        zeros((batch, first[-1]), dtype),
+        zeros((batch, refractory), np.int32),
+        zeros((batch, layout.orders[-1].size), dtype),
+        zeros((batch, inputs), dtype),
         np.full(batch, -1, np.int32),
-        np.zeros(batch, np.int32),
-        np.zeros(batch, np.int32),
+        zeros(batch, np.int32),
+        zeros(batch, np.int32),
     )
     state = run.state
     starts: Any = run.network.initial_potentials
     if state is None and starts is None:
         return arrays
-    for layer, (order, start) in enumerate(zip(layout.orders, first, strict=False)):
-        values = starts[layer] if state is None else state.neurons[layer].potential
-        places = start + order.reshape(-1)
-        values = np.broadcast_to(np.asarray(values), (batch, *order.shape)).reshape(batch, -1)
-        arrays.potentials[:, places] = values
-        if state is not None:
-            arrays.counts[:, places] = np.asarray(state.spike_counts[layer]).reshape(batch, -1)
-            waiting = state.neurons[layer].refractory
-            if waiting is not None:
-                arrays.free_from[:, places] = state.step + np.asarray(waiting).reshape(batch, -1)
+    for layer in range(len(layout.orders)):
+        put = partial(_put, layout, layer)
+        if state is None:
+            put(arrays.potentials, starts[layer])
+            continue
+        put(arrays.potentials, state.neurons[layer].potential)
+        put(arrays.counts, state.spike_counts[layer])
+        waiting = state.neurons[layer].refractory
+        if waiting is not None:
+            put(arrays.free_from, state.step + np.asarray(waiting))
     if state is None:
         arrays.received[:] = arrays.potentials[:, first[-2] : first[-2] + layout.orders[-1].size]
     else:
@@ -410,6 +410,17 @@ def _start(run: Run, layout: Layout) -> Arrays:
         arrays.first_class[:] = state.first_spike_class
         arrays.first_step[:] = state.first_spike_step
     return arrays
+
+
+def _put(layout: Layout, layer: int, array: np.ndarray, values: Any) -> None:
+    """Write values of a layer's neurons, [B, ...] or those of all samples, into an array [B, P]."""
+    start, order = layout.first[layer], layout.orders[layer]
+    values = np.asarray(values)
+    if values.ndim <= order.ndim:
+        values = np.broadcast_to(values, order.shape)[None]
+    end = start + order.size
+    places = slice(start, end) if layout.in_order[layer] else start + order.reshape(-1)
+    array[:, places] = values.reshape(len(values), -1)
 
 
 # -- And out again ---------------------------------------------------------------------------------
@@ -428,7 +439,7 @@ def _state(run: Run, layout: Layout, arrays: Arrays) -> State:
     step = np.asarray(run.steps_done + run.steps, np.int32)
     for array in arrays:  # what a run has counted is also part of its state
         array.flags.writeable = False
-    layers, dtype = range(len(layout.orders)), run.network.dtype
+    layers = range(len(layout.orders))
 
     def waiting(layer: int) -> Any:
         if arrays.free_from.shape[1] == 0:
@@ -441,12 +452,8 @@ def _state(run: Run, layout: Layout, arrays: Arrays) -> State:
             neurons.NeuronState(_in_shape(arrays.potentials, layout, layer), waiting(layer))
             for layer in layers
         ],
-        input_spike_counts=arrays.input_counts.reshape(np.shape(run.images)).astype(
-            dtype, copy=False
-        ),
-        spike_counts=[
-            _in_shape(arrays.counts, layout, layer).astype(dtype, copy=False) for layer in layers
-        ],
+        input_spike_counts=cast(Array, arrays.input_counts.reshape(np.shape(run.images))),
+        spike_counts=[_in_shape(arrays.counts, layout, layer) for layer in layers],
         received=cast(Array, arrays.received[:, layout.orders[-1]]),
         first_spike_class=arrays.first_class,
         first_spike_step=arrays.first_step,
