@@ -65,7 +65,8 @@ def nearby(values: Any) -> Any:
     """
     if not isinstance(values, jax.Array) or not is_known(values) or values.nbytes > _SMALL:
         return values
-    default = {jax.local_devices()[0]} if jax.config.jax_default_device is None else set()
+    chosen = cast(Any, jax.config).jax_default_device
+    default = {jax.local_devices()[0]} if chosen is None else set()
     return np.asarray(values) if values.devices() == default else values
 
 
@@ -130,7 +131,7 @@ def aligned(values: np.ndarray) -> np.ndarray:
     return found
 
 
-def zeros(shape: Shape, dtype: DTypeLike) -> np.ndarray:
+def zeros(shape: Shape | int, dtype: DTypeLike) -> np.ndarray:
     """Zeros in memory of large pages, which NumPy asks for where it is not to fill them itself.
 
     The first look at a gigabyte of `numpy.zeros` takes two seconds, and the zeros here a tenth.

@@ -482,7 +482,7 @@ def _read(run: Run, results: Results) -> tuple[np.ndarray, np.ndarray]:
 
 def _threshold_of_outputs(network: Executable) -> np.ndarray:
     """The thresholds of the outputs, as readouts see them."""
-    none = np.zeros((1, 1, *network.network.shapes[-1]), network.dtype)  # [T, B, classes]
+    none: Any = np.zeros((1, 1, *network.network.shapes[-1]), network.dtype)  # [T, B, classes]
     threshold, step_size = network.thresholds[-1], network.step_sizes[-1]
-    seen = output_seen(none, none, none, threshold, step_size, np.zeros((1, 1), np.int32))
+    seen = output_seen(none, none, none, threshold, step_size, none[..., 0])
     return np.asarray(seen.threshold)
