@@ -11,6 +11,7 @@ from jax import lax
 
 import jaxsnn
 from jaxsnn import stopping
+from jaxsnn.engines.events import layout
 from jaxsnn.engines.events import run as events_run
 from jaxsnn.engines.events.kinds import DENSE, MAXIMA, POOL, SCATTER, TARGET
 from jaxsnn.network import INPUT
@@ -453,3 +454,30 @@ def test_points_whose_spikes_weigh_the_same_share_a_layout(images, monkeypatch):
     )
     jaxsnn.sweep(network, images, [0] * 5, grid, engine="events")
     assert len(laid_out) == 1  # spikes of the only layer go nowhere
+
+
+@pytest.mark.parametrize("bias, expected", [(0.5, np.int16), (-0.5, np.int16), (300.0, np.int32)])
+def test_sums_have_16_bits_where_they_cannot_overflow(images, bias, expected):
+    """With weights of 8 bits and a bias that fits; spikes are the same either way."""
+
+    def model(x):
+        x = RELU(flat(pool(convolve(x, 3, 3, 4, 4) + bias, 2, 2)))
+        return x @ kernel(36, 10) - bias
+
+    network = jaxsnn.read_network(model, np.zeros((1, *SHAPE), np.float32))
+    snn = jaxsnn.balance_thresholds(network, 1.0, encode=jaxsnn.constant, **AHEAD)
+    snn = jaxsnn.quantize(snn, bits=8)
+    assert events_run.layout_of(snn).tables.currents.dtype == expected
+    given = {"key": 3, "duration": 0.02}
+    found = jaxsnn.simulate(snn, images, engine="events", **given)
+    assert_equal_runs(found, jaxsnn.simulate(snn, images, engine="scan", **given))
+    assert found.spike_counts[0].max() > 0
+
+
+def test_bounds_of_sums_are_reached():
+    """By inputs of 1 at the weights of one sign, after poolings and before gains."""
+    network = jaxsnn.read_network(lambda x: RELU(x @ kernel(12, 3)), np.zeros((1, 12), np.float32))
+    fixed = jaxsnn.quantize(jaxsnn.balance_thresholds(network, 1.0))
+    (weights,) = map(np.asarray, fixed.network.layers[0].weights)
+    reached = [abs(weights.astype(int) * (weights * sign > 0)).sum(0).max() for sign in (1, -1)]
+    assert layout._largest_sum(fixed, 0) == max(reached) + 2

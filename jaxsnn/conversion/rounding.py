@@ -235,6 +235,8 @@ def _of_several(
     """A layer whose connections and bias share one grid; a sum's is 2^-16 of its largest value."""
     axis = _common_axis(terms, shape) if grid.per == "channel" else None
     grid = grid if axis is not None else grid._replace(per="layer")
+    if layer.bias is not None:  # so that sums of weights of 8 bits and a bias mostly have 16
+        grid = grid._replace(largest_sum=int(grid.largest_sum * (1 - _ROOM)))
     parts = [_in_integers(term, 1 / term.amplitude, grid, wide=True) for term in terms]
     bias = np.zeros(()) if layer.bias is None else np.asarray(layer.bias, np.float64)
     most = 1 << NUMBER_BITS if a_sum else min(LARGEST_POTENTIAL // grid.steps, _LARGEST_SUM[16])
