@@ -17,7 +17,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd

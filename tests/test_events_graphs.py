@@ -456,7 +456,9 @@ def test_points_whose_spikes_weigh_the_same_share_a_layout(images, monkeypatch):
     assert len(laid_out) == 1  # spikes of the only layer go nowhere
 
 
-@pytest.mark.parametrize("bias, expected", [(0.5, np.int16), (-0.5, np.int16), (300.0, np.int32)])
+@pytest.mark.parametrize(
+    ("bias", "expected"), [(0.5, np.int16), (-0.5, np.int16), (300.0, np.int32)]
+)
 def test_sums_have_16_bits_where_they_cannot_overflow(images, bias, expected):
     """With weights of 8 bits and a bias that fits; spikes are the same either way."""
 
