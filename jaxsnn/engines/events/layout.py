@@ -257,7 +257,7 @@ def _largest_outputs(
     for operation in connection.operations:
         above, below = above.max(), below.max()
         if operation.weighted:
-            weights = np.asarray(jax.tree.leaves(operation)[0], np.float64)
+            weights: Any = np.asarray(jax.tree.leaves(operation)[0], np.float64)
             plus, minus = map(operation.sum_inputs, (weights.clip(0), -weights.clip(None, 0)))
             if operation.channels.weights_out is None:
                 plus, minus = plus.max(), minus.max()
