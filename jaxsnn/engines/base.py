@@ -343,13 +343,14 @@ def initial_state(run: Run) -> State:
         dtype=run.network.dtype,
         counting=run.refractory_steps > 1,
     )
-    numbers = numbers_of((run.samples, run.dt, run.refractory_steps, arithmetic))
+    given = run.samples, run.dt, run.refractory_steps, arithmetic
+    array = numbers_of(given).asarray
     return replace(
         state,
-        samples=numbers.asarray(run.samples),
-        dt=numbers.asarray(run.dt, np.float32),
-        refractory_steps=numbers.asarray(run.refractory_steps, np.int32),
-        arithmetic=numbers.asarray(arithmetic, np.uint32),
+        samples=array(run.samples),
+        dt=array(run.dt, np.float32),
+        refractory_steps=array(run.refractory_steps, np.int32),
+        arithmetic=array(arithmetic, np.uint32),
         origin=run.origin,
     )
 

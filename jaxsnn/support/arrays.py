@@ -131,21 +131,6 @@ def aligned(values: np.ndarray) -> np.ndarray:
     return found
 
 
-def zeros(shape: Shape | int, dtype: DTypeLike) -> np.ndarray:
-    """Zeros in memory of large pages, which NumPy asks for where it is not to fill them itself.
-
-    The first look at a gigabyte of `numpy.zeros` takes two seconds, and the zeros here a tenth.
-
-    Example:
-        >>> from jaxsnn.support.arrays import zeros
-        >>> zeros((2,), int).tolist()
-        [0, 0]
-    """
-    found = np.empty(shape, dtype)
-    found.fill(0)
-    return found
-
-
 def cached(thing: Any, name: str, function: Callable[[Any], Any]) -> Any:
     """The value of a function of something immutable, computed once if its arrays are known."""
     cache = thing.__dict__.setdefault("_cache", {})

@@ -33,7 +33,7 @@ from jaxsnn.engines.base import (
 from jaxsnn.engines.events import kinds
 from jaxsnn.engines.events.layout import Layout, lay_out, with_thresholds
 from jaxsnn.engines.events.runs import UnsupportedError
-from jaxsnn.support.arrays import cached, zeros
+from jaxsnn.support.arrays import cached
 from jaxsnn.support.digests import digest
 
 RESETS: dict[neurons.Reset, int] = {
@@ -241,12 +241,12 @@ def _results(run: Run, steps: int) -> Results:
     outputs, layers = prod(network.network.shapes[-1]), len(network.network.layers)
     potential = np.float32 if exact else network.dtype
     return Results(
-        zeros((*shape, outputs), canonicalize_dtype(float) if exact else network.dtype),
-        zeros((*shape, outputs), potential),
-        zeros((*shape, outputs), potential),
+        np.zeros((*shape, outputs), canonicalize_dtype(float) if exact else network.dtype),
+        np.zeros((*shape, outputs), potential),
+        np.zeros((*shape, outputs), potential),
         np.full(shape, -1, np.int32),
-        zeros((*shape, 1 + layers), np.int32),
-        zeros(shape, np.int64),
+        np.zeros((*shape, 1 + layers), np.int32),
+        np.zeros(shape, np.int64),
     )
 
 
@@ -379,14 +379,14 @@ def _start(run: Run, layout: Layout) -> Arrays:
     inputs = prod(network.input_shape)
     refractory = first[-1] if run.refractory_steps > 1 else 0
     arrays = Arrays(
-        zeros((batch, first[-1]), dtype),
-        zeros((batch, first[-1]), dtype),
-        zeros((batch, refractory), np.int32),
-        zeros((batch, layout.orders[-1].size), dtype),
-        zeros((batch, inputs), dtype),
+        np.zeros((batch, first[-1]), dtype),
+        np.zeros((batch, first[-1]), dtype),
+        np.zeros((batch, refractory), np.int32),
+        np.zeros((batch, layout.orders[-1].size), dtype),
+        np.zeros((batch, inputs), dtype),
         np.full(batch, -1, np.int32),
-        zeros(batch, np.int32),
-        zeros(batch, np.int32),
+        np.zeros(batch, np.int32),
+        np.zeros(batch, np.int32),
     )
     state = run.state
     starts: Any = run.network.initial_potentials
