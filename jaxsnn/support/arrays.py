@@ -52,7 +52,7 @@ def is_on_host(value: object) -> bool:
 
 
 def nearby(values: Any) -> Any:
-    """Values as they are, or small arrays of the default device as those of NumPy.
+    """Values as they are, or small floats on the default device as an array of NumPy.
 
     A copy to the host takes less time than one program there that looks at them, and NumPy needs
     none.
@@ -64,6 +64,8 @@ def nearby(values: Any) -> Any:
         'ndarray'
     """
     if not isinstance(values, jax.Array) or not is_known(values) or values.nbytes > _SMALL:
+        return values
+    if not jnp.issubdtype(values.dtype, jnp.floating):  # a check will complain of it
         return values
     chosen = cast(Any, jax.config).jax_default_device
     default = {jax.local_devices()[0]} if chosen is None else set()
