@@ -180,8 +180,8 @@ def fit(
     identity = _identity(lowered, params, kept, data, recipe, seed)
     if store is not None:
         state, history = store.load(state, identity)
-    step = lowered.compile()
     done, epochs = len(history), recipe.epochs
+    step: Any = lowered.compile() if done < epochs else None
     if store is not None and done < epochs:
         store.check_writable()
     with tqdm(
