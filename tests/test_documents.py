@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
+from flax import nnx
 from nbclient import NotebookClient
 
 import jaxsnn
@@ -144,3 +147,19 @@ def test_the_benchmark_of_accelerators_has_a_small_form(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("pass: ") == 3
     assert len(json.loads(output.read_text())["rows"]) == 3
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_the_parts_of_a_call_has_a_small_form(tmp_path):
+    """It calls what is private to the engines, and would not be missed by other tests."""
+    model = jaxsnn.networks.FullyConnected(rngs=nnx.Rngs(0))
+    model.eval()
+    network = jaxsnn.read_network(model, np.zeros((1, 28, 28, 1), np.float32))
+    np.savez(tmp_path / "FullyConnected.npz", *jax.tree.leaves(network))
+    script, output = ROOT / "benchmarks" / "profile.py", tmp_path / "profile.json"
+    command = [sys.executable, str(script), "--quick", "--networks", "FullyConnected"]
+    command += ["--weights", str(tmp_path), "--output", str(output)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=script.parent)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert output.with_suffix(".png").exists()
+    assert "8 bits, events" in done.stdout
