@@ -448,3 +448,23 @@ def test_nothing_compiles_twice(caplog, engine):
         call(stop=stopping.margin(1000))
         call(stop=stopping.margin_over_time(np.int32(900), every=jnp.int32(7)))
         assert compilations(caplog) == []
+
+
+@pytest.mark.parametrize("network", [dense_network(), DENSE], ids=["float32", "fixed point"])
+def test_delayed_scores_do_not_depend_on_where_a_run_is_cut(network):
+    """Outputs begin to add at the step of the readout; they take no difference, which rounds."""
+    images, read = images_of(5, network), jaxsnn.readout.delayed(5)
+    whole = run(network, images, engine="events", read=read)
+    for steps in (2, 5, 7):
+        first = run(network, images, engine="events", read=read, duration=steps * 1e-3)
+        rest = run(
+            network,
+            images,
+            engine="events",
+            read=read,
+            duration=(STEPS - steps) * 1e-3,
+            state=first.state,
+        )
+        np.testing.assert_array_equal(np.concatenate([first.scores, rest.scores]), whole.scores)
+    assert not whole.scores[:5].any()
+    assert whole.scores[5:].any()

@@ -407,23 +407,6 @@ def received_so_far(run: Run) -> AnyArray:
     return state.neurons[-1].potential + threshold * state.spike_counts[-1]
 
 
-def received_since(start: int, ends: Any, received: AnyArray) -> AnyArray:
-    """What outputs have received after step `start`, and 0 until then `[K, B, classes]`.
-
-    Args:
-        start: as of `readout.delayed`; from 0 on, all that is received counts.
-        ends: the numbers of K steps, from 1 on.
-        received: in all, and started with; or after `start`, where that is before these steps.
-    """
-    if not start:
-        return received
-    numbers = numbers_of(received)
-    place = start - ends[0]  # of the last step that does not count
-    before = received[numbers.clip(place, 0, len(received) - 1)][None]
-    counted = received - numbers.where(place >= 0, before, 0)
-    return numbers.where((ends > start)[:, None, None], counted, 0)
-
-
 def take_samples(tree: Any, samples: np.ndarray) -> Any:
     """The state or origin of some samples; scalars belong to all."""
     return jax.tree.map(lambda leaf: rows_of(leaf, samples) if leaf.ndim else leaf, tree)

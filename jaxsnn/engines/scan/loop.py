@@ -20,7 +20,7 @@ from jaxtyping import Array
 
 from jaxsnn import encoding, neurons, readout
 from jaxsnn.conversion.rounding import NUMBER_BITS
-from jaxsnn.engines.base import Behaviour, State, Step, output_seen, received_since
+from jaxsnn.engines.base import Behaviour, State, Step, output_seen
 from jaxsnn.engines.scan.lowering import Compiled
 from jaxsnn.network import INPUT
 from jaxsnn.stopping import Stop
@@ -257,7 +257,7 @@ def _advance(
         spikes.append(fired)
         potentials.append(potential)
     ends = state.step + 1 + jnp.arange(length, dtype=state.step.dtype)
-    totals = received_since(readout.start_of(behaviour.read), ends, totals)
+    totals = _received_since(readout.start_of(behaviour.read), ends, totals)
     after, (predictions, scores), active, first = _read(
         layers, behaviour, stop, state, ends, spikes[-1], potentials[-1], totals
     )
@@ -319,6 +319,22 @@ def _through_layer(
     start = old, state.received if index == last else None
     (new, _), (fired, potential, totals) = _through(fire, start, currents, length)
     return new, fired, fired, potential, totals
+
+
+def _received_since(start: int, ends: Array, received: Array) -> Array:
+    """What outputs have received after step `start`, and 0 until then `[K, B, classes]`.
+
+    Args:
+        start: as of `readout.delayed`; from 0 on, all that is received counts.
+        ends: the numbers of K steps, from 1 on.
+        received: in all, and started with; or after `start`, where that is before these steps.
+    """
+    if not start:
+        return received
+    place = start - ends[0]  # of the last step that does not count
+    before = received[jnp.clip(place, 0, len(received) - 1)][None]
+    counted = received - jnp.where(place >= 0, before, 0)
+    return jnp.where((ends > start)[:, None, None], counted, 0)
 
 
 def _at_exit(values: Array, before: Any, active: Array | None) -> Array:
