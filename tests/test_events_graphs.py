@@ -11,7 +11,7 @@ from jax import lax
 
 import jaxsnn
 from jaxsnn import stopping
-from jaxsnn.engines.events import layout
+from jaxsnn.conversion.rounding import largest_sum
 from jaxsnn.engines.events import run as events_run
 from jaxsnn.engines.events.kinds import DENSE, MAXIMA, POOL, SCATTER, TARGET
 from jaxsnn.network import INPUT
@@ -482,4 +482,4 @@ def test_bounds_of_sums_are_reached():
     fixed = jaxsnn.quantize(jaxsnn.balance_thresholds(network, 1.0))
     (weights,) = map(np.asarray, fixed.network.layers[0].weights)
     reached = [abs(weights.astype(int) * (weights * sign > 0)).sum(0).max() for sign in (1, -1)]
-    assert layout._largest_sum(fixed, 0) == max(reached) + 2
+    assert largest_sum(fixed, 0) == max(reached) + 2

@@ -40,7 +40,7 @@ from jaxsnn.network import (
 from jaxsnn.support.arrays import Shape, all_known
 
 if TYPE_CHECKING:
-    from jaxsnn.conversion.fixed_point import FixedPoint
+    from jaxsnn.conversion.fixed_point import FixedPoint, FixedPointNetwork
 
 Per = Literal["channel", "layer"]
 
@@ -489,7 +489,7 @@ def _add_weights(part: _Part, operation: Operation, grid: _Grid) -> _Part:
 
     def sums(values: Any) -> np.ndarray:
         """The largest sum that inputs bring: of the weights of one sign, or of all if signed."""
-        most, least = (operation.sum_inputs(np.maximum(s * values, 0)) for s in (1, -1))
+        most, least = _sums_of_signs(operation, values)
         both = most + least if grid.signed else np.maximum(most, least)
         found = np.asarray(both * np.max(part.most))
         if channel is None:
@@ -527,6 +527,12 @@ def _add_weights(part: _Part, operation: Operation, grid: _Grid) -> _Part:
     )
 
 
+def _sums_of_signs(operation: Operation, weights: Any) -> tuple[Any, Any]:
+    """For each output the sums of the weights above 0, and of those below, without their sign."""
+    above, below = (operation.sum_inputs(np.maximum(sign * weights, 0)) for sign in (1, -1))
+    return above, below
+
+
 def _at_outputs(operation: Operation, values: Any, shape: Shape) -> np.ndarray:
     """One value for each output channel, as an array of all outputs."""
     values = np.asarray(values)
@@ -562,3 +568,55 @@ def compact(values: Any) -> np.ndarray:
         if np.all(values == first):
             values = first
     return values.reshape(()) if values.size == 1 else values
+
+
+# -- Bounds of integers ----------------------------------------------------------------------------
+
+
+def largest_sum(network: FixedPointNetwork, index: int) -> float:
+    """A bound of what the neurons of a layer receive in a step, of either sign."""
+    layer, shape = network.network.layers[index], network.network.shapes[index]
+    if layer.pools_maxima:
+        return 0.0
+    bias = np.broadcast_to(0.0 if layer.bias is None else np.asarray(layer.bias), shape)
+    high, low = bias.clip(0), -bias.clip(None, 0)
+    for connection, amplitude in zip(layer.all_connections, network.amplitudes[index], strict=True):
+        most = amplitude * (network.largest_input if connection.source == INPUT else 1.0)
+        up, down = _largest_outputs(connection, most, most if most > amplitude else 0.0)
+        if up.ndim:  # one for each channel
+            axis = connection.operations[-1].channels.outputs
+            apart = [-1 if place == axis % len(shape) else 1 for place in range(len(shape))]
+            up, down = up.reshape(apart), down.reshape(apart)
+        high, low = high + up, low + down
+    return float(max(high.max(), low.max())) + 2  # biases and numbers are rounded
+
+
+def _largest_outputs(
+    connection: Connection, up: float, down: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds of what comes out of integer operations, above and below 0.
+
+    Args:
+        connection: the operations.
+        up: the largest input.
+        down: the largest input below 0, without its sign.
+
+    Returns:
+        Two numbers, or two for each channel where the last operation has weights.
+    """
+    above, below = np.asarray(up), np.asarray(down)
+    for operation in connection.operations:
+        above, below = above.max(), below.max()
+        if operation.weighted:
+            weights = np.asarray(jax.tree.leaves(operation)[0], np.float64)
+            plus, minus = _sums_of_signs(operation, weights)
+            if operation.channels.weights_out is None:
+                plus, minus = plus.max(), minus.max()
+            above, below = above * plus + below * minus, above * minus + below * plus
+        elif isinstance(operation, AveragePooling):  # a sum, in integers
+            above, below = above * prod(operation.window), below * prod(operation.window)
+        elif isinstance(operation, Gain):
+            above, below = np.full(2, max(above, below) * np.abs(operation.factor).max())
+        elif not (operation.permutes or isinstance(operation, Select)):
+            above = below = np.asarray(np.inf)
+    return np.asarray(above), np.asarray(below)

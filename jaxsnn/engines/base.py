@@ -333,8 +333,8 @@ def initial_state(run: Run) -> State:
     network, arithmetic = run.network.network, arithmetic_of(run.network)
     # By NumPy, which compiles nothing, unless all of it would be moved to a device.
     on_host = jax.default_backend() == "cpu" and not run.traced
-    numbers, at_rest = (np, _at_rest) if on_host else (jnp, _at_rest_on_device)
-    state = at_rest(
+    numbers, resting = (np, at_rest) if on_host else (jnp, _at_rest_on_device)
+    state = resting(
         numbers,
         run.network.initial_potentials,
         batch=len(run.samples),
@@ -345,8 +345,8 @@ def initial_state(run: Run) -> State:
     )
     given = run.samples, run.dt, run.refractory_steps, arithmetic
     array = numbers_of(given).asarray
-    return replace(
-        state,
+    return State(
+        **state,
         samples=array(run.samples),
         dt=array(run.dt, np.float32),
         refractory_steps=array(run.refractory_steps, np.int32),
@@ -355,7 +355,7 @@ def initial_state(run: Run) -> State:
     )
 
 
-def _at_rest(
+def at_rest(
     numbers: Any,
     potentials: list[AnyArray] | None,
     *,
@@ -364,16 +364,25 @@ def _at_rest(
     input_shape: Shape,
     dtype: Any,
     counting: bool,
-) -> State:
-    """A state without what belongs to the run and not to its neurons."""
+) -> dict[str, Any]:
+    """The fields of a `State` that belong to neurons, before the first step.
+
+    Args:
+        numbers: NumPy or `jax.numpy`.
+        potentials: for each layer the membrane potential at the start; None is 0.
+        batch: the number of samples.
+        shapes: for each layer the shape of its neurons.
+        input_shape: that of the inputs.
+        dtype: of potentials and counts.
+        counting: whether there are refractory periods.
+    """
     zero: Any = np.zeros((), dtype)
     potentials = potentials or [zero] * len(shapes)
     starts = [
         neurons.initial_state((batch, *shape), numbers.asarray(potential), counting)
         for shape, potential in zip(shapes, potentials, strict=True)
     ]
-    nothing: Any = None
-    return State(
+    return dict(
         step=numbers.zeros((), np.int32),
         neurons=starts,
         input_spike_counts=numbers.zeros((batch, *input_shape), dtype),
@@ -381,16 +390,12 @@ def _at_rest(
         first_spike_class=numbers.full(batch, -1, np.int32),
         first_spike_step=numbers.zeros(batch, np.int32),
         exit_step=numbers.zeros(batch, np.int32),
-        samples=nothing,
-        dt=nothing,
-        refractory_steps=nothing,
-        arithmetic=nothing,
         received=starts[-1].potential,
     )
 
 
 _at_rest_on_device = jax.jit(
-    _at_rest, static_argnames=("numbers", "batch", "shapes", "input_shape", "dtype", "counting")
+    at_rest, static_argnames=("numbers", "batch", "shapes", "input_shape", "dtype", "counting")
 )
 
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any, NamedTuple, cast
 
-import jax
 import numpy as np
 
 from jaxsnn import metrics
 from jaxsnn.conversion.executable import Executable
 from jaxsnn.conversion.fixed_point import FixedPointNetwork
+from jaxsnn.conversion.rounding import largest_sum
 from jaxsnn.engines.events.kinds import DENSE, MAXIMA, NEURONS, POOL, SCATTER, TARGET
 from jaxsnn.engines.events.runs import (
     Runs,
@@ -23,7 +23,7 @@ from jaxsnn.engines.events.runs import (
     singles,
     windows_of,
 )
-from jaxsnn.network import INPUT, AveragePooling, Connection, Gain, Network, Select
+from jaxsnn.network import INPUT, Network
 from jaxsnn.support.arrays import Shape, aligned
 
 # Layers are padded to a multiple of so many neurons: whole vectors, and whole words of flags.
@@ -217,58 +217,9 @@ def _types(network: Executable, connections: list[_Placed]) -> tuple[Any, Any]:
     largest = max((int(abs(part.weights).max(initial=0)) for part in connections), default=0)
     weights = next(kind for kind in (np.int8, np.int16, np.int32) if largest <= np.iinfo(kind).max)
     layers = range(len(network.network.layers))
-    sums = (_largest_sum(cast(FixedPointNetwork, network), index) for index in layers)
+    sums = (largest_sum(cast(FixedPointNetwork, network), index) for index in layers)
     narrow = weights != np.int32 and max(sums) <= np.iinfo(np.int16).max
     return weights, np.int16 if narrow else np.int32
-
-
-def _largest_sum(network: FixedPointNetwork, index: int) -> float:
-    """A bound of what the neurons of a layer receive in a step, of either sign."""
-    layer, shape = network.network.layers[index], network.network.shapes[index]
-    if layer.pools_maxima:
-        return 0.0
-    bias = np.broadcast_to(0.0 if layer.bias is None else np.asarray(layer.bias), shape)
-    high, low = bias.clip(0), -bias.clip(None, 0)
-    for connection, amplitude in zip(layer.all_connections, network.amplitudes[index], strict=True):
-        most = amplitude * (network.largest_input if connection.source == INPUT else 1.0)
-        up, down = _largest_outputs(connection, most, most if most > amplitude else 0.0)
-        if up.ndim:  # one for each channel
-            axis = connection.operations[-1].channels.outputs
-            apart = [-1 if place == axis % len(shape) else 1 for place in range(len(shape))]
-            up, down = up.reshape(apart), down.reshape(apart)
-        high, low = high + up, low + down
-    return float(max(high.max(), low.max())) + 2  # biases and numbers are rounded
-
-
-def _largest_outputs(
-    connection: Connection, up: float, down: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Bounds of what comes out of integer operations, above and below 0.
-
-    Args:
-        connection: the operations.
-        up: the largest input.
-        down: the largest input below 0, without its sign.
-
-    Returns:
-        Two numbers, or two for each channel where the last operation has weights.
-    """
-    above, below = np.asarray(up), np.asarray(down)
-    for operation in connection.operations:
-        above, below = above.max(), below.max()
-        if operation.weighted:
-            weights: Any = np.asarray(jax.tree.leaves(operation)[0], np.float64)
-            plus, minus = map(operation.sum_inputs, (weights.clip(0), -weights.clip(None, 0)))
-            if operation.channels.weights_out is None:
-                plus, minus = plus.max(), minus.max()
-            above, below = above * plus + below * minus, above * minus + below * plus
-        elif isinstance(operation, AveragePooling):  # a sum, in integers
-            above, below = above * prod(operation.window), below * prod(operation.window)
-        elif isinstance(operation, Gain):
-            above, below = np.full(2, max(above, below) * np.abs(operation.factor).max())
-        elif not (operation.permutes or isinstance(operation, Select)):
-            above = below = np.asarray(np.inf)
-    return np.asarray(above), np.asarray(below)
 
 
 def with_thresholds(layout: Layout, network: Executable) -> Layout:

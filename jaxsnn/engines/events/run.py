@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import lru_cache, partial
+from functools import lru_cache
 from math import ceil, prod
 from typing import Any, NamedTuple, cast
 
@@ -265,10 +264,7 @@ def _run_kernels(
     unused = layout.memory.setdefault((inputs.wanted.shape[1], inputs.numbers.shape[1]), [])
 
     def work(images: np.ndarray) -> int:
-        try:
-            memory = unused.pop()
-        except IndexError:
-            memory = working_memory(layout.tables, inputs)
+        memory = _taken(unused) or working_memory(layout.tables, inputs)
         simulate_images(images, layout.tables, settings, inputs, arrays, results, *memory)
         unused.append(memory)
         return len(images)
@@ -282,29 +278,31 @@ def _on_all_cores(work: Callable[[np.ndarray], int], batch: int) -> Iterator[int
     """Work on the images of a batch, a few at a time, and yield how many more are done."""
     at_once = min(_IMAGES_AT_ONCE, ceil(batch / (_PARTS_PER_CORE * _cores())))
     starts = range(0, batch, at_once)
-    left = deque(np.arange(start, min(start + at_once, batch)) for start in starts)
-    done: deque[int] = deque()
-
-    def part() -> np.ndarray | None:
-        with suppress(IndexError):
-            return left.popleft()
-        return None
+    left = [np.arange(start, min(start + at_once, batch)) for start in reversed(starts)]
+    done: list[int] = []
 
     def help_out() -> None:
-        while (images := part()) is not None:
+        while (images := _taken(left)) is not None:
             done.append(work(images))
 
     # This thread works too: to wake another takes as long as some steps.
     helpers = [_threads().submit(help_out) for _ in range(min(_cores(), len(left)) - 1)]
     try:
-        while (images := part()) is not None:
+        while (images := _taken(left)) is not None:
             done.append(work(images))
-            yield sum(done.popleft() for _ in range(len(done)))
+            yield sum(done.pop() for _ in range(len(done)))
     finally:
         left.clear()
         for helper in helpers:
             helper.result()
     yield sum(done)
+
+
+def _taken(things: list[Any]) -> Any:
+    """The last of some things, taken away from them, or None; other threads take of them too."""
+    with suppress(IndexError):
+        return things.pop()
+    return None
 
 
 @lru_cache
@@ -389,38 +387,35 @@ def _start(run: Run, layout: Layout) -> Arrays:
         np.zeros(batch, np.int32),
     )
     state = run.state
-    starts: Any = run.network.initial_potentials
-    if state is None and starts is None:
-        return arrays
-    for layer in range(len(layout.orders)):
-        put = partial(_put, layout, layer)
-        if state is None:
-            put(arrays.potentials, starts[layer])
-            continue
-        put(arrays.potentials, state.neurons[layer].potential)
-        put(arrays.counts, state.spike_counts[layer])
-        waiting = state.neurons[layer].refractory
-        if waiting is not None:
-            put(arrays.free_from, state.step + np.asarray(waiting))
     if state is None:
+        for layer, potential in enumerate(run.network.initial_potentials or ()):
+            _put(layout, layer, arrays.potentials, potential)
         arrays.received[:] = arrays.potentials[:, first[-2] : first[-2] + layout.orders[-1].size]
-    else:
-        arrays.received[:, layout.orders[-1]] = received_so_far(run)
-        arrays.input_counts[:] = np.asarray(state.input_spike_counts).reshape(batch, -1)
-        arrays.first_class[:] = state.first_spike_class
-        arrays.first_step[:] = state.first_spike_step
+        return arrays
+    for layer, of_layer in enumerate(state.neurons):
+        _put(layout, layer, arrays.potentials, of_layer.potential)
+        _put(layout, layer, arrays.counts, state.spike_counts[layer])
+        if of_layer.refractory is not None:
+            _put(layout, layer, arrays.free_from, state.step + np.asarray(of_layer.refractory))
+    arrays.received[:, layout.orders[-1]] = received_so_far(run)
+    arrays.input_counts[:] = np.asarray(state.input_spike_counts).reshape(batch, -1)
+    arrays.first_class[:] = state.first_spike_class
+    arrays.first_step[:] = state.first_spike_step
     return arrays
+
+
+def _places(layout: Layout, layer: int) -> Any:
+    """Where the neurons of a layer are among all; a slice where they are in their own order."""
+    start, order = layout.first[layer], layout.orders[layer]
+    return slice(start, start + order.size) if layout.in_order[layer] else start + order.reshape(-1)
 
 
 def _put(layout: Layout, layer: int, array: np.ndarray, values: Any) -> None:
     """Write values of a layer's neurons, [B, ...] or those of all samples, into an array [B, P]."""
-    start, order = layout.first[layer], layout.orders[layer]
-    values = np.asarray(values)
-    if values.ndim <= order.ndim:
-        values = np.broadcast_to(values, order.shape)[None]
-    end = start + order.size
-    places = slice(start, end) if layout.in_order[layer] else start + order.reshape(-1)
-    array[:, places] = values.reshape(len(values), -1)
+    values, shape = np.asarray(values), layout.orders[layer].shape
+    if values.ndim <= len(shape):
+        values = np.broadcast_to(values, shape)[None]
+    array[:, _places(layout, layer)] = values.reshape(len(values), -1)
 
 
 # -- And out again ---------------------------------------------------------------------------------
@@ -428,11 +423,7 @@ def _put(layout: Layout, layer: int, array: np.ndarray, values: Any) -> None:
 
 def _in_shape(values: np.ndarray, layout: Layout, layer: int) -> Any:
     """Values [B, P] of the neurons of a layer in their own shape; a view where that is possible."""
-    start, order = layout.first[layer], layout.orders[layer]
-    if layout.in_order[layer]:
-        part = values[:, start : start + order.size]
-        return part.reshape(len(values), *order.shape)
-    return values[:, start + order]
+    return values[:, _places(layout, layer)].reshape(len(values), *layout.orders[layer].shape)
 
 
 def _state(run: Run, layout: Layout, arrays: Arrays) -> State:

@@ -21,9 +21,8 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array
 
-from jaxsnn import neurons
 from jaxsnn.conversion.executable import Executable
-from jaxsnn.engines.base import Behaviour, Counts, State
+from jaxsnn.engines.base import Behaviour, Counts, State, at_rest
 from jaxsnn.engines.scan.loop import Chunk, Observer, sample_counts, scan_steps
 from jaxsnn.engines.scan.lowering import Formats, compiled
 from jaxsnn.network import Network
@@ -145,31 +144,24 @@ def _count(
 def _start(network: Executable, batch: int, refractory_steps: Array | None) -> State:
     """The state of neurons at rest, without the counts that no point needs."""
     relus: Network = network.network
-    layers = [
-        neurons.initial_state((batch, *shape), jnp.asarray(potential), refractory_steps is not None)
-        for shape, potential in zip(relus.shapes, network.start(), strict=True)
-    ]
-    zero = jnp.zeros((), jnp.int32)
-    # Spikes are counted of the output, and of what max poolings read.
-    counted = {len(layers) - 1}
-    counted |= {layer.connection.source for layer in relus.layers if layer.pools_maxima}
-    return State(
-        step=zero,
-        neurons=layers,
-        input_spike_counts=None,
-        spike_counts=[
-            jnp.zeros_like(layer.potential) if index in counted else None
-            for index, layer in enumerate(layers)
-        ],
-        first_spike_class=jnp.full(batch, -1, jnp.int32),
-        first_spike_step=jnp.zeros(batch, jnp.int32),
-        exit_step=jnp.zeros(batch, jnp.int32),
-        samples=zero,
-        dt=zero,
-        refractory_steps=zero if refractory_steps is None else refractory_steps,
-        arithmetic=zero,
-        received=layers[-1].potential,
+    state = at_rest(
+        jnp,
+        network.initial_potentials,
+        batch=batch,
+        shapes=tuple(relus.shapes),
+        input_shape=relus.input_shape,
+        dtype=network.dtype,
+        counting=refractory_steps is not None,
     )
+    # Spikes are counted of the output, and of what max poolings read.
+    counted = {len(relus.layers) - 1}
+    counted |= {layer.connection.source for layer in relus.layers if layer.pools_maxima}
+    counts = enumerate(state["spike_counts"])
+    state["spike_counts"] = [of_layer if i in counted else None for i, of_layer in counts]
+    state["input_spike_counts"] = None
+    zero = jnp.zeros((), jnp.int32)
+    periods = zero if refractory_steps is None else refractory_steps
+    return State(**state, samples=zero, dt=zero, refractory_steps=periods, arithmetic=zero)
 
 
 def counter(images: Labelled, fan_outs: list[Array | None]) -> Observer:
